@@ -1,0 +1,73 @@
+"""Dead and saturated units, read off what an activation puts out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_RELUS = (nn.ReLU, nn.ReLU6)
+_ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead that is active less than 1 % of the time
+
+# Output beyond which the slope is under 2.7 % of the steepest, as (centre, distance): that is a Sigmoid's input beyond
+# 5, the bound of DeepDiagnosis (Wardat et al., ICSE 2022), carried over to the other bounded activations by slope.
+_SATURATION: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Sigmoid: (0.5, 0.49331),
+    nn.Tanh: (0.0, 0.98661),
+    nn.Softsign: (0.0, 0.83568),
+    nn.Hardsigmoid: (0.5, 0.49999),
+}
+
+
+def saturated_share(module: nn.Module, output: Tensor) -> Tensor | None:
+    """Share of the outputs that lie where the activation is flat; None where the module is no bounded activation.
+
+    Example:
+        >>> saturated_share(nn.Tanh(), torch.tensor([0.1, -0.999, 0.5, 1.0]))
+        tensor(0.5000)
+    """
+    bound = _SATURATION.get(type(module))
+    if bound is None:
+        return None
+    centre, distance = bound
+    return (output.float() - centre).abs_().gt_(distance).mean()
+
+
+class UnitActivity:
+    """Which units of the ReLUs were active at all, over at least 100 samples.
+
+    With smaller batches the samples of several measured steps are put together, as a unit that is off for eight samples
+    is not dead. A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension.
+
+    Example:
+        >>> activity = UnitActivity()
+        >>> activity.see("relu", nn.ReLU(), torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
+        >>> layers, shares = activity.dead_shares()
+        >>> layers, shares
+        (['relu'], tensor([0.5000], dtype=torch.float64))
+    """
+
+    def __init__(self) -> None:
+        self._peaks: dict[str, tuple[Tensor, int]] = {}
+
+    def see(self, layer: str, module: nn.Module, output: Tensor) -> None:
+        """Note the largest output of each unit."""
+        if not isinstance(module, _RELUS) or output.dim() < 2:
+            return
+        unit = 1 if output.dim() > 3 else output.dim() - 1
+        peak = output.amax([dim for dim in range(output.dim()) if dim != unit])
+        samples = output.numel() // max(peak.numel(), 1)
+        before = self._peaks.get(layer)
+        if before is not None and before[0].shape == peak.shape:
+            peak, samples = torch.maximum(before[0], peak), before[1] + samples
+        self._peaks[layer] = (peak, samples)
+
+    def dead_shares(self) -> tuple[list[str], Tensor | None]:
+        """Layers of which enough was seen and the share of their units that never fired; these start anew."""
+        ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= _ENOUGH_SAMPLES]
+        if not ready:
+            return [], None
+        peaks = [self._peaks.pop(layer)[0] for layer in ready]
+        if len({(peak.shape, peak.device, peak.dtype) for peak in peaks}) == 1:
+            return ready, (torch.stack(peaks) <= 0).double().mean(1)
+        device = peaks[0].device
+        return ready, torch.stack([(peak <= 0).double().mean().to(device, non_blocking=True) for peak in peaks])

@@ -1,0 +1,76 @@
+"""Which modules are layers, what they are called, and in which order the network runs them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules import activation
+
+ROOT = "(root)"
+
+_ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
+
+
+def find_layers(
+    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """The layers of a model by name: modules with parameters of their own, and torch's activations.
+
+    Args:
+        model: any module.
+        include: shell patterns (``encoder.*``) of the layers to keep; None keeps all. A name without a wildcard is
+            taken whatever the module is, so a home-made activation can be named.
+        exclude: patterns of the layers to leave out.
+
+    Raises:
+        ValueError: when a pattern matches nothing; it gives the nearest names.
+
+    Example:
+        >>> list(find_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())))
+        ['1', '2']
+    """
+    modules = {name or ROOT: module for name, module in model.named_modules()}
+    layers = {name: module for name, module in modules.items() if _is_layer(module)}
+    if include is not None:
+        named = {name: modules[name] for name in include if name in modules}
+        check_patterns(include, [*layers, *named])
+        layers = {n: m for n, m in modules.items() if n in named or (n in layers and _matches(n, include))}
+    check_patterns(exclude, layers)
+    return {name: module for name, module in layers.items() if not _matches(name, exclude)}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, _ACTIVATIONS) or any(True for _ in module.parameters(recurse=False))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Raise a ValueError for the first pattern that matches no name."""
+    known = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+            raise ValueError(
+                f"the pattern {pattern!r} matches no layer; the nearest of the {len(known)} layers are "
+                f"{', '.join(map(repr, near)) or 'none'}"
+            )
+
+
+def network_order(names: Sequence[str], first_call: Mapping[str, int]) -> list[str]:
+    """Names in the order of their first call; one that is never called stays behind the name it stood behind.
+
+    Example:
+        >>> network_order(["head", "body", "body.gate"], {"body": 0, "head": 1})
+        ['body', 'body.gate', 'head']
+    """
+    keys, last = {}, -1
+    for position, name in enumerate(names):
+        last = first_call.get(name, last)
+        keys[name] = (last, position)
+    return sorted(names, key=keys.__getitem__)
