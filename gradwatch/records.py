@@ -112,9 +112,9 @@ class Snapshot:
 
     @property
     def grad_to_weight_ratio(self) -> Array:
-        """Gradient norm over weight norm of each layer; NaN where the weights are all zero."""
-        weights = np.where(self.weight_norm > 0, self.weight_norm, np.nan)
-        return self.grad_norm / weights
+        """Gradient norm over weight norm of each layer; NaN where the weights are all zero or not finite."""
+        learning = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
+        return self.grad_norm / np.where(learning, self.weight_norm, np.nan)
 
     @property
     def clip_coefficient(self) -> float:

@@ -41,13 +41,13 @@ class UnitActivity:
     Example:
         >>> activity = UnitActivity()
         >>> activity.see("relu", nn.ReLU(), torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
-        >>> layers, shares = activity.dead_shares()
-        >>> layers, shares
-        (['relu'], tensor([0.5000], dtype=torch.float64))
+        >>> activity.dead_shares()
+        [('relu', tensor(0.5000, dtype=torch.float64))]
     """
 
     def __init__(self) -> None:
         self._peaks: dict[str, tuple[Tensor, int]] = {}
+        self._known: dict[str, Tensor] = {}
 
     def see(self, layer: str, module: nn.Module, output: Tensor) -> None:
         """Note the largest output of each unit."""
@@ -61,13 +61,14 @@ class UnitActivity:
             peak, samples = torch.maximum(before[0], peak), before[1] + samples
         self._peaks[layer] = (peak, samples)
 
-    def dead_shares(self) -> tuple[list[str], Tensor | None]:
-        """Layers of which enough was seen and the share of their units that never fired; these start anew."""
+    def dead_shares(self) -> list[tuple[str, Tensor]]:
+        """Each layer of which enough was seen, and the share of its units that never fired when it last was."""
         ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= _ENOUGH_SAMPLES]
-        if not ready:
-            return [], None
-        peaks = [self._peaks.pop(layer)[0] for layer in ready]
-        if len({(peak.shape, peak.device, peak.dtype) for peak in peaks}) == 1:
-            return ready, (torch.stack(peaks) <= 0).double().mean(1)
-        device = peaks[0].device
-        return ready, torch.stack([(peak <= 0).double().mean().to(device, non_blocking=True) for peak in peaks])
+        alike: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
+        for layer in ready:
+            peak = self._peaks[layer][0]
+            alike.setdefault((peak.shape, peak.device, peak.dtype), []).append(layer)
+        for layers in alike.values():
+            shares = (torch.stack([self._peaks.pop(layer)[0] for layer in layers]) <= 0).double().mean(1)
+            self._known.update(zip(layers, shares.unbind(), strict=True))
+        return list(self._known.items())

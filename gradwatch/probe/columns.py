@@ -8,124 +8,149 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradwatch.probe.hooks import Call, Edge
-from gradwatch.probe.parameters import ParameterReading
+from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.records import Array
 
 Columns = dict[str, Any]
 
 
-def _filled(layers: Sequence[str], values: Mapping[str, float]) -> Array:
-    return np.array([values.get(layer, math.nan) for layer in layers])
+def _pick(values: Array, slots: Sequence[int]) -> Array:
+    """Numbers by slot; NaN where there is no slot."""
+    picked = np.full(len(slots), np.nan)
+    index = np.asarray(slots, np.intp)
+    picked[index != NONE] = values[index[index != NONE]]
+    return picked
 
 
-def root_sum_square(values: Iterable[float]) -> float:
-    """L2 norm of parts; NaN where there are none."""
-    squares = [value * value for value in values]
-    return math.sqrt(math.fsum(squares)) if squares else math.nan
+def _sums(groups: Sequence[int] | npt.NDArray[np.intp], numbers: Array, length: int) -> Array:
+    """Sum of the numbers in each group, NaNs left out; NaN for a group without any."""
+    known = ~np.isnan(numbers)
+    index = np.asarray(groups, np.intp)[known]
+    sums = np.bincount(index, numbers[known], length).astype(np.float64)  # integers where there is none
+    sums[np.bincount(index, minlength=length) == 0] = np.nan
+    return sums
+
+
+def _norm(norms: Array) -> float:
+    known = norms[~np.isnan(norms)]
+    return float(np.linalg.norm(known)) if len(known) else math.nan
 
 
 def parameter_columns(
-    readings: Sequence[ParameterReading], owners: Mapping[str, Sequence[str]], values: Array
+    readings: Sequence[ParameterReading], owners: Mapping[str, Sequence[int]], length: int, values: Array
 ) -> Columns:
     """Columns about parameters.
 
     Args:
         readings: one for each optimizer that stepped.
-        owners: layer -> names of its own parameters, in network order.
+        owners: parameter -> indices of the layers that hold it; a shared one is held by several.
+        length: number of layers.
         values: numbers by slot.
     """
-    numbers = values.tolist()
-    merged = {
-        column: {name: numbers[slot] for reading in readings for name, slot in getattr(reading, column).items()}
-        for column in ("grad_norm", "grad_norm_after", "nonzero", "nonfinite", "weight_norm")
-    }
-    norms = merged["grad_norm"]
-    sizes = {name: param.numel() for reading in readings for name, param in reading.params.items()}
-    columns: dict[str, dict[str, float]] = defaultdict(dict)
-    for layer, names in owners.items():
-        learning = [name for name in names if name in sizes]
-        if learning:
-            columns["weight_norm"][layer] = root_sum_square(merged["weight_norm"][name] for name in learning)
-        present = [name for name in learning if name in norms]
-        if present:
-            columns["grad_norm"][layer] = root_sum_square(norms[name] for name in present)
-            columns["nonfinite"][layer] = sum(merged["nonfinite"][name] for name in present)
-            entries = max(sum(sizes[name] for name in present), 1)
-            columns["zero_fraction"][layer] = 1 - sum(merged["nonzero"][name] for name in present) / entries
-    return {column: _filled(list(owners), filled) for column, filled in columns.items()} | {
-        "params": tuple(sizes),
-        "param_grad_norm": np.array([norms.get(name, math.nan) for name in sizes]),
-        "total_norm": root_sum_square(norms.values()),
-        "total_norm_after": root_sum_square(merged["grad_norm_after"].values()),
-    }
 
+    def numbers(column: str) -> Array:
+        return _pick(values, [slot for reading in readings for slot in getattr(reading, column) or reading.grad_norm])
 
-def call_columns(calls: Sequence[Call], layers: Sequence[str], values: Array, scale: float) -> Columns:
-    """Columns about the gradients at the layers' outputs and inputs, divided by the loss ``scale``."""
-    squares = np.square(values / scale).tolist()
-    outgoing: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    incoming: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    sequence: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    last_pass = max((call.forward_pass for call in calls if _arrived(call)), default=0)
-    for call in calls:
-        if not _arrived(call):  # nothing came back: a branch that is not used, or what checkpointing computes twice
-            continue
-        square, numel = _energy(call.outputs, squares)
-        outgoing[call.layer].append((square, numel))
-        if any(edge.slots for edge in call.inputs):
-            incoming[call.layer].append(_energy(call.inputs, squares))
-        if call.forward_pass == last_pass:
-            sequence[call.layer].append((-max(edge.arrival for edge in call.outputs), math.sqrt(square)))
-    norm = {layer: math.sqrt(math.fsum(square for square, _ in parts)) for layer, parts in outgoing.items()}
-    rms = {layer: _rms(parts) for layer, parts in outgoing.items()}
-    gain = {layer: _rms(parts) / rms[layer] for layer, parts in incoming.items() if 0 < rms[layer] < math.inf}
+    names = [name for reading in readings for name in reading.names]
+    pairs = [(layer, i) for i, name in enumerate(names) for layer in owners.get(name, ())]
+    layers, params = (np.array([pair[side] for pair in pairs], np.intp) for side in (0, 1))
+    norms = numbers("grad_norm")
+    sizes = np.array([size for reading in readings for size in reading.sizes], np.float64)
+    sizes[np.isnan(norms)] = np.nan  # the share of zeros is over the gradients that are there
     return {
-        "grad_output_norm": _filled(layers, norm),
-        "grad_output_rms": _filled(layers, rms),
-        "gain": _filled(layers, gain),
-        "calls": {
-            layer: np.array([norm for _, norm in sorted(parts)]) for layer, parts in sequence.items() if len(parts) > 1
-        },
+        "params": tuple(names),
+        "param_grad_norm": norms,
+        "total_norm": _norm(norms),
+        "total_norm_after": _norm(numbers("grad_norm_after")),
+        "grad_norm": np.sqrt(_sums(layers, np.square(norms)[params], length)),
+        "weight_norm": np.sqrt(_sums(layers, np.square(numbers("weight_norm"))[params], length)),
+        "nonfinite": _sums(layers, numbers("nonfinite")[params], length),
+        "zero_fraction": 1 - _sums(layers, numbers("nonzero")[params], length) / _sums(layers, sizes[params], length),
     }
 
 
-def _arrived(call: Call) -> bool:
-    return any(edge.slots for edge in call.outputs)
+class _Energy:
+    """Gradients by layer: their sums of squares and numbers of entries."""
+
+    def __init__(self) -> None:
+        self._layers: list[int] = []
+        self._slots: list[int] = []
+        self._numels: list[int] = []
+
+    def add(self, layer: int, edges: Iterable[Edge]) -> None:
+        for edge in edges:
+            for slot in edge.slots:
+                self._layers.append(layer)
+                self._slots.append(slot)
+                self._numels.append(edge.numel)
+
+    def square(self, squares: Array, length: int) -> Array:
+        return _sums(self._layers, squares[self._slots], length) if self._slots else np.full(length, np.nan)
+
+    def mean_square(self, squares: Array, length: int) -> Array:
+        return self.square(squares, length) / _sums(self._layers, np.array(self._numels, np.float64), length)
 
 
-def _energy(edges: Iterable[Edge], squares: Sequence[float]) -> tuple[float, int]:
-    """Sum of squares of the gradients that came, and of how many entries."""
-    parts = [(squares[slot], edge.numel) for edge in edges for slot in edge.slots]
-    return math.fsum(square for square, _ in parts), sum(numel for _, numel in parts)
+def call_columns(calls: Sequence[Call], index: Mapping[str, int], values: Array, scale: float) -> Columns:
+    """Columns about the gradients at the layers' outputs and inputs.
+
+    Args:
+        calls: what the hooks saw.
+        index: layer -> its place in network order.
+        values: numbers by slot.
+        scale: what the loss was multiplied by.
+    """
+    # A call that no gradient came back to is a branch that is not used, or what checkpointing computes twice.
+    arrived = [call for call in calls if any(edge.slots for edge in call.outputs)]
+    outgoing, incoming = _Energy(), _Energy()
+    for call in arrived:
+        outgoing.add(index[call.layer], call.outputs)
+        incoming.add(index[call.layer], call.inputs)
+    squares, length = np.square(values / scale), len(index)
+    mean_square = outgoing.mean_square(squares, length)
+    healthy = np.where((mean_square > 0) & np.isfinite(mean_square), mean_square, np.nan)
+    return {
+        "grad_output_norm": np.sqrt(outgoing.square(squares, length)),
+        "grad_output_rms": np.sqrt(mean_square),
+        "gain": np.sqrt(incoming.mean_square(squares, length) / healthy),
+        "calls": _repeated(arrived, squares),
+    }
 
 
-def _rms(parts: Sequence[tuple[float, int]]) -> float:
-    return math.sqrt(math.fsum(square for square, _ in parts) / max(sum(numel for _, numel in parts), 1))
+def _repeated(calls: Sequence[Call], squares: Array) -> dict[str, Array]:
+    """Norm at each call of the layers that were called more than once in the last forward pass, first call first."""
+    by_layer: dict[str, list[Call]] = defaultdict(list)
+    last = max((call.forward_pass for call in calls), default=0)
+    for call in calls:
+        if call.forward_pass == last:
+            by_layer[call.layer].append(call)
+    return {layer: _over_time(repeated, squares) for layer, repeated in by_layer.items() if len(repeated) > 1}
+
+
+def _over_time(calls: Sequence[Call], squares: Array) -> Array:
+    # The later a call, the sooner its gradient comes. (Recomputed calls are made in another order.)
+    slots = [[slot for edge in call.outputs for slot in edge.slots] for call in calls]
+    return np.array([math.sqrt(squares[call].sum()) for call in sorted(slots, key=min, reverse=True)])
 
 
 def forward_columns(
-    forward: Sequence[tuple[str, int, int]],
-    shares: Mapping[str, Sequence[tuple[str, int]]],
-    layers: Sequence[str],
-    values: Array,
+    norms: Sequence[tuple[int, int, int]], shares: Mapping[str, Sequence[tuple[int, int]]], length: int, values: Array
 ) -> Columns:
     """Columns about the forward pass.
 
     Args:
-        forward: layer, number of entries and slot of the norm, for each call.
+        norms: layer, number of entries and slot of the output's norm, for each call.
         shares: column -> layer and slot, for each call; averaged over the calls.
-        layers: names in network order.
+        length: number of layers.
         values: numbers by slot.
     """
-    energy: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for layer, numel, slot in forward:
-        energy[layer].append((values[slot] ** 2, numel))
-    columns = {"output_rms": _filled(layers, {layer: _rms(parts) for layer, parts in energy.items()})}
+    layers, numels, slots = np.array(norms, np.intp).reshape(-1, 3).T
+    entries = _sums(layers, numels.astype(np.float64), length)
+    columns = {"output_rms": np.sqrt(_sums(layers, np.square(values[slots]), length) / entries)}
     for column, pairs in shares.items():
-        seen: dict[str, list[float]] = defaultdict(list)
-        for layer, slot in pairs:
-            seen[layer].append(float(values[slot]))
-        columns[column] = _filled(layers, {layer: sum(parts) / len(parts) for layer, parts in seen.items()})
+        layers, slots = np.array(pairs, np.intp).reshape(-1, 2).T
+        columns[column] = _sums(layers, values[slots], length) / _sums(layers, np.ones(len(layers)), length)
     return columns

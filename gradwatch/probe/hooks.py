@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.module_tracker import ModuleTracker
 
 from gradwatch.probe.activations import UnitActivity, saturated_share
+from gradwatch.probe.norms import stored_values
 from gradwatch.probe.scalars import DeviceScalars
 
 
@@ -36,14 +37,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 class Edge:
-    """One tensor of the graph: the slots of the norms of the gradients that arrived at it."""
+    """One tensor of the graph: its size, and the slots of the norms of the gradients that arrived at it."""
 
-    __slots__ = ("arrival", "numel", "slots")
+    __slots__ = ("numel", "slots")
 
     def __init__(self, numel: int) -> None:
         self.numel = numel
         self.slots: list[int] = []
-        self.arrival = -1
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,73 +68,94 @@ class LayerHooks:
 
     Args:
         layers: name -> module.
-        scalars: takes the norms.
         activity: takes the outputs of ReLUs.
+
+    Attributes:
+        calls: every call since the hooks were attached.
+        first_call: layer -> its place in the order of first calls.
+        forward_norms: layer, entries and norm (a device scalar) of the output, for each call.
+        saturated: layer and share of saturated outputs (a device scalar), for each call of a bounded activation.
 
     Example:
         >>> model, scalars = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), DeviceScalars()
-        >>> with LayerHooks(dict(model.named_children()), scalars, UnitActivity()) as hooks:
-        ...     model(torch.ones(1, 2)).sum().backward()
+        >>> hooks = LayerHooks(dict(model.named_children()), UnitActivity())
+        >>> hooks.attach(scalars)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> hooks.detach()
         >>> [(call.layer, len(call.outputs[0].slots)) for call in hooks.calls]
         [('0', 1), ('1', 1)]
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], scalars: DeviceScalars, activity: UnitActivity) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], activity: UnitActivity) -> None:
+        self._activity = activity
+        self._hooks = [(module, self._after(name)) for name, module in layers.items()]
+        self._pre_hooks = [(m, self._before(name)) for name, m in layers.items() if getattr(m, "inplace", False)]
+        self._handles: list[RemovableHandle] = []
+        self._edges: dict[tuple[Any, int], Edge] = {}
+        self._inputs_before: dict[str, list[Edge]] = {}
+        self._tracker = ModuleTracker()  # only asked whether a backward pass is running
+        self._forget(DeviceScalars())
+
+    def _forget(self, scalars: DeviceScalars) -> None:
         self.calls: list[Call] = []
         self.first_call: dict[str, int] = {}
         self.forward_norms: list[tuple[str, int, Tensor]] = []
         self.saturated: list[tuple[str, Tensor]] = []
         self._scalars = scalars
-        self._activity = activity
-        self._edges: dict[tuple[Any, int], Edge] = {}
-        self._early_inputs: dict[str, list[Edge]] = {}
-        self._handles: list[RemovableHandle] = []
         self._forward_pass = 0
-        self._arrivals = 0
-        self._gradient_came = False
-        self._tracker = ModuleTracker()  # only asked whether a backward pass is running
-        for name, module in layers.items():
-            self._attach(name, module)
+        self._gradients = scalars.count  # how many had come at the last forward call
 
-    def __enter__(self) -> LayerHooks:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def attach(self, scalars: DeviceScalars) -> None:
+        """Put the hooks in place and start anew; ``scalars`` takes the norms."""
         self.detach()
+        self._forget(scalars)
+        # An in-place module's input is its output by the time of the forward hook: it is looked at before.
+        self._handles += [m.register_forward_pre_hook(hook, with_kwargs=True) for m, hook in self._pre_hooks]
+        self._handles += [m.register_forward_hook(hook, with_kwargs=True) for m, hook in self._hooks]
 
-    def _attach(self, name: str, module: nn.Module) -> None:
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self._after_forward(name, module, args if not kwargs else (args, kwargs), output)
+    def detach(self) -> None:
+        """Remove every hook and let go of the graph; the numbers stay."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._edges.clear()
+        self._inputs_before.clear()
 
+    def _before(self, name: str) -> Callable[..., None]:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self._early_inputs[name] = self._edges_of((args, kwargs))
+            self._inputs_before[name] = self._edges_of((args, kwargs))
 
-        if getattr(module, "inplace", False):  # by the time of the forward hook its input is its output
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+        return before
 
-    def _after_forward(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
-        if not outputs:
-            return
-        if self._gradient_came and not self._tracker.is_bw:
+    def _after(self, name: str) -> Callable[..., None]:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            outputs = self._edges_of(output)
+            if not outputs:
+                return
+            self._note_forward_pass()
+            inputs = self._inputs_before.pop(name, None)
+            if inputs is None:
+                inputs = self._edges_of((args, kwargs) if kwargs else args)
+            self.first_call.setdefault(name, len(self.first_call))
+            self.calls.append(Call(name, self._forward_pass, inputs, outputs))
+            self._look_forward(name, module, next(tensor for tensor in tensors_in(output) if tensor.requires_grad))
+
+        return after
+
+    def _note_forward_pass(self) -> None:
+        if self._scalars.count != self._gradients and not self._tracker.is_bw:
             self._forward_pass += 1
-            self._gradient_came = False
-        self.first_call.setdefault(name, len(self.first_call))
-        before = self._early_inputs.pop(name, None)
-        edges = self._edges_of(inputs) if before is None else before
-        self.calls.append(Call(name, self._forward_pass, edges, [self._edge(tensor) for tensor in outputs]))
-        self._look_forward(name, module, outputs[0].detach())
+            self._gradients = self._scalars.count
 
     def _look_forward(self, name: str, module: nn.Module, output: Tensor) -> None:
         # Read at once, not in a batch: an in-place module may overwrite it next.
-        with torch.no_grad():
-            dtype = torch.float32 if output.itemsize < 4 else None
-            self.forward_norms.append((name, output.numel(), torch.linalg.vector_norm(output, dtype=dtype)))
-            self._activity.see(name, module, output)
-            share = saturated_share(module, output)
-            if share is not None:
-                self.saturated.append((name, share))
+        values = stored_values(output)
+        dtype = torch.float32 if values.itemsize < 4 else None
+        self.forward_norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
+        self._activity.see(name, module, values)
+        share = saturated_share(module, values)
+        if share is not None:
+            self.saturated.append((name, share))
 
     def _edges_of(self, value: Any) -> list[Edge]:
         return [self._edge(tensor) for tensor in tensors_in(value) if tensor.requires_grad]
@@ -150,20 +171,11 @@ class LayerHooks:
         return edge
 
     def _listen(self, tensor: Tensor, edge: Edge) -> None:
-        def on_gradient(grad: Tensor) -> None:
-            edge.slots.append(self._scalars.norm(grad))
-            edge.arrival = self._arrivals
-            self._arrivals += 1
-            self._gradient_came = True
+        slots, norm = edge.slots, self._scalars.norm
 
-        handle = tensor.register_hook(on_gradient)
+        def on_gradient(grad: Tensor) -> None:
+            slots.append(norm(grad))
+
+        handle: RemovableHandle = tensor.register_hook(on_gradient)  # type: ignore[no-untyped-call]
         if tensor.grad_fn is None:  # a leaf outlives the step, and a hook on it would too
             self._handles.append(handle)
-
-    def detach(self) -> None:
-        """Remove every hook and let go of the graph; the numbers stay."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._edges.clear()
-        self._early_inputs.clear()

@@ -50,14 +50,14 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
-    """Raise a ValueError for the first pattern that matches no name."""
+def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str = "layer") -> None:
+    """Raise a ValueError for the first pattern that matches no name; ``what`` is what the names are of."""
     known = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
             raise ValueError(
-                f"the pattern {pattern!r} matches no layer; the nearest of the {len(known)} layers are "
+                f"the pattern {pattern!r} matches no {what}; the nearest of the {len(known)} {what}s are "
                 f"{', '.join(map(repr, near)) or 'none'}"
             )
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
-_TINY, _HUGE = 1e-15, 1e18
+_TINY, _HUGE = 1e-17, 1e18
 
 
 def stored_values(tensor: Tensor) -> Tensor:
@@ -22,7 +20,7 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
+def l2_norms(tensors: list[Tensor]) -> Tensor:
     """L2 norm of each tensor; finite wherever all entries are finite, and not 0 unless they all are.
 
     ``torch._foreach_norm`` in float32 gives ``inf`` for a gradient of 1e20 and 0 for one of 1e-23.
@@ -44,35 +42,34 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     return _l2_norms_scaled(tensors)
 
 
-def _l2_norms_checked(tensors: Sequence[Tensor]) -> Tensor:
+def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
     # float64 accumulation costs 20 times the float32 pass on a CPU, so only the odd tensor gets it; looking at the
     # values is free here, as they are in the host's memory.
     dtype = torch.float32 if tensors[0].itemsize < 4 else None
     norms = torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)).double()
     values = norms.numpy()
-    for i in np.flatnonzero(~((values > _TINY) & (values < _HUGE))):
+    for i in np.flatnonzero(~((values > _TINY) & (values < _HUGE))).tolist():
         values[i] = torch.linalg.vector_norm(tensors[i], dtype=torch.float64).numpy()
     return norms
 
 
-def _l2_norms_scaled(tensors: Sequence[Tensor]) -> Tensor:
+def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
     scales = [norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in torch._foreach_norm(tensors, float("inf"))]
     norms = torch._foreach_norm(torch._foreach_div(tensors, scales), 2)
     return torch.stack(norms) * torch.stack(scales)
 
 
-def nonzero_counts(tensors: Sequence[Tensor]) -> Tensor:
+def nonzero_counts(tensors: list[Tensor]) -> Tensor:
     """How many entries of each tensor are not exactly zero; NaN counts as not zero.
 
     Example:
         >>> nonzero_counts([torch.tensor([0.0, 1.0, float("nan")])])
         tensor([2.], dtype=torch.float64)
     """
-    dtype = torch.float32 if tensors[0].itemsize < 4 else None
-    return torch.stack(torch._foreach_norm(tensors, 0, dtype=dtype)).double()
+    return torch.stack([torch.count_nonzero(tensor) for tensor in tensors]).double()
 
 
-def nonfinite_counts(tensors: Sequence[Tensor], norms: Tensor) -> Tensor:
+def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
     """How many entries of each tensor are NaN or Inf, given the tensors' norms.
 
     On a CPU only the tensors with a non-finite norm are read. Elsewhere all are, to stay free of a sync: 0 times a
@@ -84,8 +81,8 @@ def nonfinite_counts(tensors: Sequence[Tensor], norms: Tensor) -> Tensor:
         tensor([0., 1.], dtype=torch.float64)
     """
     if norms.device.type != "cpu":
-        return nonzero_counts(torch._foreach_mul(tensors, 0.0))
+        return nonzero_counts(list(torch._foreach_mul(tensors, 0.0)))
     counts = torch.zeros_like(norms)
-    for i in np.flatnonzero(~np.isfinite(norms.numpy())):
+    for i in np.flatnonzero(~np.isfinite(norms.numpy())).tolist():
         counts[i] = (~tensors[i].isfinite()).sum()
     return counts

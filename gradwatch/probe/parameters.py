@@ -2,106 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.probe.norms import l2_norms, nonfinite_counts, nonzero_counts, stored_values
-from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.probe.scalars import DeviceScalars, batches
 
-_MAX_ELEMENTS = 1 << 24  # bounds the one temporary copy that counting non-finite entries makes off the CPU
-
-
-def batches(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Split tensors into batches of one device and dtype, each with the positions it came from.
-
-    Example:
-        >>> tensors = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)]
-        >>> [positions for positions, _ in batches(tensors)]
-        [[1], [0, 2]]
-    """
-    open_batches: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor], int]] = {}
-    for position, tensor in enumerate(tensors):
-        kind = (tensor.device, tensor.dtype)
-        positions, batch, elements = open_batches.pop(kind, ([], [], 0))
-        if batch and elements + tensor.numel() > _MAX_ELEMENTS:
-            yield positions, batch
-            positions, batch, elements = [], [], 0
-        positions.append(position)
-        batch.append(tensor)
-        open_batches[kind] = (positions, batch, elements + tensor.numel())
-    for positions, batch, _ in open_batches.values():
-        yield positions, batch
+Slots = list[int]  # one a parameter; -1 where it has no such number
+NONE = -1
 
 
 class ParameterReading:
     """The numbers of one optimizer's parameters that should learn: those that require a gradient.
 
     Attributes:
-        params: name -> parameter, with or without a gradient.
-        grad_norm, nonzero, nonfinite, weight_norm: name -> slot of the number in ``scalars``.
+        names: their names, with or without a gradient.
+        sizes: their numbers of entries.
+        grad_norm, nonzero, nonfinite, weight_norm: for each, the slot of the number in ``scalars``, or -1.
+        grad_norm_after: the same once the optimizer has stepped; None before :meth:`read_again`.
         total: total gradient norm, a scalar on the device; None where no parameter has a gradient.
 
     Example:
         >>> layer, scalars = nn.Linear(2, 1, bias=False), DeviceScalars()
         >>> layer.weight.grad = torch.tensor([[3.0, 4.0]])
         >>> reading = ParameterReading(dict(layer.named_parameters()), scalars)
-        >>> scalars.to_host()[reading.grad_norm["weight"]]
-        np.float64(5.0)
+        >>> scalars.to_host()[reading.grad_norm]
+        array([5.])
     """
 
     def __init__(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars) -> None:
-        self.params = dict(params)
-        self.grad_norm: dict[str, int] = {}
-        self.grad_norm_after: dict[str, int] = {}
-        self.nonzero: dict[str, int] = {}
-        self.nonfinite: dict[str, int] = {}
-        self.weight_norm: dict[str, int] = {}
-        self.total: Tensor | None = None
-        self._read_gradients(scalars)
-        self._read_weights(scalars)
-
-    def _gradients(self) -> tuple[list[str], list[Tensor]]:
-        present = {name: param.grad for name, param in self.params.items() if param.grad is not None}
-        return list(present), list(present.values())
-
-    def _read_gradients(self, scalars: DeviceScalars) -> None:
-        names, grads = self._gradients()
+        self.names = list(params)
+        self.sizes = [param.numel() for param in params.values()]
+        self.grad_norm_after: Slots | None = None
+        self._params = list(params.values())
+        grads = [param.grad for param in self._params]
         self._seen = _fingerprint(grads)
-        totals = []
-        for positions, batch in batches([stored_values(grad) for grad in grads]):
-            norms = l2_norms(batch)
-            here = [names[position] for position in positions]
-            self.grad_norm.update(zip(here, scalars.values(norms), strict=True))
-            self.nonzero.update(zip(here, scalars.values(nonzero_counts(batch)), strict=True))
-            self.nonfinite.update(zip(here, scalars.values(nonfinite_counts(batch, norms)), strict=True))
-            totals.append(torch.linalg.vector_norm(norms))
-        if totals:
-            home = totals[0].device
-            self.total = torch.linalg.vector_norm(torch.stack([t.to(home, non_blocking=True) for t in totals]))
-
-    def _read_weights(self, scalars: DeviceScalars) -> None:
-        names = list(self.params)
-        for positions, batch in batches([stored_values(param) for param in self.params.values()]):
-            slots = scalars.values(l2_norms(batch))
-            self.weight_norm.update(zip((names[position] for position in positions), slots, strict=True))
+        norms = _read(grads, l2_norms)
+        counts = [(positions, batch, nonfinite_counts(batch, norm)) for positions, batch, norm in norms]
+        self.grad_norm = self._keep(norms, scalars)
+        self.nonzero = self._keep(_read(grads, nonzero_counts), scalars)
+        self.nonfinite = self._keep(counts, scalars)
+        self.weight_norm = self._keep(_read(self._params, l2_norms), scalars)
+        self.total = _together([norm for _, _, norm in norms])
 
     def read_again(self, scalars: DeviceScalars) -> None:
         """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same."""
-        names, grads = self._gradients()
-        if _fingerprint(grads) == self._seen:
-            self.grad_norm_after = self.grad_norm
-            return
-        for positions, batch in batches([stored_values(grad) for grad in grads]):
-            slots = scalars.values(l2_norms(batch))
-            self.grad_norm_after.update(zip((names[position] for position in positions), slots, strict=True))
+        grads = [param.grad for param in self._params]
+        changed = _fingerprint(grads) != self._seen
+        self.grad_norm_after = self._keep(_read(grads, l2_norms), scalars) if changed else self.grad_norm
+
+    def _keep(self, results: Sequence[tuple[list[int], list[Tensor], Tensor]], scalars: DeviceScalars) -> Slots:
+        slots = [NONE] * len(self.names)
+        for positions, _, numbers in results:
+            for position, slot in zip(positions, scalars.values(numbers), strict=True):
+                slots[position] = slot
+        return slots
 
 
-def _fingerprint(grads: Sequence[Tensor]) -> list[tuple[int, int]]:
+def _read(
+    tensors: Sequence[Tensor | None], measure: Callable[[list[Tensor]], Tensor]
+) -> list[tuple[list[int], list[Tensor], Tensor]]:
+    """Positions, tensors and measured numbers, in one fused pass for each device and dtype."""
+    present = [position for position, tensor in enumerate(tensors) if tensor is not None]
+    values = [stored_values(tensor) for tensor in tensors if tensor is not None]
+    return [([present[p] for p in positions], batch, measure(batch)) for positions, batch in batches(values)]
+
+
+def _fingerprint(grads: Sequence[Tensor | None]) -> list[tuple[int, int]]:
     # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
     # second pass over all gradients on every step that clips nothing.
-    return [(id(grad), grad._version) for grad in grads]
+    return [(id(grad), 0 if grad is None else grad._version) for grad in grads]
+
+
+def _together(norms: Sequence[Tensor]) -> Tensor | None:
+    parts: list[Tensor] = [torch.linalg.vector_norm(norm) for norm in norms]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    total: Tensor = torch.linalg.vector_norm(torch.stack([p.to(parts[0].device, non_blocking=True) for p in parts]))
+    return total
 
 
 def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
@@ -112,8 +92,4 @@ def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
         >>> total_gradient_norm([weight])
         tensor(5., dtype=torch.float64)
     """
-    grads = [stored_values(param.grad) for param in params if param.grad is not None]
-    norms = [torch.linalg.vector_norm(l2_norms(batch)) for _, batch in batches(grads)]
-    if not norms:
-        return None
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, non_blocking=True) for norm in norms]))
+    return _together([norm for _, _, norm in _read([param.grad for param in params], l2_norms)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,31 @@ from torch import Tensor
 from gradwatch.probe.norms import l2_norms, stored_values
 from gradwatch.records import Array
 
-_Key = tuple[torch.device, torch.dtype]
+
+def batches(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Split tensors into batches of one device and dtype, each with the positions it came from.
+
+    Example:
+        >>> tensors = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)]
+        >>> [positions for positions, _ in batches(tensors)]
+        [[0, 2], [1]]
+    """
+    alike: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor]]] = {}
+    for position, tensor in enumerate(tensors):
+        positions, batch = alike.setdefault((tensor.device, tensor.dtype), ([], []))
+        positions.append(position)
+        batch.append(tensor)
+    yield from alike.values()
 
 
 class DeviceScalars:
     """Collects the numbers of one measured step without reading any.
 
-    Norms are computed in small fused batches, so that no tensor is held for longer than until ``max_tensors`` others of
-    its kind have come, or ``max_elements`` entries.
+    Norms are computed in small fused batches, so that no tensor is held for longer than until ``max_tensors`` others
+    have come, or ``max_elements`` entries.
+
+    Attributes:
+        count: how many slots were given out.
 
     Example:
         >>> scalars = DeviceScalars()
@@ -28,46 +45,53 @@ class DeviceScalars:
     """
 
     def __init__(self, max_tensors: int = 32, max_elements: int = 1 << 21) -> None:
+        self.count = 0
         self._max_tensors = max_tensors
         self._max_elements = max_elements
-        self._waiting: dict[_Key, tuple[list[Tensor], list[int]]] = {}
+        self._waiting: list[Tensor] = []
+        self._waiting_slots: list[int] = []
         self._elements = 0
-        self._count = 0
         self._chunks: list[tuple[Tensor, Sequence[int]]] = []
 
     def norm(self, tensor: Tensor) -> int:
         """Ask for the L2 norm of a tensor that nobody changes; returns its slot."""
-        values = stored_values(tensor)
-        tensors, slots = self._waiting.setdefault((values.device, values.dtype), ([], []))
-        tensors.append(values)
-        slots.append(self._count)
-        self._count += 1
-        self._elements += values.numel()
-        if len(tensors) >= self._max_tensors or self._elements >= self._max_elements:
+        slot = self.count
+        self.count += 1
+        self._waiting.append(tensor)
+        self._waiting_slots.append(slot)
+        self._elements += tensor.numel()
+        if len(self._waiting) >= self._max_tensors or self._elements >= self._max_elements:
             self._flush()
-        return self._count - 1
+        return slot
 
     def values(self, chunk: Tensor) -> range:
         """Keep a vector of finished numbers; returns their slots."""
-        slots = range(self._count, self._count + chunk.numel())
+        slots = range(self.count, self.count + chunk.numel())
         self._chunks.append((chunk.double() if chunk.device.type != "mps" else chunk.float(), slots))
-        self._count = slots.stop
+        self.count = slots.stop
+        return slots
+
+    def many(self, numbers: Sequence[Tensor]) -> list[int]:
+        """Keep single numbers, with one stack for each device and dtype among them; returns their slots."""
+        slots = [0] * len(numbers)
+        for positions, batch in batches(numbers):
+            for position, slot in zip(positions, self.values(torch.stack(batch)), strict=True):
+                slots[position] = slot
         return slots
 
     def _flush(self) -> None:
-        for tensors, slots in self._waiting.values():
-            if tensors:
-                self._chunks.append((l2_norms(tensors), slots))
-        self._waiting.clear()
-        self._elements = 0
+        tensors = [stored_values(tensor) for tensor in self._waiting]
+        for positions, batch in batches(tensors):
+            self._chunks.append((l2_norms(batch), [self._waiting_slots[position] for position in positions]))
+        self._waiting, self._waiting_slots, self._elements = [], [], 0
 
     def to_host(self) -> Array:
         """All numbers by slot; ``nan`` becomes ``inf``. The one transfer of a measured step (one a device)."""
         self._flush()
-        result = np.full(self._count, np.nan)
+        result = np.full(self.count, np.nan)
         for device in {chunk.device for chunk, _ in self._chunks}:
             here = [(chunk, slots) for chunk, slots in self._chunks if chunk.device == device]
-            order = np.concatenate([np.fromiter(slots, np.intp) for _, slots in here])
+            order = np.concatenate([np.asarray(slots, np.intp) for _, slots in here])
             numbers = torch.cat([chunk for chunk, _ in here]).cpu().numpy()
             result[order] = np.where(np.isnan(numbers), np.inf, numbers)
         self._chunks.clear()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gradwatch.probe.activations import UnitActivity
@@ -16,7 +15,7 @@ from gradwatch.probe.layers import find_layers, network_order
 from gradwatch.probe.parameters import ParameterReading
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.trace import Trace
-from gradwatch.records import NO_VALUES, Array, Snapshot
+from gradwatch.records import Array, Snapshot
 
 
 class Probe:
@@ -27,10 +26,15 @@ class Probe:
         include: patterns of the layers to watch; None watches all.
         exclude: patterns of the layers to leave out.
 
+    Attributes:
+        is_attached: a step is being measured, so that hooks are in place.
+        total: total gradient norm of the last parameters read, a scalar on the device.
+
     Raises:
         ValueError: when a pattern matches no layer.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(2, 1)
         >>> probe = Probe(model)
         >>> probe.attach()
@@ -42,46 +46,46 @@ class Probe:
 
     def __init__(self, model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
         self.model = model
-        self.layers = find_layers(model, include, exclude)
+        self.is_attached = False
         self.total: Tensor | None = None
-        self._ordered = False
+        self._layers = find_layers(model, include, exclude)
         self._activity = UnitActivity()
-        self._hooks: LayerHooks | None = None
-        self._readings: list[ParameterReading] = []
+        self._hooks = LayerHooks(self._layers, self._activity)
         self._scalars = DeviceScalars()
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether a step is being measured, so that hooks are in place."""
-        return self._hooks is not None
+        self._readings: list[ParameterReading] = []
+        self._ordered = False
+        self._names: dict[int, str] = {}
+        self._owners: dict[str, list[int]] = {}
 
     def attach(self) -> None:
         """Put the hooks in place for one step."""
         self.detach()
-        self._hooks = LayerHooks(self.layers, self._scalars, self._activity)
+        self._hooks.attach(self._scalars)
+        self.is_attached = True
 
     def detach(self) -> None:
         """Remove the hooks and drop what was read; does nothing where there are none."""
-        if self._hooks is not None:
-            self._hooks.detach()
-        self._hooks = None
-        self._readings = []
+        self._hooks.detach()
         self._scalars = DeviceScalars()
+        self._readings = []
         self.total = None
+        self.is_attached = False
 
     def read(self, params: Iterable[nn.Parameter]) -> None:
-        """Read an optimizer's parameters: unscaled and accumulated, before clipping. Sets ``total`` (on the device)."""
-        names = {id(param): name for name, param in self.model.named_parameters()}
-        learning = {names[id(param)]: param for param in params if param.requires_grad and id(param) in names}
+        """Read an optimizer's parameters: unscaled and accumulated, before clipping. Sets ``total``."""
+        wanted = [param for param in params if param.requires_grad]
+        if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
+            self._list_parameters()
+        learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
         reading = ParameterReading(learning, self._scalars)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
-        self._readings = [old for old in self._readings if not old.params.keys() & learning.keys()] + [reading]
+        self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total
 
     def read_again(self) -> None:
         """Read the total norm as the optimizers saw it, after clipping."""
         for reading in self._readings:
-            if not reading.grad_norm_after:
+            if reading.grad_norm_after is None:
                 reading.read_again(self._scalars)
 
     def snapshot(
@@ -102,72 +106,53 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: whether the optimizer left out the step.
         """
-        scalars, hooks = self._scalars, self._hooks or LayerHooks({}, self._scalars, self._activity)
-        traces = [_drain(trace, scalars) for trace in (loss, total)]
-        scale = None if loss_scale is None else scalars.values(loss_scale.reshape(1))
-        forward = _keep_forward(hooks, scalars)
-        shares = {"saturated_fraction": _keep_saturated(hooks, scalars), "dead_fraction": self._keep_dead(scalars)}
+        self._put_in_order()
+        hooks, scalars = self._hooks, self._scalars
+        index = {layer: i for i, layer in enumerate(self._layers)}
+        traces = [([], []) if trace is None else trace.drain(scalars) for trace in (loss, total)]
+        scale = [] if loss_scale is None else scalars.many([loss_scale])
+        slots = scalars.many([norm for _, _, norm in hooks.forward_norms])
+        norms = [
+            (index[layer], numel, slot) for (layer, numel, _), slot in zip(hooks.forward_norms, slots, strict=True)
+        ]
+        shares = {
+            "saturated_fraction": _placed(hooks.saturated, index, scalars),
+            "dead_fraction": _placed(self._activity.dead_shares(), index, scalars),
+        }
         values = scalars.to_host()
-        self._put_in_order(hooks)
-        layers = tuple(self.layers)
-        columns = parameter_columns(self._readings, self._owners(), values)
-        columns |= call_columns(hooks.calls, layers, values, 1.0 if scale is None else float(values[scale[0]]))
-        columns |= forward_columns(forward, shares, layers, values)
-        kinds = tuple(type(module).__name__ for module in self.layers.values())
+        columns = parameter_columns(self._readings, self._owners, len(index), values)
+        columns |= call_columns(hooks.calls, index, values, float(values[scale[0]]) if scale else 1.0)
+        columns |= forward_columns(norms, shares, len(index), values)
+        kinds = tuple(type(module).__name__ for module in self._layers.values())
         self.detach()
-        return Snapshot(step, layers, kinds, skipped=skipped, **columns, **_trace_fields(traces, values))
+        return Snapshot(step, tuple(index), kinds, skipped=skipped, **columns, **_trace_columns(traces, values))
 
-    def _put_in_order(self, hooks: LayerHooks) -> None:
-        if not self._ordered and hooks.first_call:
-            self.layers = {name: self.layers[name] for name in network_order(list(self.layers), hooks.first_call)}
+    def _put_in_order(self) -> None:
+        if not self._ordered and self._hooks.first_call:
+            order = network_order(list(self._layers), self._hooks.first_call)
+            self._layers = {name: self._layers[name] for name in order}
+            self._list_parameters()
             self._ordered = True
 
-    def _owners(self) -> dict[str, list[str]]:
-        names = {id(param): name for name, param in self.model.named_parameters()}
-        return {
-            layer: [names[id(param)] for param in module.parameters(recurse=False)]
-            for layer, module in self.layers.items()
-        }
-
-    def _keep_dead(self, scalars: DeviceScalars) -> list[tuple[str, int]]:
-        layers, shares = self._activity.dead_shares()
-        return [] if shares is None else list(zip(layers, scalars.values(shares), strict=True))
+    def _list_parameters(self) -> None:
+        self._names = {id(param): name for name, param in self.model.named_parameters()}
+        self._owners = {name: [] for name in self._names.values()}
+        for i, module in enumerate(self._layers.values()):
+            for param in module.parameters(recurse=False):
+                self._owners[self._names[id(param)]].append(i)
 
 
-def _keep_forward(hooks: LayerHooks, scalars: DeviceScalars) -> list[tuple[str, int, int]]:
-    slots = _keep([norm for _, _, norm in hooks.forward_norms], scalars)
-    return [(layer, numel, slot) for (layer, numel, _), slot in zip(hooks.forward_norms, slots, strict=True)]
+def _placed(
+    shares: Sequence[tuple[str, Tensor]], index: dict[str, int], scalars: DeviceScalars
+) -> list[tuple[int, int]]:
+    slots = scalars.many([share for _, share in shares])
+    return [(index[layer], slot) for (layer, _), slot in zip(shares, slots, strict=True)]
 
 
-def _keep_saturated(hooks: LayerHooks, scalars: DeviceScalars) -> list[tuple[str, int]]:
-    slots = _keep([share for _, share in hooks.saturated], scalars)
-    return [(layer, slot) for (layer, _), slot in zip(hooks.saturated, slots, strict=True)]
-
-
-def _keep(numbers: Sequence[Tensor], scalars: DeviceScalars) -> list[int]:
-    """Slots of device scalars of any kind, one stack for each kind."""
-    slots = [0] * len(numbers)
-    kinds = {(number.device, number.dtype) for number in numbers}
-    for kind in kinds:
-        here = [i for i, number in enumerate(numbers) if (number.device, number.dtype) == kind]
-        for i, slot in zip(here, scalars.values(torch.stack([numbers[i] for i in here])), strict=True):
-            slots[i] = slot
-    return slots
-
-
-def _drain(trace: Trace | None, scalars: DeviceScalars) -> tuple[list[int], list[int]]:
-    return ([], []) if trace is None else trace.drain(scalars)
-
-
-def _trace_fields(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:
-    (loss_steps, loss_slots), (total_steps, total_slots) = traces
-    steps = np.array(sorted({*loss_steps, *total_steps}), np.int64)
+def _trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:
+    steps = np.array(sorted({step for trace, _ in traces for step in trace}), np.int64)
     losses, totals = (np.full(len(steps), np.nan) for _ in range(2))
-    losses[np.searchsorted(steps, loss_steps)] = values[loss_slots] if loss_slots else NO_VALUES
-    totals[np.searchsorted(steps, total_steps)] = values[total_slots] if total_slots else NO_VALUES
-    return {
-        "loss": float(losses[-1]) if len(losses) else float("nan"),
-        "trace_step": steps,
-        "trace_loss": losses,
-        "trace_total_norm": totals,
-    }
+    for column, (at, slots) in zip((losses, totals), traces, strict=True):
+        column[np.searchsorted(steps, at)] = values[np.asarray(slots, np.intp)]
+    loss = float(losses[-1]) if len(losses) else float("nan")
+    return {"loss": loss, "trace_step": steps, "trace_loss": losses, "trace_total_norm": totals}

@@ -1,0 +1,78 @@
+"""What all examples share: the command line, the Trainer and the test at the end."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from gradwatch import GradientMonitor
+from gradwatch.examples.data import ImageData, Name
+
+FAST_EPOCHS, FAST_BATCHES = 10, 3
+
+
+def main(model_class: type[LightningModule], args: list[str] | None = None) -> float:
+    """Run an example from the command line; returns the test accuracy.
+
+    Args:
+        model_class: the example; its arguments are options too, ``--model.<name>``.
+        args: the command line; None takes the program's own.
+    """
+    parser = make_parser(f"Train {model_class.__name__} under gradwatch's monitor.")
+    parser.add_argument("--log-dir", type=Path, default=Path("lightning_logs"), help="where TensorBoard's logs go")
+    parser.add_class_arguments(model_class, "model", skip={"in_features", "num_classes"})
+    options = parser.parse_args(args)
+    data = load_data(parser, options)
+    seed_everything(options.seed)
+    model = model_class(data.in_features, data.num_classes, **options.model)
+    accuracy = train(model, data, max_epochs=options.max_epochs, log_dir=options.log_dir, fast=options.fast)
+    print(f"test accuracy: {accuracy:.3f}\nsee the curves: tensorboard --logdir {options.log_dir}")
+    return accuracy
+
+
+def make_parser(description: str) -> ArgumentParser:
+    """The options of all examples.
+
+    Example:
+        >>> make_parser("An example.").parse_args(["--max-epochs", "5"]).max_epochs
+        5
+    """
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--dataset", type=Name, default="digits", help="what to learn")
+    parser.add_argument("--data-dir", type=Path | None, default=None, help="folder of the Fashion-MNIST files")
+    parser.add_argument("--max-epochs", type=PositiveInt, default=100, help="how long to train")
+    parser.add_argument("--batch-size", type=PositiveInt, default=512, help="images a step")
+    parser.add_argument("--seed", type=int, default=42, help="of the weights, the split and the shuffling")
+    parser.add_argument("--fast", action="store_true", help=f"at most {FAST_EPOCHS} epochs of {FAST_BATCHES} batches")
+    return parser
+
+
+def load_data(parser: ArgumentParser, options: Namespace) -> ImageData:
+    """The data that the options ask for; ends the program with a message where they can't be had."""
+    try:
+        data = ImageData(options.dataset, options.data_dir, options.batch_size, options.seed)
+        data.setup()
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    return data
+
+
+def train(model: LightningModule, data: ImageData, *, max_epochs: int, log_dir: Path, fast: bool = False) -> float:
+    """Fit under the monitor, then test; returns the test accuracy."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # with data in memory one process is quickest
+    trainer = Trainer(
+        max_epochs=min(max_epochs, FAST_EPOCHS) if fast else max_epochs,
+        limit_train_batches=FAST_BATCHES if fast else None,
+        logger=TensorBoardLogger(log_dir, name=type(model).__name__.lower()),
+        callbacks=[GradientMonitor()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, data)
+    return trainer.test(model, data, verbose=False)[0]["test_accuracy"]

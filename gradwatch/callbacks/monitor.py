@@ -1,0 +1,212 @@
+"""GradientMonitor: what a Lightning Trainer is given to watch every layer's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from gradwatch.callbacks.reports import Reports
+from gradwatch.probe.schedule import require_count
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.watch import OnFinding, Watcher
+
+
+class GradientMonitor(Callback):
+    """Watch every layer's gradient, find what is wrong, and show it in TensorBoard and on the terminal.
+
+    Hooks exist only during a measured step. Watching changes nothing: the weights are bit for bit those of an
+    unwatched run. Any logger gets the scalars; TensorBoard also a layout, a heat map, bars and the findings as text.
+
+    ==============================  =====================================================================
+    logged key                      what it is
+    ==============================  =====================================================================
+    ``grad_norm/<layer>``           L2 norm of the gradient of the layer's own parameters
+    ``grad_output_rms/<layer>``     root mean square of the gradient at the layer's output
+    ``grad_to_weight_ratio/<...>``  gradient norm over weight norm
+    ``gain/<layer>``                RMS of the gradient at its input over that at its output
+    ``dead_fraction/<layer>``       share of a ReLU's units that fire for no sample
+    ``saturated_fraction/<...>``    share of a Sigmoid's or Tanh's outputs where it is flat
+    ``grad_norm_total``             all gradients together, before clipping; also in ``callback_metrics``
+    ``grad_norm_total_after``       the same when the optimizer stepped
+    ``clip_coefficient``            the second over the first
+    ==============================  =====================================================================
+
+    Args:
+        every_n_steps: measure every so many optimizer steps; 1 measures all.
+        dense_steps: measure each of the first so many steps, in which most faults show.
+        detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
+        include: shell patterns of the layers to watch (``encoder.*``); None watches all.
+        exclude: patterns of the layers to leave out.
+        on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
+        total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
+        histogram_every_n_steps: write histograms of the gradients every so many steps; None writes none.
+        history_size: how many Snapshots are kept; when there are more, the older half is thinned.
+        record_path: where the JSONL record goes; None puts ``gradwatch.jsonl`` into the logger's folder.
+        summary: print the table of layers and findings at the end of the fit.
+
+    Raises:
+        ValueError: for a number out of range or an unknown ``on_finding``, here; for a pattern that matches no layer,
+            when the fit starts.
+        TypeError: for a detector that can't be called.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[GradientMonitor()], logger=False, enable_checkpointing=False)
+
+    References:
+        ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 50,
+        dense_steps: int = 20,
+        detectors: Sequence[Detector] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        on_finding: OnFinding = "warn",
+        total_norm_every_step: bool = False,
+        histogram_every_n_steps: int | None = None,
+        history_size: int = 500,
+        record_path: str | Path | None = None,
+        summary: bool = True,
+    ) -> None:
+        options = partial(
+            Watcher,
+            every_n_steps=every_n_steps,
+            dense_steps=dense_steps,
+            on_finding=on_finding,
+            total_norm_every_step=total_norm_every_step,
+            history_size=history_size,
+        )
+        self._make_watcher = partial(options, include=include, exclude=exclude)
+        self._detectors = detectors
+        self._watcher = options(nn.Module(), detectors=detectors)  # nothing to watch until a fit starts
+        if histogram_every_n_steps is not None:
+            require_count("histogram_every_n_steps", histogram_every_n_steps)
+        self._histogram_every = histogram_every_n_steps
+        self._record_path = record_path
+        self._summary = summary
+        self._reports: Reports | None = None
+        self._restored: dict[str, Any] | None = None
+        self._clear_step()
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All Findings of the fit, open and closed, in the order they opened."""
+        return self._watcher.findings
+
+    @property
+    def history(self) -> list[Snapshot]:
+        """The Snapshots that are kept."""
+        return self._watcher.history
+
+    def diagnosis(self) -> list[Diagnosis]:
+        """A first, simple cause for each finding."""
+        return self._watcher.diagnosis()
+
+    def _clear_step(self) -> None:
+        self._is_open = self._was_read = self._has_stepped = False
+        self._loss: Tensor | None = None
+        self._loss_scale: Tensor | None = None
+        self._step_hooks: list[RemovableHandle] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the layers and open the reports."""
+        self._clear_step()
+        self._watcher = self._make_watcher(pl_module, detectors=deepcopy(self._detectors))
+        if self._restored is not None:
+            self._watcher.load_state_dict(self._restored)
+            self._restored = None
+        self._reports = Reports(trainer, self._record_path) if trainer.is_global_zero else None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin an optimizer step with the first batch that it accumulates."""
+        if not self._is_open:
+            self._is_open = True
+            self._watcher.begin()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Read the gradients: unscaled and accumulated, not yet clipped."""
+        self._was_read = True
+        self._watcher.read(optimizer)
+        total = self._watcher.total_norm
+        if total is not None:
+            pl_module.log("grad_norm_total", total, on_step=True, on_epoch=False, logger=False, batch_size=1)
+        if self._watcher.is_measuring:
+            self._listen_to_step(trainer, pl_module, optimizer)
+        if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
+            self._reports.histograms(pl_module, self._watcher.steps)
+
+    def _listen_to_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:  # scale() multiplies on the device, where get_scale() would wait for it
+            self._loss_scale = scaler.scale(torch.ones((), device=pl_module.device))
+        self._step_hooks.append(optimizer.register_step_post_hook(self._after_step))
+
+    def _after_step(self, *_: Any) -> None:
+        self._has_stepped = True
+        self._watcher.read_again()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the optimizer step, unless it goes on accumulating."""
+        self._add_loss(outputs)
+        if not self._was_read:
+            return
+        for handle in self._step_hooks:
+            handle.remove()
+        skipped = self._loss_scale is not None and not self._has_stepped
+        loss, scale = self._loss, self._loss_scale
+        self._clear_step()
+        try:
+            snapshot = self._watcher.end(loss, loss_scale=scale, skipped=skipped)
+        finally:  # a finding that is raised is recorded first
+            if self._reports and self._watcher.history:
+                self._reports.take(self._watcher)
+        if snapshot is not None and self._watcher.should_stop:
+            trainer.should_stop = True
+
+    def _add_loss(self, outputs: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove what is left of the hooks; write the pictures, the summary and the record's end."""
+        self._finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Do the same when the fit is interrupted."""
+        self._finish()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do the same when neither came."""
+        self._finish()
+
+    def _finish(self) -> None:
+        for handle in self._step_hooks:
+            handle.remove()
+        self._clear_step()
+        self._watcher.close()
+        reports, self._reports = self._reports, None
+        if reports is not None:
+            reports.close(self._watcher, summary=self._summary)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step count and the findings, for a checkpoint."""
+        return self._watcher.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where an earlier run stopped, once the fit starts."""
+        self._restored = state_dict

@@ -1,0 +1,92 @@
+"""Where a fit's Snapshots and Findings are written: loggers, record, terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from gradwatch.records import Finding, Snapshot
+from gradwatch.reporting.jsonl import JsonlRecord
+from gradwatch.reporting.keys import scalars
+from gradwatch.reporting.tensorboard import TensorBoardReport
+from gradwatch.reporting.terminal import print_summary
+from gradwatch.watch import Watcher
+
+_PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
+
+
+class Reports:
+    """Everything that one fit writes to.
+
+    Args:
+        trainer: its loggers are written to.
+        record_path: where the JSONL record goes; None takes the first logger's folder, and no logger means no record.
+    """
+
+    def __init__(self, trainer: Trainer, record_path: str | Path | None) -> None:
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        self._boards = [TensorBoardReport(logger.experiment) for logger in boards]
+        self._others: list[Logger] = [logger for logger in trainer.loggers if logger not in boards]
+        folder = trainer.log_dir if trainer.loggers else None
+        path = record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
+        self._record = JsonlRecord(path) if path else None
+        self._last: Snapshot | None = None
+        self._written: list[Finding] = []
+        self._started = time.monotonic()
+        self._drawing = 0.0
+
+    def take(self, watcher: Watcher) -> None:
+        """Write the latest Snapshot, if it is new, and what opened or closed with it."""
+        snapshot = watcher.history[-1]
+        if snapshot is self._last:
+            return
+        self._last = snapshot
+        for board in self._boards:
+            board.snapshot(snapshot)
+        if self._others:
+            values = scalars(snapshot)
+            for logger in self._others:
+                logger.log_metrics(values, step=snapshot.step)
+        if self._record:
+            self._record.snapshot(snapshot)
+        self._take_findings(watcher)
+        if time.monotonic() - self._started > self._drawing / _PICTURE_SHARE + 30:
+            self._draw(watcher)
+
+    def _take_findings(self, watcher: Watcher) -> None:
+        known = [_state(finding) for finding in self._written]
+        changed = [finding for finding in watcher.findings if _state(finding) not in known]
+        self._written = list(watcher.findings)
+        for finding in changed:
+            if self._record:
+                self._record.finding(finding)
+        if changed:
+            for board in self._boards:
+                board.findings(watcher.findings, watcher.diagnosis(), watcher.history[-1].step)
+
+    def _draw(self, watcher: Watcher) -> None:
+        started = time.monotonic()
+        for board in self._boards:
+            board.pictures(watcher.history, watcher.findings)
+        self._drawing += time.monotonic() - started
+
+    def histograms(self, module: LightningModule, step: int) -> None:
+        """Write histograms of all gradients."""
+        for board in self._boards:
+            board.histograms(dict(module.named_parameters()), step)
+
+    def close(self, watcher: Watcher, *, summary: bool) -> None:
+        """Draw the last pictures, print the summary and close the record."""
+        if watcher.history:
+            self._draw(watcher)
+            if summary:
+                print_summary(watcher.history[-1], watcher.findings, watcher.diagnosis())
+        if self._record:
+            self._record.close()
+
+
+def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:
+    return finding.kind, finding.step, finding.closed_step, finding.layers

@@ -1,0 +1,101 @@
+"""The gradient grows on its way to the input, or is huge altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gradwatch.detectors.thresholds import require_positive
+from gradwatch.detectors.vanishing import fall
+from gradwatch.records import Array, Finding, Snapshot
+
+
+@dataclass(frozen=True)
+class Exploding:
+    """The gradient grows by ``growth`` through the layers (or calls), or its total norm passes ``total_norm``.
+
+    Growth alone is no fault where the gradient is small; the layer's gradient must also outweigh its weights.
+
+    Args:
+        growth: largest healthy rise from the faintest later layer (or call) to this one.
+        grad_to_weight: growth counts only in layers whose gradient norm is above this multiple of the weight norm.
+        total_norm: largest healthy norm of all gradients together.
+        min_calls: a layer called less often is not looked at over its calls.
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when a threshold is not positive.
+
+    Example:
+        >>> norms = [1e7, 1e3, 1.0]
+        >>> snapshot = Snapshot(0, ("a", "b", "c"), grad_norm=norms, weight_norm=[1.0] * 3, grad_output_norm=norms)
+        >>> [finding.layers for finding in Exploding()(snapshot)]
+        [('a',)]
+
+    References:
+        Ben Braiek and Khomh, TheDeepChecker, 2022 (2204.00694): a mean gradient above 1e6; here it is the norm, which
+        is larger. AUTOTRAINER's ratio of 70 alarms on healthy tanh networks; 1e3 mirrors ``Vanishing``.
+    """
+
+    growth: float = 1e3
+    grad_to_weight: float = 1.0
+    total_norm: float = 1e6
+    min_calls: int = 5
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive(self, growth=self.growth, grad_to_weight=self.grad_to_weight, total_norm=self.total_norm)
+        require_positive(self, min_calls=self.min_calls, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield what explodes over depth, over calls and in total."""
+        heavy = snapshot.grad_to_weight_ratio > self.grad_to_weight
+        yield from self._over_depth(snapshot, heavy)
+        for layer, norms in snapshot.calls.items():
+            rise = rises(norms)
+            if len(norms) >= self.min_calls and rise[0] > self.growth and heavy[snapshot.layers.index(layer)]:
+                where = f"over the {len(norms)} calls of layer {layer}"
+                yield self._finding(snapshot, (layer,), float(rise[0]), self.growth, f"it grows {rise[0]:.1e}x {where}")
+        if np.isfinite(snapshot.total_norm) and snapshot.total_norm > self.total_norm:
+            largest = snapshot.layers[int(np.nanargmax(snapshot.grad_norm))] if _any(snapshot.grad_norm) else ""
+            what = f"its total norm is {snapshot.total_norm:.1e}, most of it in layer {largest}"
+            yield self._finding(snapshot, (largest,), snapshot.total_norm, self.total_norm, what)
+
+    def _over_depth(self, snapshot: Snapshot, heavy: npt.NDArray[np.bool_]) -> Iterator[Finding]:
+        learning = np.flatnonzero(~np.isnan(snapshot.grad_output_norm) & ~np.isnan(snapshot.grad_norm))
+        rise = rises(snapshot.grad_output_norm[learning])
+        loud = (rise > self.growth) & heavy[learning]
+        if loud.any():
+            layers = tuple(snapshot.layers[i] for i in learning[loud])
+            worst = float(rise[loud].max())
+            what = f"it grows {worst:.1e}x on its way back to layer {layers[0]}"
+            yield self._finding(snapshot, layers, worst, self.growth, what)
+
+    def _finding(
+        self, snapshot: Snapshot, layers: tuple[str, ...], value: float, threshold: float, what: str
+    ) -> Finding:
+        message = (
+            f"exploding gradient: {what} (healthy: below {threshold:g}). Try a smaller initialization, a normalization "
+            f"layer or clipping by the global norm."
+        )
+        return Finding("exploding", layers, snapshot.step, value, threshold, message)
+
+
+def rises(norms: Array) -> Array:
+    """Each norm as a multiple of the smallest at or after it, exact zeros and non-finite values left out.
+
+    Example:
+        >>> rises(np.array([8.0, 4.0, 2.0]))
+        array([4., 2., 1.])
+    """
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=(norms > 0) & np.isfinite(norms))
+    share = fall(inverse)
+    multiples: Array = np.divide(1.0, share, out=np.ones_like(norms), where=share > 0)
+    return multiples
+
+
+def _any(values: Array) -> bool:
+    return bool((~np.isnan(values)).any())

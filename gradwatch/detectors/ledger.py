@@ -1,0 +1,128 @@
+"""Opens a finding once, keeps it while it lasts, closes it: no message a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gradwatch.records import Detector, Finding, Snapshot
+
+
+@dataclass
+class Track:
+    """One trouble over time: the finding as it stands, and for how many measured steps it was seen, or not."""
+
+    detector: int
+    finding: Finding
+    place: int | None = None  # in the list of findings; None until it has lasted for the detector's patience
+    seen: int = 0
+    clean: int = 0
+
+
+class Ledger:
+    """Runs detectors on Snapshots and keeps the book of findings.
+
+    A trouble is the same one while its kind is the same and its layers overlap. It opens when it was seen for as many
+    measured steps in a row as its detector's ``patience`` says (1 where it has none), dated to the first of them.
+
+    Args:
+        detectors: objects or plain functions: ``detector(snapshot)`` gives a Finding, several, or None.
+        close_after: measured steps without it until a finding closes.
+
+    Raises:
+        TypeError: when a detector can't be called.
+
+    Example:
+        >>> def loud(snapshot):
+        ...     if snapshot.total_norm > 10:
+        ...         return Finding("loud", ("all",), snapshot.step, snapshot.total_norm, 10, "too loud")
+        >>> ledger = Ledger([loud], close_after=1)
+        >>> for step, norm in enumerate([1.0, 20.0, 30.0, 2.0]):
+        ...     opened = ledger.update(Snapshot(step, (), total_norm=norm))
+        >>> [(finding.step, finding.closed_step) for finding in ledger.findings]
+        [(1, 3)]
+    """
+
+    def __init__(self, detectors: Sequence[Detector], close_after: int = 3) -> None:
+        for detector in detectors:
+            if not callable(detector):
+                raise TypeError(
+                    f"detectors: {detector!r} is a {type(detector).__name__}; expected something that is called with a "
+                    f"Snapshot and returns findings, such as gradwatch.Vanishing() or a function"
+                )
+        self.detectors = list(detectors)
+        self.findings: list[Finding] = []
+        self._close_after = close_after
+        self._tracks: list[Track] = []
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether something was seen that has not lasted long enough to be a finding."""
+        return any(track.place is None for track in self._tracks)
+
+    def update(self, snapshot: Snapshot) -> list[Finding]:
+        """Look at the next measured step; returns the findings that it opens."""
+        seen: list[Track] = []
+        for number, detector in enumerate(self.detectors):
+            seen += [self._track(number, finding) for finding in _listed(detector(snapshot))]
+        opened = list(self._open(seen))
+        self._age([track for track in self._tracks if not any(track is other for other in seen)], snapshot.step)
+        return opened
+
+    def _track(self, number: int, finding: Finding) -> Track:
+        for track in self._tracks:
+            old = track.finding
+            if (track.detector, old.kind) == (number, finding.kind) and set(old.layers) & set(finding.layers):
+                layers = tuple(dict.fromkeys([*finding.layers, *old.layers]))
+                track.finding = replace(
+                    finding, step=old.step, layers=layers if track.place is not None else finding.layers
+                )
+                break
+        else:
+            track = Track(number, finding)
+            self._tracks.append(track)
+        track.seen, track.clean = track.seen + 1, 0
+        if track.place is not None:
+            self.findings[track.place] = track.finding
+        return track
+
+    def _open(self, seen: Sequence[Track]) -> Iterator[Finding]:
+        for track in seen:
+            if track.place is None and track.seen >= getattr(self.detectors[track.detector], "patience", 1):
+                track.place = len(self.findings)
+                self.findings.append(track.finding)
+                yield track.finding
+
+    def _age(self, unseen: Sequence[Track], step: int) -> None:
+        for track in unseen:
+            track.clean += 1
+            if track.place is None:
+                self._tracks.remove(track)
+            elif track.clean >= self._close_after:
+                self.findings[track.place] = replace(track.finding, closed_step=step)
+                self._tracks.remove(track)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All findings and the troubles that are watched, for a checkpoint."""
+        return {"findings": [asdict(f) for f in self.findings], "tracks": [asdict(track) for track in self._tracks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where an earlier run stopped: what was open is open, and closes when it is gone."""
+        self.findings = [_finding(item) for item in state["findings"]]
+        tracks = [Track(**{**item, "finding": _finding(item["finding"])}) for item in state["tracks"]]
+        self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
+
+
+def _finding(state: dict[str, Any]) -> Finding:
+    return Finding(**{**state, "layers": tuple(state["layers"])})
+
+
+def _listed(result: object) -> list[Finding]:
+    if result is None:
+        return []
+    findings = [result] if isinstance(result, Finding) else list(result)  # type: ignore[call-overload]
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise TypeError(f"a detector returned {finding!r}; expected a gradwatch.Finding, several of them, or None")
+    return findings

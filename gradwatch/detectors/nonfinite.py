@@ -1,0 +1,80 @@
+"""NaN or Inf in the loss, the activations or the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradwatch.detectors.thresholds import require_positive
+from gradwatch.records import Finding, Snapshot
+
+
+@dataclass
+class NonFinite:
+    """Names the first bad layer in forward order, where NaN enters the outputs, and in backward order.
+
+    A loss of an unmeasured step is looked at too, so the finding has the exact step. Gradients that a loss scaler met
+    and skipped are how it searches for its scale; they are a finding only after ``max_skips`` in a row.
+
+    Args:
+        max_skips: skipped steps in a row that are not yet a fault. Default: halving 2 ** 16, PyTorch's initial scale,
+            down to 2 ** 6.
+
+    Raises:
+        ValueError: when ``max_skips`` is not positive.
+
+    Example:
+        >>> snapshot = Snapshot(7, ("a", "b"), grad_output_norm=[float("inf"), 1.0], nonfinite=[3, 2])
+        >>> [finding.layers for finding in NonFinite()(snapshot)]
+        [('b',)]
+
+    References:
+        Lightning issues 12344 and 8313 ask for the layer; ``detect_anomaly`` finds it at three times the cost.
+    """
+
+    max_skips: int = 10
+    patience: int = field(default=1, init=False)
+    _skips: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_positive(self, max_skips=self.max_skips)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding that tells where and since when."""
+        self._skips = self._skips + 1 if snapshot.skipped else 0
+        bad_steps = snapshot.trace_step[np.isinf(snapshot.trace_loss) | np.isinf(snapshot.trace_total_norm)]
+        forward, backward = first_bad_layers(snapshot)
+        if len(bad_steps) == 0 and (forward or backward) is None:
+            return
+        if 0 < self._skips <= self.max_skips and not np.isinf(snapshot.trace_loss).any():
+            return
+        step = int(bad_steps[0]) if len(bad_steps) else snapshot.step
+        places = ("loss",) if np.isinf(snapshot.trace_loss).any() else ()
+        layers = tuple(dict.fromkeys([*places, *(layer for layer in (forward, backward) if layer is not None)]))
+        yield Finding(
+            "nonfinite", layers or ("grad_norm_total",), step, float(np.nansum(snapshot.nonfinite)), 0.0,
+            self._message(snapshot, step, forward, backward), severity="error",
+        )  # fmt: skip
+
+    def _message(self, snapshot: Snapshot, step: int, forward: str | None, backward: str | None) -> str:
+        where = [
+            f"first in the forward pass in the output of layer {forward}" if forward else "",
+            f"first in the backward pass at layer {backward}" if backward else "",
+        ]
+        places = " and ".join(text for text in where if text) or "in the loss"
+        when = f"at step {step}" + (f", seen at step {snapshot.step}" if step != snapshot.step else "")
+        advice = "a division, log, sqrt or exp there" if forward or backward else "the learning rate and the input data"
+        return f"NaN or Inf {when}: {places}. Look at {advice}; a lower learning rate or clipping may avoid it."
+
+
+def first_bad_layers(snapshot: Snapshot) -> tuple[str | None, str | None]:
+    """The first layer with a non-finite output, and the first one, coming from the loss, with a non-finite gradient."""
+    forward = np.flatnonzero(np.isinf(snapshot.output_rms))
+    gradient = np.isinf(snapshot.grad_output_norm) | np.isinf(snapshot.grad_norm) | (snapshot.nonfinite > 0)
+    backward = np.flatnonzero(gradient)
+    return (
+        snapshot.layers[forward[0]] if len(forward) else None,
+        snapshot.layers[backward[-1]] if len(backward) else None,
+    )

@@ -1,0 +1,104 @@
+"""A jump of the loss or of the total gradient norm."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from gradwatch.detectors.thresholds import require_positive
+from gradwatch.records import Finding, Snapshot
+
+
+@dataclass
+class History:
+    """What came before: the level of the first values, and the recent ones. Takes in finite values only."""
+
+    recent: deque[float]
+    first: list[float] = field(default_factory=list)
+
+    def append(self, value: float, start: int) -> None:
+        """Take in a value; the first ``start`` ones set the level."""
+        if np.isfinite(value):
+            self.recent.append(value)
+            if len(self.first) < start:
+                self.first.append(value)
+
+
+@dataclass
+class Spike:
+    """The loss, or the total gradient norm, is many times the mean of its own delayed history.
+
+    The delay keeps a spike that builds up out of its own baseline. A converged run is quiet: a jump that stays under
+    ``floor`` times the level of the run's first values is none. Quantities with a mean of zero or less are passed over.
+
+    Args:
+        factor: multiple of the mean that is a spike.
+        window: how many values the mean is taken over.
+        delay: how many of the latest values are left out of it.
+        start: values before which nothing is judged, and that set the run's first level.
+        floor: share of that level under which no jump counts.
+
+    Raises:
+        ValueError: when an argument is not positive.
+
+    Example:
+        >>> spike = Spike(delay=5, start=10)
+        >>> quiet = Snapshot(99, (), trace_step=range(100), trace_loss=[1.0] * 100, trace_total_norm=[np.nan] * 100)
+        >>> list(spike(quiet))
+        []
+        >>> [f.step for f in spike(Snapshot(100, (), trace_step=[100], trace_loss=[9.0], trace_total_norm=[np.nan]))]
+        [100]
+
+    References:
+        MosaicML's llm-foundry, LossSpike and gradient-norm rules: 7.5 times the mean of the steps T-1000 to T-500; the
+        window and the delay here are a tenth and a twentieth of that, for runs of thousands of steps.
+    """
+
+    factor: float = 7.5
+    window: int = 100
+    delay: int = 25
+    start: int = 20
+    floor: float = 0.5
+    patience: int = field(default=1, init=False)
+    _histories: dict[str, History] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_positive(self, factor=self.factor, window=self.window, delay=self.delay, start=self.start)
+        require_positive(self, floor=self.floor)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield the largest spike of each quantity since the last Snapshot."""
+        yield from self._look("loss", snapshot.trace_step, np.asarray(snapshot.trace_loss))
+        totals = np.asarray(snapshot.trace_total_norm)
+        if np.isnan(totals).all():  # not kept between measured steps: the measured one alone
+            yield from self._look("grad_norm_total", [snapshot.step], [snapshot.total_norm])
+        else:
+            yield from self._look("grad_norm_total", snapshot.trace_step, totals)
+
+    def _look(self, name: str, steps: object, values: object) -> Iterator[Finding]:
+        history = self._histories.setdefault(name, History(deque(maxlen=self.window + self.delay)))
+        worst: tuple[float, float, int] | None = None
+        for step, value in zip(np.asarray(steps).tolist(), np.asarray(values).tolist(), strict=True):
+            limit = self._limit(history)
+            if limit is not None and np.isfinite(value) and value > limit:
+                worst = max(worst or (0.0, 0.0, 0), (value / limit, limit, step))
+            history.append(value, self.start)
+        if worst is not None:
+            ratio, limit, step = worst
+            message = (
+                f"spike: {name} is {ratio * limit:.3g} at step {step}, {ratio * self.factor:.1f} times its recent mean "
+                f"(healthy: below {self.factor:g} times). Look at that batch; try clipping or a lower learning rate."
+            )
+            yield Finding("spike", (name,), step, ratio * limit, limit, message)
+
+    def _limit(self, history: History) -> float | None:
+        count = len(history.recent) - self.delay
+        if count < self.start:
+            return None
+        mean = sum(islice(history.recent, count)) / count
+        level = sum(history.first) / len(history.first)
+        return max(self.factor * mean, self.floor * level) if mean > 0 else None

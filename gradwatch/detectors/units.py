@@ -1,0 +1,98 @@
+"""Units that do not react: dead ReLUs and saturated Sigmoids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradwatch.detectors.thresholds import require_positive, require_share
+from gradwatch.records import Finding, Snapshot
+
+
+@dataclass(frozen=True)
+class Dead:
+    """More than half of a ReLU's units are active for less than 1 % of the samples.
+
+    Args:
+        fraction: largest healthy share of dead units in a layer.
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when the fraction is not a share or the patience is not positive.
+
+    Example:
+        >>> [finding.layers for finding in Dead()(Snapshot(0, ("relu", "fc"), dead_fraction=[0.9, float("nan")]))]
+        [('relu',)]
+
+    References:
+        Amazon SageMaker Debugger, rule DeadRelu: activity below 1 % in more than 50 % of a layer.
+    """
+
+    fraction: float = 0.5
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        require_share(self, fraction=self.fraction)
+        require_positive(self, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding for all dead layers."""
+        dead = np.flatnonzero(snapshot.dead_fraction > self.fraction)
+        if len(dead):
+            worst = dead[np.argmax(snapshot.dead_fraction[dead])]
+            value = float(snapshot.dead_fraction[worst])
+            message = (
+                f"dead units: {value:.0%} of the units of {snapshot.kinds[worst]} {snapshot.layers[worst]} fire for no "
+                f"sample (healthy: below {self.fraction:.0%}). Try a lower learning rate, He initialization with zero "
+                f"biases, or LeakyReLU."
+            )
+            layers = tuple(snapshot.layers[i] for i in dead)
+            yield Finding("dead", layers, snapshot.step, value, self.fraction, message)
+
+
+@dataclass(frozen=True)
+class Saturated:
+    """More than half of a bounded activation's outputs lie where its slope is under 2.7 % of the steepest.
+
+    The last activation of the network is left out: an output of 0 or 1 is what a Sigmoid at the end is there for.
+
+    Args:
+        fraction: largest healthy share of saturated outputs in a layer.
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when the fraction is not a share or the patience is not positive.
+
+    Example:
+        >>> snapshot = Snapshot(0, ("tanh", "fc"), saturated_fraction=[0.8, float("nan")], grad_norm=[float("nan"), 1])
+        >>> [finding.layers for finding in Saturated()(snapshot)]
+        [('tanh',)]
+
+    References:
+        Wardat et al., DeepDiagnosis, ICSE 2022 (2112.13993): more than 50 % of a Sigmoid's inputs beyond 5.
+    """
+
+    fraction: float = 0.5
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        require_share(self, fraction=self.fraction)
+        require_positive(self, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding for all saturated layers."""
+        learning = np.flatnonzero(~np.isnan(snapshot.grad_norm))
+        last = learning[-1] if len(learning) else -1
+        flat = [i for i in np.flatnonzero(snapshot.saturated_fraction > self.fraction) if i < last]
+        if flat:
+            worst = max(flat, key=lambda i: snapshot.saturated_fraction[i])
+            value = float(snapshot.saturated_fraction[worst])
+            message = (
+                f"saturated units: {value:.0%} of the outputs of {snapshot.kinds[worst]} {snapshot.layers[worst]} lie "
+                f"where it is flat (healthy: below {self.fraction:.0%}). Try smaller initial weights (Xavier), scaled "
+                f"inputs, or a normalization layer before it."
+            )
+            layers = tuple(snapshot.layers[i] for i in flat)
+            yield Finding("saturated", layers, snapshot.step, value, self.fraction, message)

@@ -1,0 +1,89 @@
+"""The gradient fades on its way to the input, or to the first time step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradwatch.detectors.thresholds import require_positive, require_share
+from gradwatch.records import Array, Finding, Snapshot
+
+
+@dataclass(frozen=True)
+class Vanishing:
+    """The gradient at the first layers' outputs is a tiny share of what it is nearer to the loss.
+
+    It is held against the run's own layers, never against an absolute bound, which can't tell a converged model from
+    a vanishing one. It is the norm that is compared: with an initialization that suits the forward pass (He's fan-in)
+    it keeps its size through wide and narrow layers, where the root mean square does not. The faint layers have to
+    reach down to the first one that learns, so that a branch which starts at zero on purpose (ReZero, LayerScale) is
+    no finding. A layer that is called many times is looked at over its calls in the same way.
+
+    Args:
+        ratio: largest healthy fall from the loudest later layer (or call) to this one.
+        min_calls: a layer called less often is not looked at over its calls.
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when a threshold is not positive or the ratio is above 1.
+
+    Example:
+        >>> norms = [1e-7, 1e-5, 1.0]
+        >>> snapshot = Snapshot(0, ("a", "b", "c"), grad_norm=norms, grad_output_norm=norms)
+        >>> [finding.layers for finding in Vanishing()(snapshot)]
+        [('a', 'b')]
+
+    References:
+        Zhang et al., AUTOTRAINER, ICSE 2021 (2002.02061): a first-to-last ratio under 1e-3; here at the outputs.
+    """
+
+    ratio: float = 1e-3
+    min_calls: int = 5
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        require_share(self, ratio=self.ratio)
+        require_positive(self, min_calls=self.min_calls, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield what vanishes over depth, then over calls."""
+        yield from self._over_depth(snapshot)
+        yield from self._over_calls(snapshot)
+
+    def _over_depth(self, snapshot: Snapshot) -> Iterator[Finding]:
+        norms = snapshot.grad_output_norm
+        learning = np.flatnonzero(~np.isnan(norms) & ~np.isnan(snapshot.grad_norm))
+        shares = fall(norms[learning])
+        faint = int(np.argmin(shares < self.ratio)) if len(shares) else 0  # how many from the first one on
+        if faint:
+            layers = tuple(snapshot.layers[i] for i in learning[:faint])
+            yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}")
+
+    def _over_calls(self, snapshot: Snapshot) -> Iterator[Finding]:
+        for layer, norms in snapshot.calls.items():
+            shares = fall(norms)
+            if len(norms) >= self.min_calls and shares[0] < self.ratio:
+                where = f"at the first of {len(norms)} calls of layer {layer}"
+                yield self._finding(snapshot, (layer,), float(shares[0]), where)
+
+    def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str) -> Finding:
+        message = (
+            f"vanishing gradient: {where} it is {value:.1e} of what it is nearer to the loss (healthy: above "
+            f"{self.ratio:g}). Try ReLU with He initialization, normalization layers or skip connections."
+        )
+        return Finding("vanishing", layers, snapshot.step, value, self.ratio, message)
+
+
+def fall(norms: Array) -> Array:
+    """Each norm as a share of the largest at or after it; 1 for the last, and where that is not finite.
+
+    Example:
+        >>> fall(np.array([1.0, 4.0, 2.0]))
+        array([0.25, 1.  , 1.  ])
+    """
+    loudest = np.maximum.accumulate(norms[::-1])[::-1]
+    usable = np.isfinite(loudest) & (loudest > 0)
+    shares: Array = np.divide(norms, loudest, out=np.ones_like(norms), where=usable)
+    return shares

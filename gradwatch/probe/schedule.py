@@ -1,0 +1,57 @@
+"""Which optimizer steps are measured."""
+
+from __future__ import annotations
+
+
+class Schedule:
+    """Measures the first ``dense_steps`` steps, then every ``every_n_steps``-th, and a few more when something is odd.
+
+    What looks wrong at a measured step makes the next one measured too, for at most ``10`` steps in a row: enough to
+    tell a lasting trouble from a passing one, at a bounded price.
+
+    Args:
+        every_n_steps: distance of the measured steps.
+        dense_steps: how many of the first steps are all measured.
+
+    Raises:
+        ValueError: when one is no whole number or too small.
+
+    Example:
+        >>> schedule = Schedule(every_n_steps=5, dense_steps=2)
+        >>> [step for step in range(12) if schedule.is_due(step)]
+        [0, 1, 5, 10]
+    """
+
+    _MOST_EXTRA = 10
+
+    def __init__(self, every_n_steps: int, dense_steps: int) -> None:
+        self.every_n_steps = require_count("every_n_steps", every_n_steps)
+        self.dense_steps = require_count("dense_steps", dense_steps, least=0)
+        self._extra = self._MOST_EXTRA
+        self._look_again = False
+
+    def _is_regular(self, step: int) -> bool:
+        return step < self.dense_steps or step % self.every_n_steps == 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step is to be measured."""
+        return self._look_again or self._is_regular(step)
+
+    def took(self, step: int, *, suspicious: bool) -> None:
+        """Tell that a step was measured, and whether anything looked wrong."""
+        self._extra = self._MOST_EXTRA if self._is_regular(step) else self._extra - 1
+        self._look_again = suspicious and self._extra > 0
+
+
+def require_count(name: str, value: int, least: int = 1) -> int:
+    """The value, or a ValueError if it is no whole number or too small.
+
+    Example:
+        >>> require_count("every_n_steps", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: every_n_steps is 0; expected a whole number of at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
+    return value

@@ -1,0 +1,111 @@
+"""What a value is called: as a flat key for any logger, and as a tag in TensorBoard.
+
+==============================  ==================================  ==============================================
+key (any logger)                TensorBoard tag                     what it is
+==============================  ==================================  ==============================================
+``grad_norm/conv1``             ``grad_norm/03 conv1``              norm of the gradient of its own parameters
+``grad_output_norm/conv1``      ``grad_output_norm/03 conv1``       norm of the gradient at its output
+``grad_to_weight_ratio/conv1``  ``grad_to_weight_ratio/03 conv1``   gradient norm over weight norm
+``dead_fraction/relu1``         ``dead_fraction/04 relu1``          share of a ReLU's units that never fire
+``saturated_fraction/tanh1``    ``saturated_fraction/04 tanh1``     share of outputs where an activation is flat
+``<column>/<layer>``            ``<column>/<place> <layer>``        any other column of a Snapshot, if asked for
+``grad_norm_total``             the same                            norm of all gradients, before clipping
+``grad_norm_total_after``       the same                            the same when the optimizer stepped
+``clip_coefficient``            the same                            after over before: 1 where nothing was clipped
+==============================  ==================================  ==============================================
+
+TensorBoard sorts tags by name; the place in the network, counted from 0, makes that the order of the network, and
+``snapshot.grad_norm[3]`` is what ``grad_norm/03 conv1`` shows. Keys are API: they do not change with the version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gradwatch.records import COLUMNS, Array, Snapshot
+
+# One number for what a layer learns from, one for what flows through it, two for what a unit dies of. The rest (gain,
+# RMS, zeros, the ratio to the weights) moves with these, and every value costs TensorBoard's writer some 4 us: the
+# table at the end of the fit and the JSONL record have it all.
+DEFAULT_COLUMNS = ("grad_norm", "grad_output_norm", "dead_fraction", "saturated_fraction")
+LAYER_COLUMNS = (*COLUMNS, "grad_to_weight_ratio")
+
+
+def require_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns, or a ValueError for the first that a Snapshot doesn't have; it lists those there are.
+
+    Example:
+        >>> require_columns(["gain"])
+        ('gain',)
+    """
+    columns = tuple(columns)
+    for column in columns:
+        if column not in LAYER_COLUMNS:
+            raise ValueError(f"{column!r} is no column of a Snapshot; expected one of {', '.join(LAYER_COLUMNS)}")
+    return columns
+
+
+def layer_values(snapshot: Snapshot, column: str) -> Array:
+    """A column of a Snapshot, the ratio among them.
+
+    Example:
+        >>> layer_values(Snapshot(0, ("a",), grad_norm=[1.0], weight_norm=[4.0]), "grad_to_weight_ratio")
+        array([0.25])
+    """
+    with np.errstate(invalid="ignore"):  # inf over inf, after the weights went
+        values: Array = getattr(snapshot, column)
+    return values
+
+
+def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, float]:
+    """The values of one step by key, layers in network order; what has no value (NaN) is left out.
+
+    Raises:
+        ValueError: for an unknown column.
+
+    Example:
+        >>> scalars(Snapshot(0, ("fc", "relu"), grad_norm=[0.5, float("nan")], total_norm=0.5, total_norm_after=0.25))
+        {'grad_norm/fc': 0.5, 'grad_norm_total': 0.5, 'grad_norm_total_after': 0.25, 'clip_coefficient': 0.5}
+    """
+    values = {
+        f"{column}/{layer}": number
+        for column in require_columns(columns)
+        for layer, number in zip(snapshot.layers, layer_values(snapshot, column).tolist(), strict=True)
+    }
+    before, after = snapshot.total_norm, snapshot.total_norm_after
+    values |= {"grad_norm_total": before, "grad_norm_total_after": after}
+    values["clip_coefficient"] = snapshot.clip_coefficient if np.isfinite(before + after) else np.nan
+    return {key: number for key, number in values.items() if number == number}
+
+
+def place(position: int, count: int) -> str:
+    """A layer's place in the network as sortable text.
+
+    Example:
+        >>> place(3, 15), place(3, 129)
+        ('03', '003')
+    """
+    return f"{position:0{max(2, len(str(count - 1)))}}"
+
+
+def tensorboard_tags(layers: Sequence[str], columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, str]:
+    """Key -> TensorBoard tag for all layers.
+
+    Example:
+        >>> tensorboard_tags(("conv1", "relu"), ["grad_norm"])
+        {'grad_norm/conv1': 'grad_norm/00 conv1', 'grad_norm/relu': 'grad_norm/01 relu'}
+    """
+    names = {layer: f"{place(position, len(layers))} {layer}" for position, layer in enumerate(layers)}
+    return {f"{column}/{layer}": f"{column}/{name}" for column in columns for layer, name in names.items()}
+
+
+def tensorboard_tag(key: str, layers: Sequence[str]) -> str:
+    """The TensorBoard tag of one key; a key that is about no layer is its own tag.
+
+    Example:
+        >>> tensorboard_tag("gain/relu", ("conv1", "relu")), tensorboard_tag("grad_norm_total", ("conv1", "relu"))
+        ('gain/01 relu', 'grad_norm_total')
+    """
+    return tensorboard_tags(layers, [key.partition("/")[0]]).get(key, key)

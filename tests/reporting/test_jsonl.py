@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shown_runs import FINDING, INF, NAN, vanishing_run
+
+from gradwatch.records import Snapshot
+from gradwatch.reporting.jsonl import JsonlRecord, read_record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "gradwatch.jsonl"
+
+
+def write(path: Path, *things: Any) -> None:
+    record = JsonlRecord(path)
+    for thing in things:
+        (record.snapshot if isinstance(thing, Snapshot) else record.finding)(thing)
+    record.close()
+    record.close()
+
+
+def assert_same(one: Snapshot, other: Snapshot) -> None:
+    for field in fields(Snapshot):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(left, (np.ndarray, float)):
+            np.testing.assert_allclose(left, right, rtol=1e-5, err_msg=field.name)
+        elif field.name == "calls":
+            np.testing.assert_equal({k: v.tolist() for k, v in left.items()}, {k: v.tolist() for k, v in right.items()})
+        else:
+            assert left == right
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"skipped": True, "loss": INF, "total_norm": NAN},
+        {"calls": {"net.1": np.array([1e-20, INF, NAN, 0.5])}},
+        {
+            "trace_step": np.array([1234567, 1234568]),
+            "trace_loss": np.array([1.5, INF]),
+            "trace_total_norm": np.array([-INF, 1e30]),
+        },
+        {"step": 12345678},
+        {"param_grad_norm": np.full(8, NAN)},
+    ],
+)
+def test_a_snapshot_comes_back(path: Path, change: dict[str, Any]) -> None:
+    snapshot = replace(vanishing_run()[0], **change)
+    write(path, snapshot)
+    (back,), _ = read_record(path)
+    assert_same(snapshot, back)
+
+
+def test_findings_come_back_as_they_were_written_last(path: Path) -> None:
+    other = replace(FINDING, layers=("head",), value=INF)
+    grown = replace(FINDING, layers=("net.1", "net.3", "net.5"))
+    closed = replace(grown, closed_step=7)
+    write(path, FINDING, other, grown, closed)
+    assert read_record(path)[1] == [closed, other]
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not strict JSON")
+
+
+def test_every_line_is_strict_json_with_a_type(path: Path) -> None:
+    odd = replace(vanishing_run()[0], loss=NAN, total_norm=INF)
+    write(path, odd, replace(FINDING, value=INF, threshold=NAN), odd)
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["header", "snapshot", "finding", "snapshot"]
+    assert (lines[1]["total_norm"], lines[1]["grad_norm"][1]) == ("inf", None)
+    assert "loss" not in lines[1]
+    assert "layers" not in lines[1]
+
+
+def test_new_layers_get_a_new_header(path: Path) -> None:
+    write(path, Snapshot(0, ("a",), grad_norm=[1.0]), Snapshot(1, ("a", "b"), grad_norm=[1.0, 2.0]))
+    snapshots, _ = read_record(path)
+    assert [snapshot.layers for snapshot in snapshots] == [("a",), ("a", "b")]
+
+
+def test_each_line_is_in_the_file_at_once(path: Path) -> None:
+    record = JsonlRecord(path)
+    record.snapshot(vanishing_run()[0])
+    assert len(read_record(path)[0]) == 1
+    record.close()
+
+
+@pytest.mark.parametrize("cut", [1, 30, 300])
+def test_a_last_line_cut_short_is_left_out_and_mended(path: Path, cut: int) -> None:
+    run = vanishing_run()
+    write(path, *run[:2])
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [snapshot.step for snapshot in read_record(path)[0]] == [0] if cut > 1 else [0, 1]
+    write(path, run[2])
+    assert [snapshot.step for snapshot in read_record(path)[0]] == [0, 2]
+
+
+def test_a_record_cut_in_its_first_line_starts_anew(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"typ')
+    write(path, *vanishing_run())
+    assert len(read_record(path)[0]) == 3
+
+
+def test_a_resumed_run_goes_on_where_its_checkpoint_was(path: Path) -> None:
+    run = vanishing_run(steps=6)
+    late = replace(FINDING, kind="dead", step=1)  # opened at step 3, after patience, and dated back
+    write(path, run[0], FINDING, run[1], run[2], run[3], late, replace(FINDING, closed_step=3))
+    write(path, run[2], FINDING, run[4])
+    snapshots, findings = read_record(path)
+    assert [snapshot.step for snapshot in snapshots] == [0, 1, 2, 4]
+    assert findings == [FINDING]
+
+
+def test_a_second_run_in_the_same_file_is_what_counts(path: Path) -> None:
+    write(path, *vanishing_run(steps=4), FINDING)
+    write(path, *vanishing_run(steps=2))
+    snapshots, findings = read_record(path)
+    assert ([snapshot.step for snapshot in snapshots], findings) == ([0, 1], [])
+
+
+def test_a_file_of_somebody_else_is_not_written_to(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("my notes\n")
+    with pytest.raises(ValueError, match=r"gradwatch\.jsonl exists and is no record of gradwatch; give another path"):
+        JsonlRecord(path)
+    assert path.read_text() == "my notes\n"
+
+
+def test_a_broken_line_in_the_middle_is_named(path: Path) -> None:
+    write(path, *vanishing_run())
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "{", *lines[2:]]))
+    with pytest.raises(ValueError, match=r"line 3 of .* is no JSON"):
+        read_record(path)
+
+
+def test_a_newer_format_is_refused_and_an_unknown_line_is_not(path: Path) -> None:
+    write(path, *vanishing_run())
+    with path.open("a") as file:
+        file.write('{"type": "remark", "text": "hello"}\n')
+    assert len(read_record(path)[0]) == 3
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="format version 2; this gradwatch reads up to 1: update it"):
+        read_record(path)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shown_runs import DIAGNOSIS, FINDING, NAN, vanishing_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from gradwatch.records import Snapshot
+from gradwatch.reporting import tensorboard
+from gradwatch.reporting.keys import scalars, tensorboard_tags
+from gradwatch.reporting.tensorboard import TensorBoardReport
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[SummaryWriter]:
+    writer = SummaryWriter(str(tmp_path))
+    yield writer
+    writer.close()
+
+
+def read(writer: SummaryWriter) -> EventAccumulator:
+    writer.flush()
+    events = EventAccumulator(writer.get_logdir(), {"tensors": 0, "images": 0, "scalars": 0, "histograms": 0})
+    events.Reload()
+    return events
+
+
+def raw(writer: SummaryWriter) -> list[Any]:
+    writer.flush()
+    return [
+        event for path in sorted(Path(writer.get_logdir()).iterdir()) for event in EventFileLoader(str(path)).Load()
+    ]
+
+
+def layouts(writer: SummaryWriter) -> list[Layout]:
+    return [Layout.FromString(e.tensor_proto.string_val[0]) for e in read(writer).Tensors("custom_scalars__config__")]
+
+
+def text(writer: SummaryWriter) -> list[tuple[int, str]]:
+    events = read(writer).Tensors("gradwatch/findings/text_summary")
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+
+
+def test_every_value_is_there_under_its_tag(writer: SummaryWriter) -> None:
+    report, run = TensorBoardReport(writer), vanishing_run()
+    for snapshot in run:
+        report.snapshot(snapshot)
+    events = read(writer)
+    tags = tensorboard_tags(run[0].layers)
+    expected = {tags.get(key, key): value for key, value in scalars(run[0]).items()}
+    assert set(events.Tags()["scalars"]) == set(expected)
+    for tag, value in expected.items():
+        assert [event.step for event in events.Scalars(tag)] == [0, 1, 2]
+        np.testing.assert_allclose([event.value for event in events.Scalars(tag)], value, rtol=1e-6)
+
+
+def test_a_step_is_one_event(writer: SummaryWriter) -> None:
+    report, run = TensorBoardReport(writer), vanishing_run()
+    for snapshot in run:
+        report.snapshot(snapshot)
+    filled = [event.step for event in raw(writer) if len(event.summary.value) > 1]
+    assert filled == [0, 1, 2]
+
+
+def test_values_that_come_and_go_keep_their_tags(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer, ["grad_norm", "dead_fraction"])
+    for step, dead in enumerate([NAN, 0.25, NAN, 0.5]):
+        report.snapshot(Snapshot(step, ("fc", "relu"), grad_norm=[step, NAN], dead_fraction=[NAN, dead]))
+    report.snapshot(Snapshot(4, ("new", "fc"), grad_norm=[7, 4]))
+    events = read(writer)
+    assert [(e.step, e.value) for e in events.Scalars("dead_fraction/01 relu")] == [(1, 0.25), (3, 0.5)]
+    assert [e.value for e in events.Scalars("grad_norm/00 fc")] == [0, 1, 2, 3]
+    assert [e.value for e in events.Scalars("grad_norm/01 fc")] == [4]
+
+
+def test_the_layout_has_one_chart_a_column_and_grows_with_the_columns(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer, ["grad_norm", "dead_fraction"])
+    for step, dead in enumerate([NAN, NAN, 0.25, NAN]):
+        report.snapshot(Snapshot(step, ("fc", "relu"), grad_norm=[1, NAN], dead_fraction=[NAN, dead]))
+    charts = [[chart.title for chart in layout.category[0].chart] for layout in layouts(writer)]
+    assert [len(titles) for titles in charts] == [2, 3]
+    assert "before and after clipping" in charts[-1][-1]
+
+
+def test_the_patterns_of_the_layout_match_all_layers_and_nothing_else(writer: SummaryWriter) -> None:
+    run = vanishing_run()
+    TensorBoardReport(writer).snapshot(run[0])
+    tags = [*read(writer).Tags()["scalars"], "grad_norm_total_x", "grad_norm/mine"]
+    matched = [
+        [tag for tag in tags if any(re.match(pattern, tag) for pattern in chart.multiline.tag)]
+        for chart in layouts(writer)[0].category[0].chart
+    ]
+    assert [len(found) for found in matched] == [8, 15, 7, 2]
+
+
+def test_a_writer_closed_after_a_fit_can_be_written_to_again(writer: SummaryWriter) -> None:
+    report, run = TensorBoardReport(writer), vanishing_run()
+    report.snapshot(run[0])
+    writer.close()
+    report.snapshot(run[1])
+    steps = [event.step for event in raw(writer) if len(event.summary.value) > 1]
+    assert steps == [0, 1]
+
+
+def test_findings_are_readable_text(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer)
+    report.findings([FINDING], [DIAGNOSIS], step=5)
+    report.findings([replace(FINDING, closed_step=9)])
+    (first, opened), (second, closed) = text(writer)
+    assert (first, second) == (5, 9)
+    assert "| **vanishing** | `net.1, net.3` | 0 | open | 1.0e-5 | 0.001 |" in opened
+    assert FINDING.message in opened
+    assert "1. ReLU with He\n2. skips" in opened
+    assert "| vanishing | `net.1, net.3` | 0 | 9 |" in closed
+    assert "**0 open findings**, 1 closed" in closed
+
+
+def test_no_finding_is_said_too(writer: SummaryWriter) -> None:
+    TensorBoardReport(writer).findings([], step=3)
+    assert text(writer) == [(3, "No finding so far.")]
+
+
+def test_pictures_are_drawn_and_only_real_cells_have_one_over_calls(writer: SummaryWriter) -> None:
+    calls = {"cell": np.geomspace(1e-9, 1, 30), "relu": np.ones(2)}
+    run = [replace(snapshot, calls=calls) for snapshot in vanishing_run()]
+    report = TensorBoardReport(writer)
+    report.pictures([])
+    report.pictures([Snapshot(0, ())])
+    report.pictures(run, [FINDING])
+    events = read(writer)
+    tags = ["gradient_flow/1 layers by steps", "gradient_flow/2 latest step", "gradient_flow/3 calls of cell"]
+    assert events.Tags()["images"] == tags
+    assert [(image.step, image.width) for image in events.Images(tags[0])] == [(2, 900)]
+
+
+def test_without_matplotlib_it_is_said_once_and_the_rest_goes_on(
+    writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    tensorboard._say_once.cache_clear()
+    report = TensorBoardReport(writer)
+    with pytest.warns(UserWarning, match=r'pip install "gradwatch\[report\]"'):
+        report.pictures(vanishing_run())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.pictures(vanishing_run())
+        TensorBoardReport(writer).pictures(vanishing_run())
+    tensorboard._say_once.cache_clear()
+    report.snapshot(vanishing_run()[0])
+    assert read(writer).Tags()["images"] == []
+
+
+def test_histograms_leave_out_what_is_not_finite(writer: SummaryWriter) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1), nn.Linear(1, 1, bias=False))
+    model[0].weight.grad = torch.tensor([[1.0, NAN, 2.0], [float("inf"), 3.0, 4.0]])
+    model[0].bias.grad = torch.full((2,), NAN)
+    model[1].weight.grad = torch.tensor([[0.5, 0.5]])
+    TensorBoardReport(writer).histograms(model.named_parameters(), step=4)
+    events = read(writer)
+    assert events.Tags()["histograms"] == ["gradient/00 0.weight", "gradient/02 1.weight"]
+    (histogram,) = events.Histograms("gradient/00 0.weight")
+    assert (histogram.step, histogram.histogram_value.num, histogram.histogram_value.max) == (4, 4.0, 4.0)
+
+
+def test_histograms_take_odd_gradients(writer: SummaryWriter) -> None:
+    sparse = nn.Embedding(4, 2, sparse=True)
+    sparse(torch.tensor([1, 1])).sum().backward()
+    half = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    half.grad = torch.ones_like(half)
+    wave = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    wave.grad = torch.full_like(wave, 1 + 2j).conj()
+    TensorBoardReport(writer).histograms({"sparse": sparse.weight, "half": half, "wave": wave}, step=0)
+    events = read(writer)
+    counts = [events.Histograms(tag)[0].histogram_value.num for tag in events.Tags()["histograms"]]
+    assert counts == [2, 3, 6]
+
+
+def test_an_unknown_column_is_refused(writer: SummaryWriter) -> None:
+    with pytest.raises(ValueError, match="'norms' is no column of a Snapshot"):
+        TensorBoardReport(writer, ["norms"])

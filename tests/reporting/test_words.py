@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwatch.records import Finding, Snapshot
+from gradwatch.reporting.words import listed, number, open_kinds, percent, shortened
+
+
+@given(st.floats(1e-99, 1e99))
+def test_numbers_are_short_and_right_to_six_percent(value: float) -> None:
+    text = number(value)
+    assert len(text) <= 7
+    assert math.isclose(float(text), value, rel_tol=0.06) or 1e-3 <= value < 1e-2
+
+
+@given(st.floats(0, 1))
+def test_a_share_is_never_rounded_to_none_or_all(share: float) -> None:
+    assert (percent(share) == "0") == (share == 0)
+    assert (percent(share) == "100") == (share == 1)
+
+
+@given(st.text(min_size=1, max_size=80), st.integers(6, 40))
+def test_short_names_are_no_longer_than_asked_for(name: str, width: int) -> None:
+    assert len(shortened(name, width)) <= width
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "0"), (4, "0, 1, 2, 3"), (9, "0, 1, 2 ... 8 (9 in all)")])
+def test_lists_keep_both_ends(count: int, text: str) -> None:
+    assert listed([str(i) for i in range(count)]) == text
+
+
+def test_findings_about_parameters_mark_their_layer_and_closed_ones_mark_nothing() -> None:
+    findings = [
+        Finding("stalled", ("head.weight", "scale"), 0, 1, 0, ""),
+        Finding("dead", ("head",), 0, 1, 0, ""),
+        Finding("spike", ("loss",), 0, 1, 0, ""),
+        Finding("vanishing", ("body",), 0, 1, 0, "", closed_step=3),
+    ]
+    snapshot = Snapshot(0, ("(root)", "body", "head"), params=("scale", "body.weight", "head.weight"))
+    assert open_kinds(snapshot, findings) == {"(root)": ("stalled",), "head": ("stalled", "dead")}
