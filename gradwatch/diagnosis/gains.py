@@ -36,9 +36,7 @@ def gains_as_text(snapshot: Snapshot) -> str:
     if not gains:
         return "No gain could be measured."
     parts = [f"{_counted(kind, count)} by {gain:.2g}" for kind, (count, gain) in gains]
-    first, rest = parts[0].split(" by ", 1), parts[1:]
-    verb = "multiplies" if gains[0][1][0] == 1 else "multiply"
-    sentence = f"{first[0]} {verb} the gradient by {first[1]}" + ("" if not rest else ", " + ", ".join(rest))
+    sentence = ", ".join(parts).replace(" by ", " multiplies the gradient by ", 1)
     return sentence[0].upper() + sentence[1:] + "."
 
 

@@ -18,17 +18,24 @@ _SATURATION: dict[type[nn.Module], tuple[float, float]] = {
 }
 
 
-def saturated_share(module: nn.Module, output: Tensor) -> Tensor | None:
-    """Share of the outputs that lie where the activation is flat; None where the module is no bounded activation.
+def is_relu(module: nn.Module) -> bool:
+    """Whether a unit of this activation can be off for good."""
+    return isinstance(module, _RELUS)
+
+
+def saturation_of(module: nn.Module) -> tuple[float, float] | None:
+    """Where a bounded activation is flat, as centre and distance of its output; None for any other module."""
+    return _SATURATION.get(type(module))
+
+
+def saturated_share(saturation: tuple[float, float], output: Tensor) -> Tensor:
+    """Share of the outputs that lie where the activation is flat.
 
     Example:
-        >>> saturated_share(nn.Tanh(), torch.tensor([0.1, -0.999, 0.5, 1.0]))
+        >>> saturated_share(saturation_of(nn.Tanh()), torch.tensor([0.1, -0.999, 0.5, 1.0]))
         tensor(0.5000)
     """
-    bound = _SATURATION.get(type(module))
-    if bound is None:
-        return None
-    centre, distance = bound
+    centre, distance = saturation
     return (output.float() - centre).abs_().gt_(distance).mean()
 
 
@@ -40,7 +47,7 @@ class UnitActivity:
 
     Example:
         >>> activity = UnitActivity()
-        >>> activity.see("relu", nn.ReLU(), torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
+        >>> activity.see("relu", torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
         >>> activity.dead_shares()
         [('relu', tensor(0.5000, dtype=torch.float64))]
     """
@@ -49,9 +56,9 @@ class UnitActivity:
         self._peaks: dict[str, tuple[Tensor, int]] = {}
         self._known: dict[str, Tensor] = {}
 
-    def see(self, layer: str, module: nn.Module, output: Tensor) -> None:
-        """Note the largest output of each unit."""
-        if not isinstance(module, _RELUS) or output.dim() < 2:
+    def see(self, layer: str, output: Tensor) -> None:
+        """Note the largest output of each unit of a ReLU."""
+        if output.dim() < 2:
             return
         unit = 1 if output.dim() > 3 else output.dim() - 1
         peak = output.amax([dim for dim in range(output.dim()) if dim != unit])

@@ -104,7 +104,7 @@ def call_columns(calls: Sequence[Call], index: Mapping[str, int], values: Array,
         scale: what the loss was multiplied by.
     """
     # A call that no gradient came back to is a branch that is not used, or what checkpointing computes twice.
-    arrived = [call for call in calls if any(edge.slots for edge in call.outputs)]
+    arrived = [call for call in calls if call.outputs[0].slots or any(edge.slots for edge in call.outputs)]
     outgoing, incoming = _Energy(), _Energy()
     for call in arrived:
         outgoing.add(index[call.layer], call.outputs)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.module_tracker import ModuleTracker
 
-from gradwatch.probe.activations import UnitActivity, saturated_share
+from gradwatch.probe.activations import UnitActivity, is_relu, saturated_share, saturation_of
 from gradwatch.probe.norms import stored_values
 from gradwatch.probe.scalars import DeviceScalars
 
@@ -88,7 +88,7 @@ class LayerHooks:
 
     def __init__(self, layers: Mapping[str, nn.Module], activity: UnitActivity) -> None:
         self._activity = activity
-        self._hooks = [(module, self._after(name)) for name, module in layers.items()]
+        self._hooks = [(module, self._after(name, module)) for name, module in layers.items()]
         self._pre_hooks = [(m, self._before(name)) for name, m in layers.items() if getattr(m, "inplace", False)]
         self._handles: list[RemovableHandle] = []
         self._edges: dict[tuple[Any, int], Edge] = {}
@@ -127,8 +127,10 @@ class LayerHooks:
 
         return before
 
-    def _after(self, name: str) -> Callable[..., None]:
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, name: str, module: nn.Module) -> Callable[..., None]:
+        look = self._look(name, module)
+
+        def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             outputs = self._edges_of(output)
             if not outputs:
                 return
@@ -136,9 +138,10 @@ class LayerHooks:
             inputs = self._inputs_before.pop(name, None)
             if inputs is None:
                 inputs = self._edges_of((args, kwargs) if kwargs else args)
-            self.first_call.setdefault(name, len(self.first_call))
+            if name not in self.first_call:
+                self.first_call[name] = len(self.first_call)
             self.calls.append(Call(name, self._forward_pass, inputs, outputs))
-            self._look_forward(name, module, next(tensor for tensor in tensors_in(output) if tensor.requires_grad))
+            look(next(tensors_in(output)))
 
         return after
 
@@ -147,17 +150,26 @@ class LayerHooks:
             self._forward_pass += 1
             self._gradients = self._scalars.count
 
-    def _look_forward(self, name: str, module: nn.Module, output: Tensor) -> None:
-        # Read at once, not in a batch: an in-place module may overwrite it next.
-        values = stored_values(output)
-        dtype = torch.float32 if values.itemsize < 4 else None
-        self.forward_norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
-        self._activity.see(name, module, values)
-        share = saturated_share(module, values)
-        if share is not None:
-            self.saturated.append((name, share))
+    def _look(self, name: str, module: nn.Module) -> Callable[[Tensor], None]:
+        """What is read of the output: at once, not in a batch, since an in-place module may overwrite it next."""
+        if is_relu(module):  # passes on what is non-finite, so the layer before it tells; its norm is left out
+            return lambda output: self._activity.see(name, output.detach())
+        saturation = saturation_of(module)
+
+        def look(output: Tensor) -> None:
+            values = stored_values(output)
+            dtype = torch.float32 if values.itemsize < 4 else None
+            self.forward_norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
+            if saturation is not None:
+                self.saturated.append((name, saturated_share(saturation, values)))
+
+        return look
 
     def _edges_of(self, value: Any) -> list[Edge]:
+        if type(value) is tuple and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Tensor):  # nearly always: the general way costs three times as much
+            return [self._edge(value)] if value.requires_grad else []
         return [self._edge(tensor) for tensor in tensors_in(value) if tensor.requires_grad]
 
     def _edge(self, tensor: Tensor) -> Edge:
@@ -167,11 +179,11 @@ class LayerHooks:
         edge = self._edges.get(key)
         if edge is None:
             edge = self._edges[key] = Edge(tensor.numel())
-            self._listen(tensor, edge)
+            self._listen(tensor, edge.slots)
         return edge
 
-    def _listen(self, tensor: Tensor, edge: Edge) -> None:
-        slots, norm = edge.slots, self._scalars.norm
+    def _listen(self, tensor: Tensor, slots: list[int]) -> None:
+        norm = self._scalars.norm
 
         def on_gradient(grad: Tensor) -> None:
             slots.append(norm(grad))
