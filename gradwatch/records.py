@@ -119,7 +119,7 @@ class Snapshot:
     @property
     def clip_coefficient(self) -> float:
         """Total norm after clipping over that before: 1 where nothing was clipped."""
-        return self.total_norm_after / self.total_norm if self.total_norm > 0 else 1.0
+        return 1.0 if self.total_norm == 0 else self.total_norm_after / self.total_norm
 
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:

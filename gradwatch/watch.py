@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.detectors import Ledger, default_detectors
+from gradwatch.detectors.announce import OnFinding, announce, require_on_finding
 from gradwatch.diagnosis import diagnose
+from gradwatch.probe.history import History
 from gradwatch.probe.parameters import total_gradient_norm
 from gradwatch.probe.schedule import Schedule, require_count
 from gradwatch.probe.snapshot import Probe
 from gradwatch.probe.trace import Trace
-from gradwatch.records import Detector, Diagnosis, Finding, GradientError, GradientWarning, Snapshot
-
-OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
 
 class Watcher:
@@ -31,7 +29,7 @@ class Watcher:
 
     Attributes:
         findings: all Findings so far, open and closed, in the order they opened.
-        history: the Snapshots; when there are ``history_size``, every second one of the older half is let go.
+        history: the Snapshots; when there are more than ``history_size``, every second one is let go.
         steps: how many optimizer steps have ended.
         should_stop: set when a finding opened and ``on_finding`` is ``"stop"``.
 
@@ -76,17 +74,17 @@ class Watcher:
         total_norm_every_step: bool = False,
         history_size: int = 500,
     ) -> None:
-        self.history: list[Snapshot] = []
+        self.history = History(require_count("history_size", history_size, least=2))
         self.steps = 0
         self.should_stop = False
         self._schedule = Schedule(every_n_steps, dense_steps)
         self._ledger = Ledger(default_detectors() if detectors is None else detectors)
         self._on_finding = require_on_finding(on_finding)
         self._every_total = total_norm_every_step
-        self._history_size = require_count("history_size", history_size, least=2)
         self._probe = Probe(model, include, exclude)
         self._losses, self._totals = Trace(), Trace()
         self._total: list[Tensor] = []
+        self._was_read: set[int] = set()
 
     @property
     def findings(self) -> list[Finding]:
@@ -105,13 +103,14 @@ class Watcher:
 
     def begin(self) -> None:
         """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
-        self._total = []
+        self._total, self._was_read = [], set()
         if self._schedule.is_due(self.steps):
             self._probe.attach()
 
     def read(self, optimizer: Optimizer) -> None:
         """Read the gradients of an optimizer's parameters: unscaled, accumulated, not yet clipped."""
         params = [param for group in optimizer.param_groups for param in group["params"]]
+        self._was_read.add(id(optimizer))
         total = None
         if self.is_measuring:
             self._probe.read(params)
@@ -127,7 +126,7 @@ class Watcher:
             self._probe.read_again()
 
     def end(
-        self, loss: Tensor | None = None, *, loss_scale: Tensor | None = None, skipped: bool = False
+        self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool = False
     ) -> Snapshot | None:
         """End an optimizer step; returns its Snapshot if it was measured.
 
@@ -136,12 +135,10 @@ class Watcher:
         """
         step, self.steps = self.steps, self.steps + 1
         if loss is not None:
-            self._losses.append(step, loss.detach())
+            self._losses.append(step, torch.as_tensor(loss).detach())
         if self._every_total and self._total:
             self._totals.append(step, torch.linalg.vector_norm(torch.stack(self._total)))
-        if not self.is_measuring:
-            return None
-        if not self._total:  # no gradient at all: a training step that was left out
+        if not self.is_measuring or not self._total:  # no gradient at all: a training step that was left out
             self._probe.detach()
             return None
         self._probe.read_again()
@@ -150,25 +147,13 @@ class Watcher:
         return snapshot
 
     def _take(self, snapshot: Snapshot) -> None:
-        self.history.append(snapshot)
-        if len(self.history) > self._history_size:
-            half = self._history_size // 2
-            self.history[:half] = self.history[:half:2]
+        self.history.add(snapshot)
         opened = self._ledger.update(snapshot)
         self._schedule.took(snapshot.step, suspicious=bool(opened) or self._ledger.is_suspicious)
         for finding in opened:
-            self._announce(finding)
+            self.should_stop |= announce(finding, self._on_finding)
 
-    def _announce(self, finding: Finding) -> None:
-        if callable(self._on_finding):
-            self._on_finding(finding)
-        elif self._on_finding == "raise":
-            raise GradientError(finding)
-        else:
-            warnings.warn(finding.message, GradientWarning, stacklevel=2)
-            self.should_stop |= self._on_finding == "stop"
-
-    def step(self, optimizer: Optimizer, loss: Tensor | None = None, **kwargs: Any) -> Snapshot | None:
+    def step(self, optimizer: Optimizer, loss: Tensor | float | None = None, **kwargs: Any) -> Snapshot | None:
         """Read the gradients and step the optimizer, as ``GradScaler.step`` does; do not step it yourself.
 
         Args:
@@ -179,7 +164,7 @@ class Watcher:
         Returns:
             The Snapshot, if this step was measured.
         """
-        if not self._total:
+        if id(optimizer) not in self._was_read:
             self.read(optimizer)
         optimizer.step(**kwargs)
         snapshot = self.end(loss)
@@ -198,13 +183,11 @@ class Watcher:
         self.begin()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on: the step count and the findings."""
+        """What a checkpoint needs: the step count and the findings."""
         return {"steps": self.steps, "ledger": self._ledger.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -215,10 +198,3 @@ class Watcher:
 
 watch = Watcher
 """``with gradwatch.watch(model) as watcher:`` reads better than the class's name."""
-
-
-def require_on_finding(value: OnFinding) -> OnFinding:
-    """The value, or a ValueError if it is not known."""
-    if not callable(value) and value not in ("warn", "stop", "raise"):
-        raise ValueError(f"on_finding is {value!r}; expected 'warn', 'stop', 'raise' or a function of the Finding")
-    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from gradwatch.callbacks.open_step import OpenStep
 from gradwatch.callbacks.reports import Reports
+from gradwatch.detectors.announce import OnFinding
 from gradwatch.probe.schedule import require_count
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
-from gradwatch.watch import OnFinding, Watcher
+from gradwatch.watch import Watcher
 
 
 class GradientMonitor(Callback):
@@ -30,15 +31,16 @@ class GradientMonitor(Callback):
     logged key                      what it is
     ==============================  =====================================================================
     ``grad_norm/<layer>``           L2 norm of the gradient of the layer's own parameters
-    ``grad_output_rms/<layer>``     root mean square of the gradient at the layer's output
-    ``grad_to_weight_ratio/<...>``  gradient norm over weight norm
-    ``gain/<layer>``                RMS of the gradient at its input over that at its output
+    ``grad_output_norm/<layer>``    L2 norm of the gradient at the layer's output
     ``dead_fraction/<layer>``       share of a ReLU's units that fire for no sample
-    ``saturated_fraction/<...>``    share of a Sigmoid's or Tanh's outputs where it is flat
+    ``saturated_fraction/<layer>``  share of a Sigmoid's or Tanh's outputs where it is flat
     ``grad_norm_total``             all gradients together, before clipping; also in ``callback_metrics``
     ``grad_norm_total_after``       the same when the optimizer stepped
     ``clip_coefficient``            the second over the first
     ==============================  =====================================================================
+
+    In TensorBoard a layer's name follows its place in the network (``grad_norm/03 conv1``), so that charts stand in
+    that order. All columns of a Snapshot are in the record and in ``history``.
 
     Args:
         every_n_steps: measure every so many optimizer steps; 1 measures all.
@@ -49,7 +51,7 @@ class GradientMonitor(Callback):
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every so many steps; None writes none.
-        history_size: how many Snapshots are kept; when there are more, the older half is thinned.
+        history_size: how many Snapshots are kept; when there are more, every second one is let go.
         record_path: where the JSONL record goes; None puts ``gradwatch.jsonl`` into the logger's folder.
         summary: print the table of layers and findings at the end of the fit.
 
@@ -98,7 +100,7 @@ class GradientMonitor(Callback):
         self._summary = summary
         self._reports: Reports | None = None
         self._restored: dict[str, Any] | None = None
-        self._clear_step()
+        self._step: OpenStep | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -114,15 +116,8 @@ class GradientMonitor(Callback):
         """A first, simple cause for each finding."""
         return self._watcher.diagnosis()
 
-    def _clear_step(self) -> None:
-        self._is_open = self._was_read = self._has_stepped = False
-        self._loss: Tensor | None = None
-        self._loss_scale: Tensor | None = None
-        self._step_hooks: list[RemovableHandle] = []
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers and open the reports."""
-        self._clear_step()
         self._watcher = self._make_watcher(pl_module, detectors=deepcopy(self._detectors))
         if self._restored is not None:
             self._watcher.load_state_dict(self._restored)
@@ -131,73 +126,62 @@ class GradientMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
-        if not self._is_open:
-            self._is_open = True
+        if self._step is None:
+            self._step = OpenStep()
             self._watcher.begin()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read the gradients: unscaled and accumulated, not yet clipped."""
-        self._was_read = True
+        step = self._step = self._step or OpenStep()
+        step.was_read = True
         self._watcher.read(optimizer)
-        total = self._watcher.total_norm
-        if total is not None:
+        if self._watcher.total_norm is not None:
+            total = self._watcher.total_norm
             pl_module.log("grad_norm_total", total, on_step=True, on_epoch=False, logger=False, batch_size=1)
         if self._watcher.is_measuring:
-            self._listen_to_step(trainer, pl_module, optimizer)
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            if scaler is not None:  # scale() multiplies on the device, where get_scale() would wait for it
+                step.loss_scale = scaler.scale(torch.ones((), device=pl_module.device))
+            step.when_stepped(optimizer, self._watcher.read_again)
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(pl_module, self._watcher.steps)
-
-    def _listen_to_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None:  # scale() multiplies on the device, where get_scale() would wait for it
-            self._loss_scale = scaler.scale(torch.ones((), device=pl_module.device))
-        self._step_hooks.append(optimizer.register_step_post_hook(self._after_step))
-
-    def _after_step(self, *_: Any) -> None:
-        self._has_stepped = True
-        self._watcher.read_again()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the optimizer step, unless it goes on accumulating."""
-        self._add_loss(outputs)
-        if not self._was_read:
+        step = self._step
+        if step is None:
             return
-        for handle in self._step_hooks:
-            handle.remove()
-        skipped = self._loss_scale is not None and not self._has_stepped
-        loss, scale = self._loss, self._loss_scale
-        self._clear_step()
+        step.add_loss(outputs)
+        if not step.was_read:
+            return
+        step.close()
+        self._step = None
         try:
-            snapshot = self._watcher.end(loss, loss_scale=scale, skipped=skipped)
+            snapshot = self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.was_skipped)
         finally:  # a finding that is raised is recorded first
             if self._reports and self._watcher.history:
                 self._reports.take(self._watcher)
         if snapshot is not None and self._watcher.should_stop:
             trainer.should_stop = True
 
-    def _add_loss(self, outputs: Any) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what is left of the hooks; write the pictures, the summary and the record's end."""
         self._finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do the same when the fit is interrupted."""
+        """As at the end, when the fit is interrupted."""
         self._finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Do the same when neither came."""
+        """As at the end, where neither came."""
         self._finish()
 
     def _finish(self) -> None:
-        for handle in self._step_hooks:
-            handle.remove()
-        self._clear_step()
+        if self._step is not None:
+            self._step.close()
+            self._step = None
         self._watcher.close()
         reports, self._reports = self._reports, None
         if reports is not None:

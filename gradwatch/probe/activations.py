@@ -49,12 +49,12 @@ class UnitActivity:
         >>> activity = UnitActivity()
         >>> activity.see("relu", torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
         >>> activity.dead_shares()
-        [('relu', tensor(0.5000, dtype=torch.float64))]
+        [(('relu',), tensor([0.5000], dtype=torch.float64))]
     """
 
     def __init__(self) -> None:
         self._peaks: dict[str, tuple[Tensor, int]] = {}
-        self._known: dict[str, Tensor] = {}
+        self._known: list[tuple[tuple[str, ...], Tensor]] = []
 
     def see(self, layer: str, output: Tensor) -> None:
         """Note the largest output of each unit of a ReLU."""
@@ -68,8 +68,8 @@ class UnitActivity:
             peak, samples = torch.maximum(before[0], peak), before[1] + samples
         self._peaks[layer] = (peak, samples)
 
-    def dead_shares(self) -> list[tuple[str, Tensor]]:
-        """Each layer of which enough was seen, and the share of its units that never fired when it last was."""
+    def dead_shares(self) -> list[tuple[tuple[str, ...], Tensor]]:
+        """Layers and the shares of their units that never fired when enough was last seen; later ones hold."""
         ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= _ENOUGH_SAMPLES]
         alike: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
         for layer in ready:
@@ -77,5 +77,6 @@ class UnitActivity:
             alike.setdefault((peak.shape, peak.device, peak.dtype), []).append(layer)
         for layers in alike.values():
             shares = (torch.stack([self._peaks.pop(layer)[0] for layer in layers]) <= 0).double().mean(1)
-            self._known.update(zip(layers, shares.unbind(), strict=True))
-        return list(self._known.items())
+            self._known = [known for known in self._known if not set(known[0]) <= set(layers)]
+            self._known.append((tuple(layers), shares))
+        return self._known

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gradwatch.probe.hooks import Call, Edge
+from gradwatch.probe.graph import Graph
 from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.records import Array
 
@@ -72,68 +72,60 @@ def parameter_columns(
     }
 
 
-class _Energy:
-    """Gradients by layer: their sums of squares and numbers of entries."""
-
-    def __init__(self) -> None:
-        self._layers: list[int] = []
-        self._slots: list[int] = []
-        self._numels: list[int] = []
-
-    def add(self, layer: int, edges: Iterable[Edge]) -> None:
-        for edge in edges:
-            for slot in edge.slots:
-                self._layers.append(layer)
-                self._slots.append(slot)
-                self._numels.append(edge.numel)
-
-    def square(self, squares: Array, length: int) -> Array:
-        return _sums(self._layers, squares[self._slots], length) if self._slots else np.full(length, np.nan)
-
-    def mean_square(self, squares: Array, length: int) -> Array:
-        return self.square(squares, length) / _sums(self._layers, np.array(self._numels, np.float64), length)
-
-
-def call_columns(calls: Sequence[Call], index: Mapping[str, int], values: Array, scale: float) -> Columns:
+def call_columns(graph: Graph, index: Mapping[str, int], values: Array, scale: float) -> Columns:
     """Columns about the gradients at the layers' outputs and inputs.
 
     Args:
-        calls: what the hooks saw.
+        graph: what the hooks saw.
         index: layer -> its place in network order.
         values: numbers by slot.
         scale: what the loss was multiplied by.
     """
+    length, edges = len(index), len(graph.sizes)
+    squares = np.square(values[np.asarray(graph.slots, np.intp)] / scale)
+    arrivals = np.asarray(graph.arrivals, np.intp)
+    energy = _sums(arrivals, squares, edges)  # NaN at an edge that no gradient came to
+    entries = np.bincount(arrivals, minlength=edges) * np.asarray(graph.sizes, np.float64)
+    entries[np.isnan(energy)] = np.nan
+    layers = np.array([index[layer] for layer in graph.layers], np.intp)
+    outgoing, incoming = (np.array(pairs, np.intp).reshape(-1, 2).T for pairs in (graph.outputs, graph.inputs))
     # A call that no gradient came back to is a branch that is not used, or what checkpointing computes twice.
-    arrived = [call for call in calls if call.outputs[0].slots or any(edge.slots for edge in call.outputs)]
-    outgoing, incoming = _Energy(), _Energy()
-    for call in arrived:
-        outgoing.add(index[call.layer], call.outputs)
-        incoming.add(index[call.layer], call.inputs)
-    squares, length = np.square(values / scale), len(index)
-    mean_square = outgoing.mean_square(squares, length)
-    healthy = np.where((mean_square > 0) & np.isfinite(mean_square), mean_square, np.nan)
+    called = _sums(outgoing[0], energy[outgoing[1]], len(layers))
+    incoming = incoming[:, ~np.isnan(called[incoming[0]])]
+
+    def mean_square(pairs: npt.NDArray[np.intp]) -> Array:
+        at = layers[pairs[0]]
+        return _sums(at, energy[pairs[1]], length) / _sums(at, entries[pairs[1]], length)
+
+    outgoing_mean = mean_square(outgoing)
+    healthy = np.where((outgoing_mean > 0) & np.isfinite(outgoing_mean), outgoing_mean, np.nan)
     return {
-        "grad_output_norm": np.sqrt(outgoing.square(squares, length)),
-        "grad_output_rms": np.sqrt(mean_square),
-        "gain": np.sqrt(incoming.mean_square(squares, length) / healthy),
-        "calls": _repeated(arrived, squares),
+        "grad_output_norm": np.sqrt(_sums(layers, called, length)),
+        "grad_output_rms": np.sqrt(outgoing_mean),
+        "gain": np.sqrt(mean_square(incoming) / healthy),
+        "calls": _repeated(graph, called, outgoing),
     }
 
 
-def _repeated(calls: Sequence[Call], squares: Array) -> dict[str, Array]:
+def _repeated(graph: Graph, called: Array, outgoing: npt.NDArray[np.intp]) -> dict[str, Array]:
     """Norm at each call of the layers that were called more than once in the last forward pass, first call first."""
-    by_layer: dict[str, list[Call]] = defaultdict(list)
-    last = max((call.forward_pass for call in calls), default=0)
-    for call in calls:
-        if call.forward_pass == last:
-            by_layer[call.layer].append(call)
-    return {layer: _over_time(repeated, squares) for layer, repeated in by_layer.items() if len(repeated) > 1}
-
-
-def _over_time(calls: Sequence[Call], squares: Array) -> Array:
-    # The later a call, the sooner its gradient comes. (Recomputed calls are made in another order.)
-    slots = [[slot for edge in call.outputs for slot in edge.slots] for call in calls]
-    return np.array([math.sqrt(squares[call].sum()) for call in sorted(slots, key=min, reverse=True)])
+    arrived = np.flatnonzero(~np.isnan(called))
+    last = max((graph.passes[call] for call in arrived), default=0)
+    by_layer: dict[str, list[int]] = defaultdict(list)
+    for call in arrived.tolist():
+        if graph.passes[call] == last:
+            by_layer[graph.layers[call]].append(call)
+    repeated = {layer: calls for layer, calls in by_layer.items() if len(calls) > 1}
+    if not repeated:
+        return {}
+    # The later a call, the sooner its gradient comes. (Checkpointing makes the calls anew, in another order.)
+    first_arrival = np.full(len(graph.sizes), len(graph.arrivals))
+    np.minimum.at(first_arrival, graph.arrivals, np.arange(len(graph.arrivals)))
+    came = np.full(len(called), len(graph.arrivals))
+    np.minimum.at(came, outgoing[0], first_arrival[outgoing[1]])
+    return {
+        layer: np.sqrt(called[sorted(calls, key=came.__getitem__, reverse=True)]) for layer, calls in repeated.items()
+    }
 
 
 def forward_columns(

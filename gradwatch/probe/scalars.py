@@ -44,7 +44,7 @@ class DeviceScalars:
         np.float64(5.0)
     """
 
-    def __init__(self, max_tensors: int = 32, max_elements: int = 1 << 21) -> None:
+    def __init__(self, max_tensors: int = 16, max_elements: int = 1 << 21) -> None:
         self.count = 0
         self._max_tensors = max_tensors
         self._max_elements = max_elements

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gradwatch.probe.activations import UnitActivity
 from gradwatch.probe.columns import call_columns, forward_columns, parameter_columns
+from gradwatch.probe.graph import Graph
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import find_layers, network_order
 from gradwatch.probe.parameters import ParameterReading
@@ -107,32 +108,36 @@ class Probe:
             skipped: whether the optimizer left out the step.
         """
         self._put_in_order()
-        hooks, scalars = self._hooks, self._scalars
+        graph, scalars = self._hooks.graph, self._scalars
         index = {layer: i for i, layer in enumerate(self._layers)}
         traces = [([], []) if trace is None else trace.drain(scalars) for trace in (loss, total)]
         scale = [] if loss_scale is None else scalars.many([loss_scale])
-        slots = scalars.many([norm for _, _, norm in hooks.forward_norms])
-        norms = [
-            (index[layer], numel, slot) for (layer, numel, _), slot in zip(hooks.forward_norms, slots, strict=True)
-        ]
+        slots = scalars.many([norm for _, _, norm in graph.norms])
+        norms = [(index[layer], size, slot) for (layer, size, _), slot in zip(graph.norms, slots, strict=True)]
         shares = {
-            "saturated_fraction": _placed(hooks.saturated, index, scalars),
-            "dead_fraction": _placed(self._activity.dead_shares(), index, scalars),
+            "saturated_fraction": _saturated(graph, index, scalars),
+            "dead_fraction": self._dead(index),
         }
         values = scalars.to_host()
         columns = parameter_columns(self._readings, self._owners, len(index), values)
-        columns |= call_columns(hooks.calls, index, values, float(values[scale[0]]) if scale else 1.0)
+        columns |= call_columns(graph, index, values, float(values[scale[0]]) if scale else 1.0)
         columns |= forward_columns(norms, shares, len(index), values)
         kinds = tuple(type(module).__name__ for module in self._layers.values())
         self.detach()
         return Snapshot(step, tuple(index), kinds, skipped=skipped, **columns, **_trace_columns(traces, values))
 
     def _put_in_order(self) -> None:
-        if not self._ordered and self._hooks.first_call:
-            order = network_order(list(self._layers), self._hooks.first_call)
+        if not self._ordered and self._hooks.graph.first_call:
+            order = network_order(list(self._layers), self._hooks.graph.first_call)
             self._layers = {name: self._layers[name] for name in order}
             self._list_parameters()
             self._ordered = True
+
+    def _dead(self, index: dict[str, int]) -> list[tuple[int, int]]:
+        slots: dict[int, int] = {}
+        for layers, shares in self._activity.dead_shares():
+            slots.update(zip((index[layer] for layer in layers), self._scalars.values(shares), strict=True))
+        return list(slots.items())
 
     def _list_parameters(self) -> None:
         self._names = {id(param): name for name, param in self.model.named_parameters()}
@@ -142,11 +147,9 @@ class Probe:
                 self._owners[self._names[id(param)]].append(i)
 
 
-def _placed(
-    shares: Sequence[tuple[str, Tensor]], index: dict[str, int], scalars: DeviceScalars
-) -> list[tuple[int, int]]:
-    slots = scalars.many([share for _, share in shares])
-    return [(index[layer], slot) for (layer, _), slot in zip(shares, slots, strict=True)]
+def _saturated(graph: Graph, index: dict[str, int], scalars: DeviceScalars) -> list[tuple[int, int]]:
+    slots = scalars.many([share for _, share in graph.saturated])
+    return [(index[layer], slot) for (layer, _), slot in zip(graph.saturated, slots, strict=True)]
 
 
 def _trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:

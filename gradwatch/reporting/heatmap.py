@@ -2,8 +2,8 @@
 
 The flow is read off ``grad_output_norm``, the norm of the gradient at each layer's output. Every layer has one, the
 activations and what is frozen too, so no row is empty; and in a healthy network it keeps its size through wide and
-narrow layers and through images of any resolution. The root mean square doesn't (it drops a hundredfold before a
-pooling layer though nothing vanishes), nor does the norm of the parameters' gradients, which alternates between
+narrow layers and through images of any resolution. The root mean square doesn't (average pooling over 8 x 8 divides it
+by 64 and the norm by 8 only), nor does the norm of the parameters' gradients, which alternates between
 weights and normalization layers.
 """
 

@@ -5,7 +5,7 @@ key (any logger)                TensorBoard tag                     what it is
 ==============================  ==================================  ==============================================
 ``grad_norm/conv1``             ``grad_norm/03 conv1``              norm of the gradient of its own parameters
 ``grad_output_norm/conv1``      ``grad_output_norm/03 conv1``       norm of the gradient at its output
-``grad_to_weight_ratio/conv1``  ``grad_to_weight_ratio/03 conv1``   gradient norm over weight norm
+``grad_to_weight_ratio/conv1``  ``grad_to_weight_ratio/03 conv1``   gradient norm over weight norm; only if asked for
 ``dead_fraction/relu1``         ``dead_fraction/04 relu1``          share of a ReLU's units that never fire
 ``saturated_fraction/tanh1``    ``saturated_fraction/04 tanh1``     share of outputs where an activation is flat
 ``<column>/<layer>``            ``<column>/<place> <layer>``        any other column of a Snapshot, if asked for
@@ -20,7 +20,9 @@ TensorBoard sorts tags by name; the place in the network, counted from 0, makes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from gradwatch.records import COLUMNS, Array, Snapshot
 # RMS, zeros, the ratio to the weights) moves with these, and every value costs TensorBoard's writer some 4 us: the
 # table at the end of the fit and the JSONL record have it all.
 DEFAULT_COLUMNS = ("grad_norm", "grad_output_norm", "dead_fraction", "saturated_fraction")
+RUN_KEYS = ("grad_norm_total", "grad_norm_total_after", "clip_coefficient")
 LAYER_COLUMNS = (*COLUMNS, "grad_to_weight_ratio")
 
 
@@ -59,6 +62,23 @@ def layer_values(snapshot: Snapshot, column: str) -> Array:
     return values
 
 
+def all_values(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> Array:
+    """Column after column, then the values about the whole run; NaN is no value.
+
+    Example:
+        >>> all_values(Snapshot(0, ("a", "b"), grad_norm=[1.0, 2.0], total_norm=4, total_norm_after=1), ["grad_norm"])
+        array([1.  , 2.  , 4.  , 1.  , 0.25])
+    """
+    before, after = snapshot.total_norm, snapshot.total_norm_after
+    clipped = snapshot.clip_coefficient if math.isfinite(before + after) else math.nan
+    return np.concatenate([*(layer_values(snapshot, column) for column in columns), [before, after, clipped]])
+
+
+@lru_cache(maxsize=8)
+def _all_keys(layers: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, ...]:
+    return (*(f"{column}/{layer}" for column in require_columns(columns) for layer in layers), *RUN_KEYS)
+
+
 def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, float]:
     """The values of one step by key, layers in network order; what has no value (NaN) is left out.
 
@@ -69,15 +89,10 @@ def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dic
         >>> scalars(Snapshot(0, ("fc", "relu"), grad_norm=[0.5, float("nan")], total_norm=0.5, total_norm_after=0.25))
         {'grad_norm/fc': 0.5, 'grad_norm_total': 0.5, 'grad_norm_total_after': 0.25, 'clip_coefficient': 0.5}
     """
-    values = {
-        f"{column}/{layer}": number
-        for column in require_columns(columns)
-        for layer, number in zip(snapshot.layers, layer_values(snapshot, column).tolist(), strict=True)
-    }
-    before, after = snapshot.total_norm, snapshot.total_norm_after
-    values |= {"grad_norm_total": before, "grad_norm_total_after": after}
-    values["clip_coefficient"] = snapshot.clip_coefficient if np.isfinite(before + after) else np.nan
-    return {key: number for key, number in values.items() if number == number}
+    columns = tuple(columns)
+    keys = _all_keys(snapshot.layers, columns)
+    values = all_values(snapshot, columns).tolist()
+    return {key: value for key, value in zip(keys, values, strict=True) if value == value}
 
 
 def place(position: int, count: int) -> str:

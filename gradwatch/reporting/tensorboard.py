@@ -9,12 +9,13 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.canvas import pixels
 from gradwatch.reporting.histograms import finite_entries
-from gradwatch.reporting.keys import DEFAULT_COLUMNS, layer_values, place, require_columns, scalars, tensorboard_tags
+from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
 from gradwatch.reporting.markdown import findings_text
 from gradwatch.reporting.pictures import bars, calls_picture, heat_map
 
@@ -60,35 +61,38 @@ class TensorBoardReport:
         self._writer = writer
         self._columns = require_columns(columns)
         self._layers: tuple[str, ...] = ()
-        self._tags: dict[str, str] = {}
         self._charts: list[str] = []
         self._Summary = _summary_class(writer)
-        self._keys: list[str] = []
-        self._slots: list[Any] = []
         self._summary = self._Summary()
+        self._present: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._slots: list[Any] = []
 
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write all scalars of a step as one event; at the first one also the layout of the charts."""
-        self._lay_out(snapshot)
-        values = scalars(snapshot, self._columns)
-        if list(values) != self._keys:  # seldom: a message that is filled again takes a fifth of the time
-            self._keys = list(values)
-            self._summary = self._Summary()
-            self._slots = [self._summary.value.add(tag=self._tags.get(key, key)) for key in self._keys]
-        for slot, number in zip(self._slots, values.values(), strict=True):
+        values = all_values(snapshot, self._columns)
+        self._make_slots(snapshot.layers, ~np.isnan(values))
+        for slot, number in zip(self._slots, values[self._present].tolist(), strict=True):
             slot.simple_value = number
+        self._lay_out()
         self._writer.file_writer.add_summary(self._summary, snapshot.step)
 
-    def _lay_out(self, snapshot: Snapshot) -> None:
+    def _make_slots(self, layers: tuple[str, ...], present: npt.NDArray[np.bool_]) -> None:
+        """Make the message anew, if other values are there than last: to fill one again takes a fifth of the time."""
+        if layers == self._layers and np.array_equal(present, self._present):
+            return
+        self._layers, self._present = layers, present
+        tags = [*tensorboard_tags(layers, self._columns).values(), *RUN_KEYS]
+        self._summary = self._Summary()
+        self._slots = [self._summary.value.add(tag=tags[i]) for i in np.flatnonzero(present).tolist()]
+
+    def _lay_out(self) -> None:
         """Write the layout when it is new, or grows: some columns have no value in the first steps."""
-        if snapshot.layers != self._layers:
-            self._layers, self._tags = snapshot.layers, tensorboard_tags(snapshot.layers, self._columns)
-            self._keys = []
-        filled = [c for c in self._columns if c in self._charts or not np.isnan(layer_values(snapshot, c)).all()]
+        by_column = self._present[: -len(RUN_KEYS)].reshape(len(self._columns), len(self._layers))
+        charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
         # A writer that was closed after an earlier fit opens its next file when it is given a layout.
-        if filled != self._charts or self._writer.file_writer is None:
-            self._charts = filled
-            self._writer.add_custom_scalars({"gradwatch": _charts(filled)})
+        if charts != self._charts or self._writer.file_writer is None:
+            self._charts = charts
+            self._writer.add_custom_scalars({"gradwatch": _charts(charts)})
 
     def findings(
         self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None
@@ -144,10 +148,13 @@ def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[
 
 def _charts(columns: Iterable[str]) -> dict[str, list[Any]]:
     """Title -> kind of chart and the patterns of its tags."""
-    charts: dict[str, list[Any]] = {f"{column}, all layers": ["Multiline", [rf"{column}/\d+ "]] for column in columns}
-    return charts | {
-        "total norm, before and after clipping": ["Multiline", ["grad_norm_total$", "grad_norm_total_after$"]]
-    }
+    patterns = {f"{column}, all layers{_axis_hint(column)}": [rf"{column}/\d+ "] for column in columns}
+    patterns["total norm, before and after clipping"] = ["grad_norm_total$", "grad_norm_total_after$"]
+    return {title: ["Multiline", tags] for title, tags in patterns.items()}
+
+
+def _axis_hint(column: str) -> str:
+    return "" if column.endswith("fraction") else " (best on the log axis)"
 
 
 def _summary_class(writer: object) -> Any:

@@ -115,6 +115,11 @@ def test_a_writer_closed_after_a_fit_can_be_written_to_again(writer: SummaryWrit
     assert steps == [0, 1]
 
 
+def test_a_model_without_layers_still_has_its_total(writer: SummaryWriter) -> None:
+    TensorBoardReport(writer).snapshot(Snapshot(0, (), total_norm=2.0))
+    assert read(writer).Tags()["scalars"] == ["grad_norm_total"]
+
+
 def test_findings_are_readable_text(writer: SummaryWriter) -> None:
     report = TensorBoardReport(writer)
     report.findings([FINDING], [DIAGNOSIS], step=5)

@@ -1,0 +1,45 @@
+"""The Snapshots that are kept: a bounded number, spread over the whole run."""
+
+from __future__ import annotations
+
+from gradwatch.records import Snapshot
+
+
+class History(list[Snapshot]):
+    """A list that thins itself: when it is full every second Snapshot goes, and from then on every second is kept.
+
+    The latest is always there. Between the others the distance is the same all over the run, up to a factor of 2.
+
+    Args:
+        size: how many are kept at the most.
+
+    Example:
+        >>> history = History(size=4)
+        >>> for step in range(10):
+        ...     history.add(Snapshot(step, ()))
+        >>> [snapshot.step for snapshot in history]
+        [0, 4, 8, 9]
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._stride = 1
+        self._count = 0  # of all that were ever added
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Add the latest."""
+        if self and (self._count - 1) % self._stride:
+            self.pop()  # it was kept only for being the latest
+        self.append(snapshot)
+        self._count += 1
+        while len(self) > self._size:
+            self._thin()
+
+    def _thin(self) -> None:
+        latest = self[-1]
+        is_kept = (self._count - 1) % (2 * self._stride) == 0
+        self._stride *= 2
+        self[:] = self[::2] if is_kept or len(self) % 2 == 0 else self[:-1:2]
+        if self[-1] is not latest:
+            self.append(latest)
