@@ -1,0 +1,161 @@
+"""Clips with a bound that the weights or the run itself set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gradwatch.transforms.bounds import check_count, check_number, shrinking
+from gradwatch.transforms.clip import clip_all
+from gradwatch.transforms.gradients import Gradients, scale_exactly_
+from gradwatch.transforms.patterns import check_patterns, matches
+from gradwatch.transforms.shards import over_shards
+from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext
+from gradwatch.transforms.units import Units, units
+
+
+@dataclass(frozen=True)
+class AdaptiveClip(GradientEdit):
+    r"""Scale each output unit's gradient to at most a share of the norm of that unit's weights (AGC).
+
+    .. math:: g_u \leftarrow g_u \cdot \min\Bigl(1, \lambda \frac{\max(\lVert w_u \rVert, \epsilon)}
+        {\lVert g_u \rVert}\Bigr)
+
+    A unit is what stands along dimension 0 of a weight: a row, a filter; a vector or scalar is one unit. Use it to
+    train deep networks without normalization layers at a high learning rate. Leave out the last linear layer, as the
+    paper does. With too small a factor nothing learns: 0.01 suits batches of 1024 and more, larger ones want less.
+
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept. Sparse: the stored rows.
+
+    Args:
+        clip_factor: the share, positive.
+        eps: least norm that a unit's weights count with, so that weights that start at 0 can grow; positive.
+        exclude: shell patterns of the parameters to leave as they are, such as ``head.*``.
+
+    Raises:
+        ValueError: when a number is not positive, or a pattern matches no parameter.
+        TypeError: when a gradient is sparse in single entries and not in rows.
+
+    Non-finite gradients: a unit with NaN or Inf in it stays as it is; the others are clipped.
+    Cost: about eight small operations a parameter. No sync, no state.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(2, 1))
+        >>> weight.grad = torch.tensor([[1.0], [1e-3]])
+        >>> outcome = AdaptiveClip(0.01)({"weight": weight})
+        >>> weight.grad
+        tensor([[0.0100],
+                [0.0010]])
+
+    References: Brock, De, Smith, Simonyan, High-Performance Large-Scale Image Recognition Without Normalization, 2021,
+    https://arxiv.org/abs/2102.06171.
+    """
+
+    clip_factor: float = 0.01
+    eps: float = 1e-3
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_number("clip_factor", self.clip_factor, 0, above=True)
+        check_number("eps", self.eps, 0, above=True)
+        if isinstance(self.exclude, str):
+            raise ValueError(f"exclude is {self.exclude!r}; expected a list of patterns, such as ({self.exclude!r},)")
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    def check(self, names: Collection[str]) -> None:
+        """Raise a ValueError where a pattern of ``exclude`` matches no parameter."""
+        check_patterns(self.exclude, names)
+
+    def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
+        """Clip all but the excluded parameters."""
+        if context is None:
+            self.check(params)
+        return super().__call__({name: p for name, p in params.items() if not matches(name, self.exclude)}, context)
+
+    def edit(self, gradients: Gradients) -> Outcome:
+        """Scale unit by unit."""
+        clipped = [self._clip(unit).to(gradients.home, non_blocking=True) for unit in units(gradients)]
+        return Outcome(clipped=(over_shards(torch.stack(clipped), gradients.grads, "max") > 0).any())
+
+    def _clip(self, unit: Units) -> Tensor:
+        bounds = unit.norms(unit.weight).clamp(min=self.eps) * self.clip_factor
+        coefficients = shrinking(unit.norms(unit.values), bounds)
+        scale_exactly_(unit.values, coefficients)
+        return (coefficients < 1).any().to(torch.uint8)
+
+
+@dataclass(eq=False)
+class PercentileClip(GradientEdit):
+    r"""Clip the total norm to a percentile of the norms of the steps so far (AutoClip).
+
+    .. math:: g \leftarrow g \cdot \min(1, P_p(n_{t-h+1}, \dots, n_t) / n_t), \quad n_t = \lVert g_t \rVert_2
+
+    Use it where no fixed bound suits: it follows the run. It clips ``100 - p`` percent of the steps by design, so it
+    acts as a lower learning rate too. The paper's 10 is strong; 90 only takes the outliers.
+
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept.
+
+    Args:
+        percentile: from 0 to 100; that of the history, this step's norm included, with linear interpolation.
+        history: how many of the latest norms count.
+
+    Raises:
+        ValueError: when the percentile is outside 0 to 100, or the history is not at least 1.
+
+    Non-finite gradients: nothing is changed, and the norm does not enter the history.
+    Cost: one global clip, and a sort of the history: the same at any length of the run. No sync. State: one float64
+    for each step of the history.
+
+    Example:
+        >>> clip, weight = PercentileClip(50), torch.nn.Parameter(torch.zeros(1))
+        >>> for value in (1.0, 3.0):
+        ...     weight.grad = torch.tensor([value])
+        ...     outcome = clip({"weight": weight})
+        >>> weight.grad
+        tensor([2.])
+
+    References: Seetharaman, Wichern, Pardo, Le Roux, AutoClip: Adaptive Gradient Clipping for Source Separation
+    Networks, 2020, https://arxiv.org/abs/2007.14469. There the history is unbounded.
+    """
+
+    percentile: float = 10.0
+    history: int = 1000
+    learns_bound: ClassVar[bool] = True
+    _norms: Tensor | None = field(default=None, init=False, repr=False)
+    _steps: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("percentile", self.percentile, 0, 100)
+        check_count("history", self.history)
+
+    def edit(self, gradients: Gradients) -> Outcome:
+        """Take the norm into the history and clip to its percentile."""
+        norm = gradients.total_norm()
+        return clip_all(gradients, norm, self._threshold(norm))
+
+    def _threshold(self, norm: Tensor) -> Tensor:
+        if self._norms is None:
+            self._norms = norm.new_full((self.history,), float("nan"))
+        self._norms = self._norms.to(norm.device)
+        oldest = self._norms[self._steps % self.history]
+        oldest.copy_(torch.where(norm.isfinite(), norm, oldest))
+        self._steps += 1
+        return torch.nanquantile(self._norms, self.percentile / 100)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, where NaN marks a place that is still empty."""
+        return {"norms": None if self._norms is None else self._norms.clone(), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a history of the same length."""
+        norms = state["norms"]
+        if norms is not None and len(norms) != self.history:
+            raise ValueError(
+                f"the saved history has {len(norms)} norms; expected {self.history}, as this clip was given"
+            )
+        self._norms = None if norms is None else norms.clone()
+        self._steps = state["steps"]

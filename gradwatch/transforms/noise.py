@@ -1,0 +1,89 @@
+"""Noise on the gradient."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradwatch.transforms.bounds import check_count, check_number
+from gradwatch.transforms.gradients import Gradients
+from gradwatch.transforms.shards import shard_like
+from gradwatch.transforms.standardize import refuse_sparse
+from gradwatch.transforms.transform import GradientEdit
+
+
+@dataclass(eq=False)
+class AddNoise(GradientEdit):
+    r"""Add Gaussian noise that gets smaller as training goes on.
+
+    .. math:: g \leftarrow g + \mathcal{N}(0, \sigma_t^2), \quad \sigma_t^2 = \frac{\eta}{(1 + t)^\gamma}
+
+    Use it for very deep networks that start badly. Put it behind a clip, as the paper does, else the clip scales the
+    noise too. Noise goes on every entry, so a zero gradient does not stay one: weights that should rest will drift.
+
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept. On a complex gradient, the variance is that of
+    the real part, and of the imaginary part.
+
+    Args:
+        eta: variance of the first step's noise, positive; the paper tries 0.01, 0.3 and 1.
+        gamma: how fast it falls, at least 0.
+        seed: noise is a function of it, of the step and of the parameters' names, so that all ranks draw the same.
+
+    Raises:
+        ValueError: when a setting is out of its range.
+        TypeError: for a sparse gradient, which noise would fill.
+
+    Non-finite gradients: NaN and Inf stay.
+    Cost: one random number an entry; of a sharded gradient every rank draws the whole, a parameter at a time. No sync.
+    State: the number of steps.
+
+    Example:
+        >>> noise, weight = AddNoise(eta=0.01), torch.nn.Parameter(torch.zeros(1000))
+        >>> weight.grad = torch.zeros(1000)
+        >>> noise({"weight": weight})
+        >>> bool(0.09 < weight.grad.std() < 0.11)
+        True
+
+    References: Neelakantan et al., Adding Gradient Noise Improves Learning for Very Deep Networks, 2015,
+    https://arxiv.org/abs/1511.06807.
+    """
+
+    eta: float = 0.01
+    gamma: float = 0.55
+    seed: int = 0
+    _steps: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta, 0, above=True)
+        check_number("gamma", self.gamma, 0)
+        check_count("seed", self.seed, low=0)
+
+    def edit(self, gradients: Gradients) -> None:
+        """Draw and add the noise of this step."""
+        refuse_sparse(gradients, self)
+        deviation = (self.eta / (1 + self._steps) ** self.gamma) ** 0.5
+        key = zlib.crc32("\n".join([str(self.seed), str(self._steps), *gradients.names]).encode())
+        generators = {values.device: torch.Generator(values.device).manual_seed(key) for values in gradients.values}
+        for values, grad in zip(gradients.values, gradients.grads, strict=True):
+            noise = _normal(grad, values, generators[values.device])
+            values.add_(noise.to(values.dtype), alpha=deviation)
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps that got noise."""
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at that step."""
+        self._steps = state["steps"]
+
+
+def _normal(grad: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+    shape = (*grad.shape, 2) if grad.is_complex() else grad.shape
+    dtype = values.dtype if values.itemsize > 4 else torch.float32
+    return shard_like(torch.randn(shape, generator=generator, device=values.device, dtype=dtype), grad)

@@ -1,0 +1,128 @@
+"""What to do with a step whose gradient holds NaN or Inf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from gradwatch.transforms.bounds import check_count
+from gradwatch.transforms.gradients import Gradients
+from gradwatch.transforms.shards import any_rank
+from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext, Transform
+
+
+@dataclass(eq=False)
+class SkipNonFinite(Transform):
+    """Leave out a step whose gradient holds NaN or Inf, by ``grad = None`` for all parameters.
+
+    Use it against a rare bad batch. With ``grad = None`` the optimizer touches nothing: no weight decay, no momentum,
+    no step count. It does not mend BatchNorm's running statistics, which the bad batch entered in the forward pass. Put
+    it first in a chain. A loss scaler (fp16) skips such steps by itself; its overflows count here too.
+
+    Shapes: ``param.grad``: any shape; None after a skip, else untouched.
+
+    Args:
+        budget: how many steps in a row may be skipped.
+
+    Attributes:
+        skipped: how many steps were skipped so far.
+
+    Raises:
+        ValueError: when ``budget`` is not a count of at least 1.
+        FloatingPointError: at the first step beyond the budget, as this is then no rare batch.
+
+    Non-finite gradients: the whole step is skipped, on all ranks together.
+    Cost: one fused norm pass and one sync, as whether there is a gradient is decided on the host; with several ranks an
+    all-reduce of one byte. All ranks have to step the same number of times. State: two counts.
+
+    Example:
+        >>> skip, weight = SkipNonFinite(budget=1), torch.nn.Parameter(torch.zeros(1))
+        >>> weight.grad = torch.tensor([float("nan")])
+        >>> skip({"weight": weight}).skipped, weight.grad, skip.skipped
+        (True, None, 1)
+
+    References: ``optax.apply_if_finite``.
+    """
+
+    budget: int = 10
+    skipped: int = field(default=0, init=False, repr=False)
+    _in_a_row: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_count("budget", self.budget)
+
+    def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
+        """Remove the gradients if one of them, on any rank, is not finite."""
+        with torch.no_grad():
+            gradients = Gradients(params)
+            if not any_rank(_is_bad(gradients, params)):
+                self._in_a_row = 0
+                return None
+        self.skipped += 1
+        self._in_a_row += 1
+        if self._in_a_row > self.budget:
+            raise FloatingPointError(self._message(gradients))
+        for param in params.values():
+            param.grad = None
+        return Outcome(skipped=True)
+
+    def _message(self, gradients: Gradients) -> str:
+        norms = gradients.norms().tolist() if gradients.values else []
+        finite = [abs(norm) != float("inf") and norm == norm for norm in norms]
+        bad = [name for name, fine in zip(gradients.names, finite, strict=True) if not fine]
+        return (
+            f"{self._in_a_row} steps in a row had a gradient with NaN or Inf, and {self!r} allows {self.budget}; "
+            f"here it is in {len(bad)} parameters, the first {', '.join(bad[:3]) or 'on another rank'}. "
+            "Lower the learning rate, or find the operation with torch.autograd.detect_anomaly()"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two counts."""
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
+
+
+def _is_bad(gradients: Gradients, params: Params) -> torch.Tensor:
+    if gradients.values:
+        return ~gradients.total_norm().isfinite()
+    home = next((param.device for param in params.values()), torch.device("cpu"))
+    return torch.zeros((), dtype=torch.bool, device=home)
+
+
+@dataclass(frozen=True)
+class ZeroNonFinite(GradientEdit):
+    """Set entries that are NaN or Inf to 0 and keep the others.
+
+    Use it where a few entries are bad for a reason you know (a masked loss, 0 / 0 in a feature). Otherwise prefer
+    ``SkipNonFinite``: what is left of a bad gradient points nowhere in particular. The optimizer still steps.
+
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept. A complex entry is one entry.
+
+    Non-finite gradients: no entry is NaN or Inf after it.
+    Cost: one pass. No sync, no state.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([float("nan"), 1.0])
+        >>> ZeroNonFinite()({"weight": weight})
+        >>> weight.grad
+        tensor([0., 1.])
+
+    References: ``optax.zero_nans``, which leaves Inf in place.
+    """
+
+    elementwise: ClassVar[bool] = True
+
+    def edit(self, gradients: Gradients) -> None:
+        """Overwrite the bad entries."""
+        for values, grad in zip(gradients.values, gradients.grads, strict=True):
+            if grad.is_complex():
+                values.masked_fill_(~values.isfinite().all(-1, keepdim=True), 0.0)
+            else:
+                values.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
