@@ -1,0 +1,102 @@
+"""Modules to put in a model that act on the gradient flowing through them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class GradientNormalization(nn.Module):
+    r"""Let the input through as it is, and standardize the gradient on its way back.
+
+    .. math:: g \leftarrow \frac{g - \operatorname{mean}(g)}{\operatorname{std}(g) + \epsilon}
+
+    Put it between layers where gradients vanish or explode over depth: everything in front of it gets a gradient of
+    a standard deviation of 1, times ``scale``. What is computed is then no longer the gradient of the loss: its size
+    is lost, and with ``center`` its direction too. Its mean over samples is no average of theirs either, so lower the
+    learning rate. A loss scaler is undone here: under fp16, set ``scale`` to its scale, or use bf16.
+
+    A gradient of one entry has no deviation, and stays as it is. A constant gradient has none either, and becomes 0.
+    With ``center=False`` both only get a new size. Neither gives NaN.
+
+    Shapes: any, and the same comes out, in forward and backward; dtype and device kept.
+
+    Args:
+        per_sample: statistics of each sample (dimension 0) alone, so that samples do not depend on each other.
+        center: subtract the mean; False only rescales, by the root mean square, and keeps the direction.
+        eps: added to the standard deviation, positive. Gradients well under it get smaller still.
+        scale: standard deviation to have, positive.
+
+    Raises:
+        ValueError: when ``eps`` or ``scale`` is not a positive number.
+
+    Non-finite gradients: go through as they are (with ``per_sample``, in the samples that have them).
+    Cost: three small operations on the gradient; nothing in the forward pass. No state.
+
+    Example:
+        >>> x = torch.zeros(4, requires_grad=True)
+        >>> (GradientNormalization()(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+        >>> x.grad
+        tensor([-1.3416, -0.4472,  0.4472,  1.3416])
+
+    References: the statistics are those of Yun, ZNorm, 2024, https://arxiv.org/abs/2408.01215, which takes them of
+    the parameters' gradients; for these see ``gradwatch.transforms.Standardize``.
+    """
+
+    def __init__(self, per_sample: bool = False, *, center: bool = True, eps: float = 1e-6, scale: float = 1.0) -> None:
+        super().__init__()
+        for name, value in (("eps", eps), ("scale", scale)):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; expected a finite number above 0")
+        self.per_sample, self.center, self.eps, self.scale = per_sample, center, eps, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``, with the backward pass changed."""
+        settings = (self.per_sample, self.center, self.eps, self.scale)
+        result: Tensor = _NormalizedBackward.apply(x, settings)  # type: ignore[no-untyped-call]
+        return result
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"per_sample={self.per_sample}, center={self.center}, eps={self.eps}, scale={self.scale}"
+
+
+class _NormalizedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, settings: tuple[bool, bool, float, float]) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[bool, bool, float, float]], output: Tensor) -> None:
+        ctx.settings = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return normalized(grad, *ctx.settings), None
+
+
+def normalized(grad: Tensor, per_sample: bool, center: bool, eps: float, scale: float) -> Tensor:
+    """A gradient with its standard deviation (or, not centered, its root mean square) brought to ``scale``.
+
+    Example:
+        >>> normalized(torch.tensor([3.0, 5.0]), False, True, 1e-6, 1.0)
+        tensor([-1.0000,  1.0000])
+    """
+    first = 1 if per_sample else 0
+    size = math.prod(grad.shape[first:])
+    if grad.numel() == 0 or (size == 1 and center):
+        return grad
+    groups = grad.reshape(len(grad) if per_sample else 1, size)
+    groups = groups.float() if grad.itemsize < 4 else groups
+    largest = groups.abs().amax(1, keepdim=True)
+    tiny = torch.finfo(largest.dtype).tiny
+    # In units of the largest entry, squares neither overflow nor vanish.
+    scaled = groups / largest.clamp(min=tiny)
+    if center:
+        scaled = scaled - scaled.mean(1, keepdim=True)
+    spread = scaled.abs().square().mean(1, keepdim=True).sqrt() + eps / largest.clamp(min=tiny)
+    result = torch.where(largest.isfinite(), scaled * scale / spread.clamp(min=tiny), groups)
+    return result.reshape(grad.shape).to(grad.dtype)
