@@ -58,6 +58,8 @@ class AdaptiveClip(GradientEdit):
     clip_factor: float = 0.01
     eps: float = 1e-3
     exclude: Sequence[str] = ()
+    is_clip: ClassVar[bool] = True
+    parameters_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("clip_factor", self.clip_factor, 0, above=True)
@@ -124,6 +126,7 @@ class PercentileClip(GradientEdit):
 
     percentile: float = 10.0
     history: int = 1000
+    is_clip: ClassVar[bool] = True
     learns_bound: ClassVar[bool] = True
     _norms: Tensor | None = field(default=None, init=False, repr=False)
     _steps: int = field(default=0, init=False, repr=False)

@@ -50,6 +50,7 @@ class ClipByValue(GradientEdit):
     lowest: float | None = None
     highest: float | None = None
     elementwise: ClassVar[bool] = True
+    is_clip: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.bound is None) == (self.lowest is None and self.highest is None):
@@ -113,6 +114,7 @@ class ClipByNorm(GradientEdit):
     """
 
     max_norm: float
+    is_clip: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("max_norm", self.max_norm, 0, above=True)
@@ -161,6 +163,7 @@ class ClipByGlobalNorm(GradientEdit):
 
     max_norm: float
     p: float = 2.0
+    is_clip: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("max_norm", self.max_norm, 0, above=True)

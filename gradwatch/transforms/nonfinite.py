@@ -48,6 +48,7 @@ class SkipNonFinite(Transform):
     """
 
     budget: int = 10
+    parameters_only: ClassVar[bool] = True
     skipped: int = field(default=0, init=False, repr=False)
     _in_a_row: int = field(default=0, init=False, repr=False)
 

@@ -73,6 +73,10 @@ class Transform(ABC):
     """The transforms it is made of."""
     elementwise: ClassVar[bool] = False
     """An entry's result depends on this entry alone, so that any way of sharding a gradient is right."""
+    is_clip: ClassVar[bool] = False
+    """It is one of the clips, which should not run beside another one by accident."""
+    parameters_only: ClassVar[bool] = False
+    """It needs the weights, or removes gradients, and so makes no sense for a gradient at a layer's output."""
     learns_bound: ClassVar[bool] = False
     """It clips by the run's own history: a large share of clipped steps is then no sign of a high learning rate."""
 

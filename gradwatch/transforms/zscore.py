@@ -57,6 +57,7 @@ class ZScoreClip(GradientEdit):
     alpha: float = 0.97
     warmup: int = 25
     max_norm: float | None = 1.0
+    is_clip: ClassVar[bool] = True
     learns_bound: ClassVar[bool] = True
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 

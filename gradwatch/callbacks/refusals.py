@@ -1,0 +1,69 @@
+"""What a callback that edits gradients asks of the Trainer, and what it refuses to run with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+
+from gradwatch.transforms import Transform, When
+from gradwatch.transforms.transform import walk
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The Trainer's callbacks, in order."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def find_monitor(trainer: Trainer) -> Any:
+    """The callback that knows findings, if there is one."""
+    return next((callback for callback in callbacks_of(trainer) if hasattr(callback, "findings")), None)
+
+
+def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) -> None:
+    """Raise a ValueError for a ``When`` that nobody can answer; warn of a monitor that would see edited gradients."""
+    monitor = find_monitor(trainer)
+    waiting = [part for part in walk(transform) if isinstance(part, When)]
+    if waiting and monitor is None:
+        raise ValueError(f"{waiting[0]} waits for a finding, but the Trainer has no GradientMonitor; add one in front")
+    callbacks = callbacks_of(trainer)
+    if monitor is not None and callbacks.index(monitor) > callbacks.index(callback):
+        rank_zero_warn(
+            "GradientTransform stands in front of the monitor, which then reads gradients that are already edited: "
+            "expected Trainer(callbacks=[GradientMonitor(...), GradientTransform(...)])"
+        )
+
+
+def check_trainer(transform: Transform, trainer: Trainer) -> None:
+    """Raise a ValueError where the Trainer clips too, or holds gradients in a form that can't be edited rightly."""
+    parts = list(walk(transform))
+    clips = [part for part in parts if part.is_clip]
+    if clips and trainer.gradient_clip_val:
+        raise ValueError(
+            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) and {clips[0]} in GradientTransform would both "
+            "clip; remove one of the two settings"
+        )
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        for optimizer in trainer.optimizers:
+            if getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ValueError(
+                    f"{type(optimizer).__name__}(fused=True) undoes the loss scale in its own step under "
+                    f"precision={trainer.precision!r}, so transforms would see scaled gradients; use fused=False, or "
+                    "precision='bf16-mixed'"
+                )
+    _check_sharding([part for part in parts if not part.parts], trainer)
+
+
+def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
+    if isinstance(trainer.strategy, DeepSpeedStrategy):
+        raise ValueError("DeepSpeed keeps gradients to itself, so there is nothing to transform; use FSDP2 or DDP")
+    if isinstance(trainer.strategy, FSDPStrategy):
+        for part in parts:
+            if not part.elementwise:
+                raise ValueError(
+                    f"{part} needs whole gradients, and strategy='fsdp' holds flat pieces of them; "
+                    "use FSDP2 (ModelParallelStrategy with fully_shard), for which it is exact"
+                )
