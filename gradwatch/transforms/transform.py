@@ -136,6 +136,10 @@ class FunctionTransform(Transform):
             outcome = self.function(params, context)
         return outcome if isinstance(outcome, Outcome) else None
 
+    def __deepcopy__(self, memo: object) -> FunctionTransform:
+        """The same: what a function keeps is its own affair."""
+        return self
+
 
 def as_transform(value: Any) -> Transform:
     """A transform as it is, a function made one; anything else is a TypeError.
