@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 STEPS_AN_EPOCH = 10
+torch.set_num_threads(1)  # such small fits are 20 times slower when the cores are busy with something else
 
 
 class Regression(LightningModule):
@@ -71,6 +73,14 @@ def fit(
             module.reset_parameters()
     trainer(callbacks, max_steps, **kwargs).fit(model, ckpt_path=ckpt_path, weights_only=False)
     return model
+
+
+def fit_until(step: int, folder: Path, callbacks: Any = (), model: LightningModule | None = None) -> Path:
+    """Train to a step and return the checkpoint made there."""
+    keep = ModelCheckpoint(folder, f"{step}", every_n_train_steps=step, save_top_k=-1)
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    fit([*callbacks, keep], model, max_steps=step, enable_checkpointing=True)
+    return folder / f"{step}.ckpt"
 
 
 def trainer(callbacks: Any = (), max_steps: int = 25, **kwargs: Any) -> Trainer:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from small_fits import Regression, fit, same_weights, trainer
+from small_fits import Regression, fit, fit_until, same_weights, trainer
 
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.records import Finding
@@ -127,8 +127,8 @@ def test_a_run_resumed_at_step_37_ends_bitwise_as_if_never_stopped(name: str, tm
 
     whole, stopped, resumed = callback(), callback(), callback()
     expected = fit(whole, Regression(bad_batches=bad), max_steps=60)
-    fit(stopped, Regression(bad_batches=bad), max_steps=37).trainer.save_checkpoint(tmp_path / "37.ckpt")
-    got = fit(resumed, Regression(bad_batches=bad), max_steps=60, ckpt_path=tmp_path / "37.ckpt")
+    saved = fit_until(37, tmp_path, stopped, Regression(bad_batches=bad))
+    got = fit(resumed, Regression(bad_batches=bad), max_steps=60, ckpt_path=saved)
     assert all(param.isfinite().all() for param in got.parameters())
     assert same_weights(got, expected)
     assert str(resumed.state_dict()) == str(whole.state_dict())
