@@ -86,15 +86,19 @@ class LayerwiseTraining(BaseFinetuning):
         return len(self.stages) - 1
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        """Find the stages' parameters; freezing waits until the strategy and the optimizers have seen all of them."""
+        """Nothing yet: the strategy and the optimizers have to see all parameters, and FSDP2 exchanges them."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the stages' parameters, and refuse what could not work."""
+        super().on_fit_start(trainer, pl_module)
         self._trainable = [param for param in pl_module.parameters() if param.requires_grad]
         self._of_stage = [_parameters_of(stage, pl_module) for stage in self.stages]
         for stage, params in zip(self.stages, self._of_stage, strict=True):
             if not params & {id(param) for param in self._trainable}:
                 raise ValueError(f"{stage} has no parameter to train: its layers have none, or they are all frozen")
+        self._check_strategy(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on, in the stage of the current epoch; a run may be resumed in the middle of it."""
+    def _check_strategy(self, trainer: Trainer) -> None:
         model = trainer.strategy.model
         freezes = any(len(params) < len(self._trainable) for params in self._of_stage)
         if freezes and isinstance(model, DistributedDataParallel) and not model.find_unused_parameters:
@@ -102,6 +106,9 @@ class LayerwiseTraining(BaseFinetuning):
                 "LayerwiseTraining leaves parameters without a gradient, for which DDP waits; "
                 "expected strategy='ddp_find_unused_parameters_true'"
             )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, or go on, in the stage of the current epoch; a run may be resumed in the middle of it."""
         self._stage = None
         for optimizer in trainer.optimizers:
             self.finetune_function(pl_module, trainer.current_epoch, optimizer)
