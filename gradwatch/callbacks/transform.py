@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch.callbacks.optimizer_run import OptimizerRun, total_norm
 from gradwatch.callbacks.refusals import check_monitor, check_trainer, find_monitor
 from gradwatch.transforms import Chain, StepContext, Transform
-from gradwatch.transforms.gradients import Gradients
-from gradwatch.transforms.transform import Outcome, walk
+from gradwatch.transforms.transform import walk
 
 _ENOUGH_STEPS = 100  # before a share of clipped steps says anything about the learning rate
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
@@ -55,7 +54,7 @@ class GradientTransform(Callback):
 
     def __init__(self, transforms: list[Transform | Callable[..., Any]] | Transform | Callable[..., Any]) -> None:
         self.transform = Chain(transforms if isinstance(transforms, (list, tuple)) else [transforms])
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, OptimizerRun] = {}
         self._names: dict[int, str] = {}
         self._advised = False
 
@@ -81,16 +80,16 @@ class GradientTransform(Callback):
         kinds = frozenset(finding.kind for finding in monitor.findings if finding.is_open) if monitor else frozenset()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logs = every > 0 and run.steps % every == 0
-        before = _total_norm(params) if logs and monitor is None else None
+        before = total_norm(params) if logs and monitor is None else None
         outcome = run.step(params, StepContext(trainer.global_step, kinds))
         if logs:
-            after = None if before is None else _total_norm(params)
+            after = None if before is None else total_norm(params)
             self._log(trainer, pl_module, index, run.numbers(outcome, before, after))
 
-    def _run_of(self, index: int) -> _Run:
+    def _run_of(self, index: int) -> OptimizerRun:
         if index not in self._runs:
             chain = self.transform if index == 0 else copy.deepcopy(self.transform)
-            self._runs[index] = _Run(chain)
+            self._runs[index] = OptimizerRun(chain)
         return self._runs[index]
 
     def _params_of(self, optimizer: Optimizer, pl_module: LightningModule) -> dict[str, nn.Parameter]:
@@ -128,48 +127,6 @@ class GradientTransform(Callback):
             self._run_of(int(index)).load_state_dict(state)
 
 
-class _Run:
-    """One optimizer's chain, and what it did so far."""
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self.steps = 0
-        self.skipped = 0
-        self._clipped: Tensor | None = None
-
-    def step(self, params: Mapping[str, nn.Parameter], context: StepContext) -> Outcome:
-        outcome = self.chain(params, context)
-        self.steps += 1
-        self.skipped += outcome.skipped
-        if outcome.clipped is not None:
-            clipped = outcome.clipped.to(torch.int64)
-            self._clipped = clipped if self._clipped is None else self._clipped.to(clipped.device) + clipped
-        return outcome
-
-    def numbers(self, outcome: Outcome, before: Tensor | None, after: Tensor | None) -> dict[str, float]:
-        """What is to be logged, brought to the host in one transfer."""
-        waiting = {
-            "grad_norm_total": before,
-            "grad_norm_total_after": after,
-            "clip_coefficient": outcome.coefficient,
-            "clipped_share": None if self._clipped is None else self._clipped / self.steps,
-        }
-        present = {key: value for key, value in waiting.items() if value is not None}
-        home = next((value.device for value in present.values()), None)
-        numbers = [value.to(home, torch.float32) for value in present.values()]
-        found = dict(zip(present, torch.stack(numbers).tolist() if numbers else [], strict=True))
-        return found | {"skipped_steps": float(self.skipped)}
-
-    def state_dict(self) -> dict[str, Any]:
-        clipped = None if self._clipped is None else int(self._clipped)
-        return {"chain": self.chain.state_dict(), "steps": self.steps, "skipped": self.skipped, "clipped": clipped}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.chain.load_state_dict(state["chain"])
-        self.steps, self.skipped = state["steps"], state["skipped"]
-        self._clipped = None if state["clipped"] is None else torch.tensor(state["clipped"])
-
-
 def _parameter_names(pl_module: nn.Module) -> dict[int, str]:
     """Names by identity, as the model's author wrote them: without what compiling and checkpointing put in between."""
     names = {}
@@ -178,9 +135,3 @@ def _parameter_names(pl_module: nn.Module) -> dict[int, str]:
             name = name.replace(wrapper, "")
         names[id(param)] = name
     return names
-
-
-def _total_norm(params: Mapping[str, nn.Parameter]) -> Tensor | None:
-    with torch.no_grad():
-        gradients = Gradients(params)
-        return gradients.total_norm() if gradients.values else None

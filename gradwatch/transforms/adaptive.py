@@ -1,16 +1,15 @@
-"""Clips with a bound that the weights or the run itself set."""
+"""AGC: a clip with a bound that each unit's weights set."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gradwatch.transforms.bounds import check_count, check_number, shrinking
-from gradwatch.transforms.clip import clip_all
+from gradwatch.transforms.bounds import check_number, shrinking
 from gradwatch.transforms.gradients import Gradients, scale_exactly_
 from gradwatch.transforms.patterns import check_patterns, matches
 from gradwatch.transforms.shards import over_shards
@@ -88,77 +87,3 @@ class AdaptiveClip(GradientEdit):
         coefficients = shrinking(unit.norms(unit.values), bounds)
         scale_exactly_(unit.values, coefficients)
         return (coefficients < 1).any().to(torch.uint8)
-
-
-@dataclass(eq=False)
-class PercentileClip(GradientEdit):
-    r"""Clip the total norm to a percentile of the norms of the steps so far (AutoClip).
-
-    .. math:: g \leftarrow g \cdot \min(1, P_p(n_{t-h+1}, \dots, n_t) / n_t), \quad n_t = \lVert g_t \rVert_2
-
-    Use it where no fixed bound suits: it follows the run. It clips ``100 - p`` percent of the steps by design, so it
-    acts as a lower learning rate too. The paper's 10 is strong; 90 only takes the outliers.
-
-    Shapes: ``param.grad``: any shape; in place; dtype and device kept.
-
-    Args:
-        percentile: from 0 to 100; that of the history, this step's norm included, with linear interpolation.
-        history: how many of the latest norms count.
-
-    Raises:
-        ValueError: when the percentile is outside 0 to 100, or the history is not at least 1.
-
-    Non-finite gradients: nothing is changed, and the norm does not enter the history.
-    Cost: one global clip, and a sort of the history: the same at any length of the run. No sync. State: one float64
-    for each step of the history.
-
-    Example:
-        >>> clip, weight = PercentileClip(50), torch.nn.Parameter(torch.zeros(1))
-        >>> for value in (1.0, 3.0):
-        ...     weight.grad = torch.tensor([value])
-        ...     outcome = clip({"weight": weight})
-        >>> weight.grad
-        tensor([2.])
-
-    References: Seetharaman, Wichern, Pardo, Le Roux, AutoClip: Adaptive Gradient Clipping for Source Separation
-    Networks, 2020, https://arxiv.org/abs/2007.14469. There the history is unbounded.
-    """
-
-    percentile: float = 10.0
-    history: int = 1000
-    is_clip: ClassVar[bool] = True
-    learns_bound: ClassVar[bool] = True
-    _norms: Tensor | None = field(default=None, init=False, repr=False)
-    _steps: int = field(default=0, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        check_number("percentile", self.percentile, 0, 100)
-        check_count("history", self.history)
-
-    def edit(self, gradients: Gradients) -> Outcome:
-        """Take the norm into the history and clip to its percentile."""
-        norm = gradients.total_norm()
-        return clip_all(gradients, norm, self._threshold(norm))
-
-    def _threshold(self, norm: Tensor) -> Tensor:
-        if self._norms is None:
-            self._norms = norm.new_full((self.history,), float("nan"))
-        self._norms = self._norms.to(norm.device)
-        oldest = self._norms[self._steps % self.history]
-        oldest.copy_(torch.where(norm.isfinite(), norm, oldest))
-        self._steps += 1
-        return torch.nanquantile(self._norms, self.percentile / 100)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The history, where NaN marks a place that is still empty."""
-        return {"norms": None if self._norms is None else self._norms.clone(), "steps": self._steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a history of the same length."""
-        norms = state["norms"]
-        if norms is not None and len(norms) != self.history:
-            raise ValueError(
-                f"the saved history has {len(norms)} norms; expected {self.history}, as this clip was given"
-            )
-        self._norms = None if norms is None else norms.clone()
-        self._steps = state["steps"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gradwatch.probe.norms import l2_norms
-from gradwatch.transforms.shards import is_sharded, local_part, over_shards, refuse_partial
+from gradwatch.transforms.norms import by_kind, norms_of, norms_over_shards
+from gradwatch.transforms.shards import local_part, refuse_partial
 
 
 def entries(tensor: Tensor) -> Tensor:
@@ -76,8 +76,8 @@ class Gradients:
 
     def norms(self, p: float = 2.0) -> Tensor:
         """The p-norm of each gradient, of all of it where it is sharded: one vector in float64, on ``home``."""
-        norms = _norms(self.values, list(self._kinds.values()), p)
-        return _norms_over_shards(norms, self.grads, p)
+        norms = norms_of(self.values, list(self._kinds.values()), p)
+        return norms_over_shards(norms, self.grads, p)
 
     def total_norm(self, p: float = 2.0) -> Tensor:
         """The p-norm of all gradients as one vector."""
@@ -87,7 +87,7 @@ class Gradients:
     def weight_norms(self) -> Tensor:
         """L2 norm of each parameter."""
         weights = [entries(param) for param in self.params]
-        return _norms_over_shards(_norms(weights, _by_kind(weights), 2.0), self.params, 2.0)
+        return norms_over_shards(norms_of(weights, by_kind(weights), 2.0), self.params, 2.0)
 
     def scale_(self, coefficient: Tensor) -> None:
         """Multiply all gradients by one number."""
@@ -131,45 +131,3 @@ def scale_exactly_(values: Tensor, coefficient: Tensor) -> None:
         values.copy_(values.float().mul_(coefficient))
     else:
         values.mul_(coefficient)
-
-
-def _by_kind(tensors: Sequence[Tensor]) -> list[list[int]]:
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for position, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(position)
-    return list(kinds.values())
-
-
-def _norms(tensors: Sequence[Tensor], kinds: Sequence[Sequence[int]], p: float) -> Tensor:
-    if len(kinds) == 1:
-        return _norms_of_one_kind(tensors, p)
-    home, norms = tensors[0].device, [tensors[0]] * len(tensors)
-    for positions in kinds:
-        batch = _norms_of_one_kind([tensors[i] for i in positions], p).to(home, non_blocking=True)
-        for position, norm in zip(positions, batch.unbind(), strict=True):
-            norms[position] = norm
-    return torch.stack(norms)
-
-
-def _norms_of_one_kind(tensors: Sequence[Tensor], p: float) -> Tensor:
-    if p == 2:
-        return l2_norms(tensors)
-    wide = torch.float64 if tensors[0].device.type != "mps" else torch.float32
-    if p == float("inf"):  # the fused norm refuses an empty shard and is slow on a CPU
-        return torch.stack([_largest(values) for values in tensors]).to(wide)
-    return torch.stack(torch._foreach_norm(list(tensors), p, dtype=wide))
-
-
-def _largest(values: Tensor) -> Tensor:
-    if values.numel() == 0:
-        return values.new_zeros(())
-    low, high = torch.aminmax(values)
-    return torch.maximum(high, -low)
-
-
-def _norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float) -> Tensor:
-    if not any(map(is_sharded, owners)):
-        return norms
-    if p == float("inf"):
-        return over_shards(norms, owners, "max")
-    return over_shards(norms**p, owners) ** (1 / p)
