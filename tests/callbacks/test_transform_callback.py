@@ -6,14 +6,19 @@ import csv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from small_fits import Regression, fit, fit_until, same_weights, trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradwatch.callbacks.optimizer_run import OptimizerRun
+from gradwatch.callbacks.refusals import check_trainer
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.records import Finding
 from gradwatch.transforms import (
@@ -21,9 +26,11 @@ from gradwatch.transforms import (
     Chain,
     ClipByGlobalNorm,
     ClipByNorm,
+    ClipByValue,
     Only,
     PercentileClip,
     SkipNonFinite,
+    StepContext,
     Transform,
     When,
     ZeroNonFinite,
@@ -70,6 +77,39 @@ def test_a_second_clip_is_refused_and_both_are_named() -> None:
     with pytest.raises(ValueError, match=r"gradient_clip_val=0.5\) and ClipByNorm\(max_norm=1.0\)"):
         fit(chain, gradient_clip_val=0.5)
     fit(GradientTransform(ZeroNonFinite()), gradient_clip_val=0.5, max_steps=1)
+
+
+def _sharded_by(strategy: type) -> SimpleNamespace:
+    plugin = SimpleNamespace(scaler=None)
+    return SimpleNamespace(strategy=object.__new__(strategy), precision_plugin=plugin, gradient_clip_val=None)
+
+
+def test_fsdp1_is_refused_but_for_elementwise_transforms() -> None:
+    with pytest.raises(ValueError, match=r"ClipByNorm.*use FSDP2 \(ModelParallelStrategy"):
+        check_trainer(Chain([ZeroNonFinite(), Only("*", ClipByNorm(1.0))]), _sharded_by(FSDPStrategy))
+    check_trainer(Chain([ZeroNonFinite(), ClipByValue(1.0)]), _sharded_by(FSDPStrategy))
+
+
+def test_deepspeed_is_refused() -> None:
+    with pytest.raises(ValueError, match="use FSDP2 or DDP"):
+        check_trainer(ZeroNonFinite(), _sharded_by(DeepSpeedStrategy))
+
+
+class NoHostReads(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_that_is_not_logged_reads_nothing_back() -> None:
+    model = Regression()
+    run = OptimizerRun(Chain([ZScoreClip(), PercentileClip(), ClipByGlobalNorm(1.0), AddNoise()]))
+    for _ in range(3):
+        for param in model.parameters():
+            param.grad = torch.ones_like(param)
+        with NoHostReads():
+            run.step(dict(model.named_parameters()), StepContext())
+    assert run.steps == 3
 
 
 def test_what_is_logged(tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_fp16_overflow_is_left_to_the_scaler() -> None:
     assert plugins[0].scaler.get_scale() < 2.0**40
 
 
+def test_fp16_with_a_skipped_step() -> None:
+    skip, plugin = SkipNonFinite(), fp16()
+    model = fit(GradientTransform(skip), sgd(net=_no_batch_norm, bad_batches=(5,)), plugins=[plugin], max_steps=10)
+    assert all(param.isfinite().all() for param in model.parameters())
+    assert skip.skipped >= 1
+    assert plugin.scaler.get_scale() == 2.0 ** (16 - skip.skipped)  # it saw the same steps: the bad one, and overflows
+
+
 def test_fp16_with_an_optimizer_that_unscales_is_refused() -> None:
     with pytest.raises(ValueError, match=r"AdamW\(fused=True\) undoes the loss scale.*fused=False"):
         fit(clip(), model=Regression(fused=True), plugins=[fp16()])
