@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,8 +56,8 @@ class AdaptiveClip(GradientEdit):
     clip_factor: float = 0.01
     eps: float = 1e-3
     exclude: Sequence[str] = ()
-    is_clip: ClassVar[bool] = True
-    parameters_only: ClassVar[bool] = True
+    is_clip = True
+    parameters_only = True
 
     def __post_init__(self) -> None:
         check_number("clip_factor", self.clip_factor, 0, above=True)

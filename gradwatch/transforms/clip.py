@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,8 +48,8 @@ class ClipByValue(GradientEdit):
     bound: float | None = None
     lowest: float | None = None
     highest: float | None = None
-    elementwise: ClassVar[bool] = True
-    is_clip: ClassVar[bool] = True
+    elementwise = True
+    is_clip = True
 
     def __post_init__(self) -> None:
         if (self.bound is None) == (self.lowest is None and self.highest is None):
@@ -114,7 +113,7 @@ class ClipByNorm(GradientEdit):
     """
 
     max_norm: float
-    is_clip: ClassVar[bool] = True
+    is_clip = True
 
     def __post_init__(self) -> None:
         check_number("max_norm", self.max_norm, 0, above=True)
@@ -163,7 +162,7 @@ class ClipByGlobalNorm(GradientEdit):
 
     max_norm: float
     p: float = 2.0
-    is_clip: ClassVar[bool] = True
+    is_clip = True
 
     def __post_init__(self) -> None:
         check_number("max_norm", self.max_norm, 0, above=True)

@@ -8,8 +8,6 @@ from typing import Any
 
 from gradwatch.transforms.transform import Outcome, Params, StepContext, Transform, as_transform
 
-AnyTransform = Transform | Callable[..., Any]
-
 
 class Composed(Transform):
     """Hands everything on to its parts."""
@@ -66,13 +64,13 @@ class Chain(Composed):
 
     transforms: tuple[Transform, ...]
 
-    def __init__(self, transforms: Iterable[AnyTransform]) -> None:
+    def __init__(self, transforms: Iterable[Transform | Callable[..., Any]]) -> None:
         object.__setattr__(self, "transforms", tuple(as_transform(item) for item in transforms))
         if not self.transforms:
             raise ValueError("the list of transforms is empty; expected at least one")
 
     @property
-    def parts(self) -> tuple[Transform, ...]:  # type: ignore[override]
+    def parts(self) -> tuple[Transform, ...]:
         """The transforms, in order."""
         return self.transforms
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from gradwatch.records import Kind
-from gradwatch.transforms.compose import AnyTransform, Composed
+from gradwatch.transforms.compose import Composed
 from gradwatch.transforms.patterns import check_patterns, matches
 from gradwatch.transforms.transform import Outcome, Params, StepContext, Transform, as_transform
 
@@ -47,7 +47,7 @@ class When(Composed):
     """
 
     kind: str
-    transform: AnyTransform
+    transform: Transform | Callable[..., Any]
     own_kind: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class When(Composed):
             )
 
     @property
-    def parts(self) -> tuple[Transform, ...]:  # type: ignore[override]
+    def parts(self) -> tuple[Transform, ...]:
         """The transform."""
         return (as_transform(self.transform),)
 
@@ -102,13 +102,13 @@ class Only(Composed):
     """
 
     pattern: str
-    transform: AnyTransform
+    transform: Transform | Callable[..., Any]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transform", as_transform(self.transform))
 
     @property
-    def parts(self) -> tuple[Transform, ...]:  # type: ignore[override]
+    def parts(self) -> tuple[Transform, ...]:
         """The transform."""
         return (as_transform(self.transform),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -48,7 +48,7 @@ class SkipNonFinite(Transform):
     """
 
     budget: int = 10
-    parameters_only: ClassVar[bool] = True
+    parameters_only = True
     skipped: int = field(default=0, init=False, repr=False)
     _in_a_row: int = field(default=0, init=False, repr=False)
 
@@ -118,7 +118,7 @@ class ZeroNonFinite(GradientEdit):
     References: ``optax.zero_nans``, which leaves Inf in place.
     """
 
-    elementwise: ClassVar[bool] = True
+    elementwise = True
 
     def edit(self, gradients: Gradients) -> None:
         """Overwrite the bad entries."""

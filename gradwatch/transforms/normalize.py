@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -150,7 +149,7 @@ class ScaleByTrustRatio(GradientEdit):
 
     coefficient: float = 1.0
     eps: float = 1e-12
-    parameters_only: ClassVar[bool] = True
+    parameters_only = True
 
     def __post_init__(self) -> None:
         check_number("coefficient", self.coefficient, 0, above=True)

@@ -19,7 +19,7 @@ def by_kind(tensors: Sequence[Tensor]) -> list[list[int]]:
     return list(kinds.values())
 
 
-def norms_of(tensors: Sequence[Tensor], kinds: Sequence[Sequence[int]], p: float) -> Tensor:
+def norms_of(tensors: list[Tensor], kinds: Sequence[Sequence[int]], p: float) -> Tensor:
     """The p-norm of each tensor in float64, on the first one's device, given their positions by kind.
 
     Example:
@@ -36,13 +36,13 @@ def norms_of(tensors: Sequence[Tensor], kinds: Sequence[Sequence[int]], p: float
     return torch.stack(norms)
 
 
-def _norms_of_one_kind(tensors: Sequence[Tensor], p: float) -> Tensor:
+def _norms_of_one_kind(tensors: list[Tensor], p: float) -> Tensor:
     if p == 2:
         return l2_norms(tensors)
     wide = torch.float64 if tensors[0].device.type != "mps" else torch.float32
     if p == float("inf"):  # the fused norm refuses an empty shard and is slow on a CPU
         return torch.stack([_largest(values) for values in tensors]).to(wide)
-    return torch.stack(torch._foreach_norm(list(tensors), p, dtype=wide))
+    return torch.stack(torch._foreach_norm(tensors, p, dtype=wide))
 
 
 def _largest(values: Tensor) -> Tensor:

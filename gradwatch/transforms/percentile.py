@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,8 +51,8 @@ class PercentileClip(GradientEdit):
 
     percentile: float = 10.0
     history: int = 1000
-    is_clip: ClassVar[bool] = True
-    learns_bound: ClassVar[bool] = True
+    is_clip = True
+    learns_bound = True
     _norms: Tensor | None = field(default=None, init=False, repr=False)
     _steps: int = field(default=0, init=False, repr=False)
 

@@ -7,7 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,16 +69,21 @@ def _both(combine: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tens
 class Transform(ABC):
     """Edits ``param.grad`` of named parameters in place; a plain function of ``(params, context)`` will do as well."""
 
-    parts: tuple[Transform, ...] = ()
-    """The transforms it is made of."""
-    elementwise: ClassVar[bool] = False
+    # Without annotations: they would have to mean something in the modules of all subclasses, where jsonargparse
+    # looks their names up.
+    elementwise = False
     """An entry's result depends on this entry alone, so that any way of sharding a gradient is right."""
-    is_clip: ClassVar[bool] = False
+    is_clip = False
     """It is one of the clips, which should not run beside another one by accident."""
-    parameters_only: ClassVar[bool] = False
+    parameters_only = False
     """It needs the weights, or removes gradients, and so makes no sense for a gradient at a layer's output."""
-    learns_bound: ClassVar[bool] = False
+    learns_bound = False
     """It clips by the run's own history: a large share of clipped steps is then no sign of a high learning rate."""
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """The transforms it is made of."""
+        return ()
 
     @abstractmethod
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:

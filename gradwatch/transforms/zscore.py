@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class ZScoreClip(GradientEdit):
     alpha: float = 0.97
     warmup: int = 25
     max_norm: float | None = 1.0
-    is_clip: ClassVar[bool] = True
-    learns_bound: ClassVar[bool] = True
+    is_clip = True
+    learns_bound = True
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

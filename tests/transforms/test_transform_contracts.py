@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import typing
 
 import pytest
 import torch
@@ -250,3 +252,10 @@ def test_docstring_has_every_part(name: str) -> None:
         assert part in text, part
     places = [text.index(part) for part in ("Shapes:", "Non-finite gradients:", "Cost:", "Example:", "References:")]
     assert places == sorted(places)
+
+
+@every_transform
+def test_a_command_line_can_read_its_types(name: str) -> None:
+    """jsonargparse looks all annotations up in the class' own module, inherited ones too."""
+    made = type(FACTORIES[name]())
+    assert typing.get_type_hints(made, vars(sys.modules[made.__module__])) is not None
