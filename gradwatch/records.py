@@ -27,6 +27,9 @@ class GradientError(RuntimeError):
         super().__init__(finding.message)
         self.finding = finding
 
+    def __reduce__(self) -> tuple[type[GradientError], tuple[Finding]]:
+        return type(self), (self.finding,)
+
 
 def _column() -> Any:
     return field(default=None, metadata={"column": True})

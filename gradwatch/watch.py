@@ -136,7 +136,7 @@ class Watcher:
         step, self.steps = self.steps, self.steps + 1
         if loss is not None:
             self._losses.append(step, torch.as_tensor(loss).detach())
-        if self._every_total and self._total:
+        if self._every_total and self._total and not skipped:  # a loss scaler's search is no trouble
             self._totals.append(step, torch.linalg.vector_norm(torch.stack(self._total)))
         if not self.is_measuring or not self._total:  # no gradient at all: a training step that was left out
             self._probe.detach()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradwatch.detectors.thresholds import require_positive
-from gradwatch.detectors.vanishing import fall
+from gradwatch.detectors.thresholds import require_positive, require_whole
 from gradwatch.records import Array, Finding, Snapshot
 
 
@@ -48,7 +47,7 @@ class Exploding:
 
     def __post_init__(self) -> None:
         require_positive(self, growth=self.growth, grad_to_weight=self.grad_to_weight, total_norm=self.total_norm)
-        require_positive(self, min_calls=self.min_calls, patience=self.patience)
+        require_whole(self, min_calls=self.min_calls, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield what explodes over depth, over calls and in total."""
@@ -60,8 +59,9 @@ class Exploding:
                 where = f"over the {len(norms)} calls of layer {layer}"
                 yield self._finding(snapshot, (layer,), float(rise[0]), self.growth, f"it grows {rise[0]:.1e}x {where}")
         if np.isfinite(snapshot.total_norm) and snapshot.total_norm > self.total_norm:
-            largest = snapshot.layers[int(np.nanargmax(snapshot.grad_norm))] if _any(snapshot.grad_norm) else ""
-            what = f"its total norm is {snapshot.total_norm:.1e}, most of it in layer {largest}"
+            known = _any(snapshot.grad_norm)
+            largest = snapshot.layers[int(np.nanargmax(snapshot.grad_norm))] if known else "grad_norm_total"
+            what = f"its total norm is {snapshot.total_norm:.1e}" + (f", largest in layer {largest}" if known else "")
             yield self._finding(snapshot, (largest,), snapshot.total_norm, self.total_norm, what)
 
     def _over_depth(self, snapshot: Snapshot, heavy: npt.NDArray[np.bool_]) -> Iterator[Finding]:
@@ -85,16 +85,19 @@ class Exploding:
 
 
 def rises(norms: Array) -> Array:
-    """Each norm as a multiple of the smallest at or after it, exact zeros and non-finite values left out.
+    """Each norm as a multiple of the last one; exact zeros and non-finite values are left out and give 1.
+
+    The last, and not the smallest: a branch that starts near zero (ReZero, LoRA, a zero-initialized BatchNorm) is
+    faint inside, and every layer before it would be loud.
 
     Example:
         >>> rises(np.array([8.0, 4.0, 2.0]))
         array([4., 2., 1.])
     """
-    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=(norms > 0) & np.isfinite(norms))
-    share = fall(inverse)
-    multiples: Array = np.divide(1.0, share, out=np.ones_like(norms), where=share > 0)
-    return multiples
+    usable = (norms > 0) & np.isfinite(norms)
+    result = np.ones(len(norms))
+    result[usable] = norms[usable] / norms[usable][-1:]
+    return result
 
 
 def _any(values: Array) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -65,19 +65,21 @@ class Ledger:
         """Look at the next measured step; returns the findings that it opens."""
         seen: list[Track] = []
         for number, detector in enumerate(self.detectors):
-            seen += [self._track(number, finding) for finding in _listed(detector(snapshot))]
+            for finding in _listed(detector(snapshot)):
+                seen.append(self._track(number, finding, snapshot, seen))
         opened = list(self._open(seen))
         self._age([track for track in self._tracks if not any(track is other for other in seen)], snapshot.step)
         return opened
 
-    def _track(self, number: int, finding: Finding) -> Track:
+    def _track(self, number: int, finding: Finding, snapshot: Snapshot, taken: Sequence[Track]) -> Track:
         for track in self._tracks:
-            old = track.finding
-            if (track.detector, old.kind) == (number, finding.kind) and set(old.layers) & set(finding.layers):
-                layers = tuple(dict.fromkeys([*finding.layers, *old.layers]))
-                track.finding = replace(
-                    finding, step=old.step, layers=layers if track.place is not None else finding.layers
-                )
+            if track.detector == number and _is_same(track.finding, finding):
+                together = _in_order((*track.finding.layers, *finding.layers), snapshot)
+                if any(track is other for other in taken):  # two sides of one trouble, in one step
+                    track.finding = replace(track.finding, layers=together)
+                    return track
+                layers = finding.layers if track.place is None else together
+                track.finding = replace(finding, step=track.finding.step, layers=layers)
                 break
         else:
             track = Track(number, finding)
@@ -114,6 +116,15 @@ class Ledger:
         self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
 
 
+def _is_same(old: Finding, new: Finding) -> bool:
+    return old.kind == new.kind and (old.layers == new.layers or bool(set(old.layers) & set(new.layers)))
+
+
+def _in_order(names: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:
+    place = {name: i for i, name in enumerate((*snapshot.layers, *snapshot.params))}
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: place.get(name, -1)))
+
+
 def _finding(state: dict[str, Any]) -> Finding:
     return Finding(**{**state, "layers": tuple(state["layers"])})
 
@@ -121,8 +132,10 @@ def _finding(state: dict[str, Any]) -> Finding:
 def _listed(result: object) -> list[Finding]:
     if result is None:
         return []
-    findings = [result] if isinstance(result, Finding) else list(result)  # type: ignore[call-overload]
-    for finding in findings:
+    several = isinstance(result, Iterable) and not isinstance(result, (str, Mapping))
+    findings: list[Finding] = []
+    for finding in result if several else [result]:  # type: ignore[attr-defined]
         if not isinstance(finding, Finding):
             raise TypeError(f"a detector returned {finding!r}; expected a gradwatch.Finding, several of them, or None")
+        findings.append(finding)
     return findings

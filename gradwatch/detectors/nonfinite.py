@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive
+from gradwatch.detectors.thresholds import require_whole
 from gradwatch.records import Finding, Snapshot
 
 
@@ -39,7 +39,7 @@ class NonFinite:
     _skips: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(self, max_skips=self.max_skips)
+        require_whole(self, max_skips=self.max_skips)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding that tells where and since when."""
@@ -51,21 +51,25 @@ class NonFinite:
         if 0 < self._skips <= self.max_skips and not np.isinf(snapshot.trace_loss).any():
             return
         step = int(bad_steps[0]) if len(bad_steps) else snapshot.step
+        count = float(np.nansum(snapshot.nonfinite))
         places = ("loss",) if np.isinf(snapshot.trace_loss).any() else ()
         layers = tuple(dict.fromkeys([*places, *(layer for layer in (forward, backward) if layer is not None)]))
         yield Finding(
-            "nonfinite", layers or ("grad_norm_total",), step, float(np.nansum(snapshot.nonfinite)), 0.0,
-            self._message(snapshot, step, forward, backward), severity="error",
+            "nonfinite", layers or ("grad_norm_total",), step, count, 0.0,
+            self._message(snapshot, step, count, forward, backward), severity="error",
         )  # fmt: skip
 
-    def _message(self, snapshot: Snapshot, step: int, forward: str | None, backward: str | None) -> str:
+    def _message(self, snapshot: Snapshot, step: int, count: float, forward: str | None, backward: str | None) -> str:
         where = [
             f"first in the forward pass in the output of layer {forward}" if forward else "",
             f"first in the backward pass at layer {backward}" if backward else "",
         ]
-        places = " and ".join(text for text in where if text) or "in the loss"
+        places = " and ".join(text for text in where if text)
         when = f"at step {step}" + (f", seen at step {snapshot.step}" if step != snapshot.step else "")
         advice = "a division, log, sqrt or exp there" if forward or backward else "the learning rate and the input data"
+        if not places:
+            places = "in the loss" if np.isinf(snapshot.trace_loss).any() else "in the gradients"
+        places += f" ({count:.0f} entries of the parameters' gradients)" if count else ""
         return f"NaN or Inf {when}: {places}. Look at {advice}; a lower learning rate or clipping may avoid it."
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive
+from gradwatch.detectors.thresholds import require_positive, require_whole
 from gradwatch.records import Finding, Snapshot
 
 
@@ -33,7 +33,8 @@ class Spike:
     """The loss, or the total gradient norm, is many times the mean of its own delayed history.
 
     The delay keeps a spike that builds up out of its own baseline. A converged run is quiet: a jump that stays under
-    ``floor`` times the level of the run's first values is none. Quantities with a mean of zero or less are passed over.
+    ``floor`` times the level of the run's first values is none. A quantity that was negative lately has no zero to be
+    a multiple of; it is passed over.
 
     Args:
         factor: multiple of the mean that is a spike.
@@ -67,8 +68,10 @@ class Spike:
     _histories: dict[str, History] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(self, factor=self.factor, window=self.window, delay=self.delay, start=self.start)
-        require_positive(self, floor=self.floor)
+        require_positive(self, factor=self.factor, floor=self.floor)
+        require_whole(self, window=self.window, delay=self.delay, start=self.start)
+        if self.start > self.window:
+            raise ValueError(f"Spike: start is {self.start!r}; expected at most the window, {self.window}")
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield the largest spike of each quantity since the last Snapshot."""
@@ -91,7 +94,7 @@ class Spike:
             ratio, limit, step = worst
             message = (
                 f"spike: {name} is {ratio * limit:.3g} at step {step}, {ratio * self.factor:.1f} times its recent mean "
-                f"(healthy: below {self.factor:g} times). Look at that batch; try clipping or a lower learning rate."
+                f"(healthy: below {limit:.3g}). Look at that batch; try clipping or a lower learning rate."
             )
             yield Finding("spike", (name,), step, ratio * limit, limit, message)
 
@@ -99,6 +102,9 @@ class Spike:
         count = len(history.recent) - self.delay
         if count < self.start:
             return None
-        mean = sum(islice(history.recent, count)) / count
+        past = list(islice(history.recent, count))
+        mean = sum(past) / count
+        if mean <= 0 or min(past) < 0:
+            return None
         level = sum(history.first) / len(history.first)
-        return max(self.factor * mean, self.floor * level) if mean > 0 else None
+        return max(self.factor * mean, self.floor * level)

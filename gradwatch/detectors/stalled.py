@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive
+from gradwatch.detectors.thresholds import require_whole
 from gradwatch.records import Finding, Snapshot
 
 
@@ -36,7 +36,7 @@ class Stalled:
     patience: int = 10
 
     def __post_init__(self) -> None:
-        require_positive(self, patience=self.patience)
+        require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all stalled parameters."""

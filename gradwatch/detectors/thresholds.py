@@ -18,6 +18,14 @@ def require_positive(owner: object, **values: float) -> None:
             raise ValueError(f"{name}: {key} is {value!r}; expected a number above 0")
 
 
+def require_whole(owner: object, **values: int) -> None:
+    """Raise for the first value that is not a whole number above 0."""
+    require_positive(owner, **values)
+    for key, value in values.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{type(owner).__name__}: {key} is {value!r}; expected a whole number above 0")
+
+
 def require_share(owner: object, **values: float) -> None:
     """Raise for the first value that is not a share: above 0 and at most 1."""
     require_positive(owner, **values)

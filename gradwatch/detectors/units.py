@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive, require_share
+from gradwatch.detectors.thresholds import require_share, require_whole
 from gradwatch.records import Finding, Snapshot
 
 
 @dataclass(frozen=True)
 class Dead:
-    """More than half of a ReLU's units are active for less than 1 % of the samples.
+    """More than half of a ReLU's units are active for no sample, of at least 100.
 
     Args:
         fraction: largest healthy share of dead units in a layer.
@@ -35,7 +35,7 @@ class Dead:
 
     def __post_init__(self) -> None:
         require_share(self, fraction=self.fraction)
-        require_positive(self, patience=self.patience)
+        require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all dead layers."""
@@ -66,7 +66,10 @@ class Saturated:
         ValueError: when the fraction is not a share or the patience is not positive.
 
     Example:
-        >>> snapshot = Snapshot(0, ("tanh", "fc"), saturated_fraction=[0.8, float("nan")], grad_norm=[float("nan"), 1])
+        >>> nan = float("nan")
+        >>> snapshot = Snapshot(
+        ...     0, ("tanh", "fc"), saturated_fraction=[0.8, nan], grad_norm=[nan, 1], grad_output_norm=[1, 1]
+        ... )
         >>> [finding.layers for finding in Saturated()(snapshot)]
         [('tanh',)]
 
@@ -79,13 +82,14 @@ class Saturated:
 
     def __post_init__(self) -> None:
         require_share(self, fraction=self.fraction)
-        require_positive(self, patience=self.patience)
+        require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all saturated layers."""
         learning = np.flatnonzero(~np.isnan(snapshot.grad_norm))
         last = learning[-1] if len(learning) else -1
-        flat = [i for i in np.flatnonzero(snapshot.saturated_fraction > self.fraction) if i < last]
+        used = ~np.isnan(snapshot.grad_output_norm)  # a generator that was only run for the discriminator's step is not
+        flat = [i for i in np.flatnonzero((snapshot.saturated_fraction > self.fraction) & used) if i < last]
         if flat:
             worst = max(flat, key=lambda i: snapshot.saturated_fraction[i])
             value = float(snapshot.saturated_fraction[worst])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive, require_share
+from gradwatch.detectors.thresholds import require_share, require_whole
 from gradwatch.records import Array, Finding, Snapshot
 
 
@@ -18,8 +18,8 @@ class Vanishing:
     It is held against the run's own layers, never against an absolute bound, which can't tell a converged model from
     a vanishing one. It is the norm that is compared: with an initialization that suits the forward pass (He's fan-in)
     it keeps its size through wide and narrow layers, where the root mean square does not. The faint layers have to
-    reach down to the first one that learns, so that a branch which starts at zero on purpose (ReZero, LayerScale) is
-    no finding. A layer that is called many times is looked at over its calls in the same way.
+    reach down to the first one that learns, so that a branch which starts at zero on purpose (ReZero, LayerScale, LoRA)
+    is no finding. A layer that is called many times is looked at over its calls in the same way.
 
     Args:
         ratio: largest healthy fall from the loudest later layer (or call) to this one.
@@ -41,11 +41,11 @@ class Vanishing:
 
     ratio: float = 1e-3
     min_calls: int = 5
-    patience: int = 5
+    patience: int = 10
 
     def __post_init__(self) -> None:
         require_share(self, ratio=self.ratio)
-        require_positive(self, min_calls=self.min_calls, patience=self.patience)
+        require_whole(self, min_calls=self.min_calls, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield what vanishes over depth, then over calls."""
@@ -57,7 +57,8 @@ class Vanishing:
         learning = np.flatnonzero(~np.isnan(norms) & ~np.isnan(snapshot.grad_norm))
         shares = fall(norms[learning])
         faint = int(np.argmin(shares < self.ratio)) if len(shares) else 0  # how many from the first one on
-        if faint:
+        # One layer alone that the next cuts off is where a branch starts (LoRA), not a fall over depth.
+        if faint > 1 or (faint and norms[learning[0]] > self.ratio**0.5 * norms[learning[1]]):
             layers = tuple(snapshot.layers[i] for i in learning[:faint])
             yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}")
 

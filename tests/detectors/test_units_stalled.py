@@ -1,0 +1,157 @@
+"""Units that do not react and parameters that cannot learn, and what only looks like it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from small_runs import X, Y, classify, he, kinds, mlp, train
+from torch import Tensor, nn
+
+from gradwatch import Dead, Saturated, Snapshot, Stalled, watch
+
+bce = nn.functional.binary_cross_entropy_with_logits
+
+
+def with_dead_layer() -> nn.Module:
+    model = mlp([32, 64, 64, 5], nn.ReLU, he)
+    nn.init.constant_(model[2].bias, -100.0)
+    return model
+
+
+def one_sample(model: nn.Module, step: int) -> Tensor:
+    return nn.functional.cross_entropy(model(X[step % 64, None]), Y[step % 64, None])
+
+
+def test_a_relu_that_never_fires_is_dead() -> None:
+    finding = train(with_dead_layer(), detectors=[Dead()]).findings[0]
+    assert (finding.kind, finding.layers, finding.value) == ("dead", ("3",), 1.0)
+
+
+@pytest.mark.parametrize(("model", "found"), [(with_dead_layer(), ["dead"]), (mlp([32, 64, 64, 5], nn.ReLU, he), [])])
+def test_batches_of_one_sample_are_put_together(model: nn.Module, found: list[str]) -> None:
+    watcher = train(model, one_sample, steps=110, lr=1e-3, detectors=[Dead()])
+    assert kinds(watcher) == found
+    assert np.isnan(watcher.history[98].dead_fraction).all()
+    assert (watcher.history[99].dead_fraction[[1, 3]] >= 0).all()
+
+
+def test_a_channel_of_an_image_is_a_unit() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 9, 5))
+    with torch.no_grad():
+        model[0].bias[:6] = -100.0
+    images = torch.randn(64, 1, 5, 5)
+    watcher = train(model, lambda model, _: nn.functional.cross_entropy(model(images), Y), detectors=[Dead()])
+    assert watcher.findings[0].value == 6 / 8
+
+
+def test_a_dead_fraction_at_the_threshold_is_healthy() -> None:
+    assert list(Dead(fraction=0.75)(Snapshot(0, ("relu",), dead_fraction=[0.75]))) == []
+    assert len(list(Dead(fraction=0.74)(Snapshot(0, ("relu",), dead_fraction=[0.75])))) == 1
+
+
+def test_large_weights_saturate_every_tanh_but_the_last() -> None:
+    model = nn.Sequential(*mlp([32, 64, 64, 5], nn.Tanh, lambda w: nn.init.normal_(w, std=3)), nn.Tanh())
+    watcher = train(model, detectors=[Saturated()])
+    assert [finding.layers for finding in watcher.findings] == [("1", "3")]
+    assert watcher.history[0].saturated_fraction[5] > 0.5
+    assert kinds(train(mlp([32, 64, 64, 5], nn.Tanh, nn.init.xavier_normal_), detectors=[Saturated()])) == []
+
+
+class GAN(nn.Module):
+    """A generator that ends in a Tanh, of black and white pictures, and a discriminator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.generator = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.Tanh())
+        self.discriminator = nn.Sequential(nn.Linear(16, 32), nn.LeakyReLU(), nn.Linear(32, 1))
+        with torch.no_grad():
+            self.generator[2].weight.mul_(100)
+
+
+def test_the_last_tanh_of_a_generator_may_saturate() -> None:
+    model, real = GAN(), torch.sign(X[:, :16])
+    optimizers = [torch.optim.Adam(part.parameters()) for part in (model.discriminator, model.generator)]
+    with watch(model, every_n_steps=1, detectors=[Saturated()]) as watcher:
+        for step in range(36):
+            generates = step % 6 == 5  # five steps of the discriminator for one of the generator
+            fake = model.generator(torch.randn(64, 8))
+            fake_logits = model.discriminator(fake if generates else fake.detach())
+            loss = bce(fake_logits, torch.full((64, 1), float(generates)))
+            loss = loss if generates else loss + bce(model.discriminator(real), torch.ones(64, 1))
+            model.zero_grad()
+            loss.backward()
+            watcher.step(optimizers[generates], loss)
+    assert watcher.history[-1].saturated_fraction[3] > 0.5
+    assert watcher.findings == []
+
+
+class Branches(nn.Module):
+    """A body with two heads."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.left, self.right, self.join = nn.Linear(32, 16), nn.Linear(16, 5), nn.Linear(16, 5), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return self.join(self.left(h), self.right(h))
+
+
+@pytest.mark.parametrize(
+    "join", [lambda a, b: a + b.detach(), lambda a, b: a, lambda a, b: a + 0 * b], ids=["detached", "unused", "zero"]
+)
+def test_a_branch_without_gradient_is_stalled(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+    watcher = train(Branches(join), detectors=[Stalled()])
+    assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("stalled", ("right.weight", "right.bias"), 0)]
+    assert "2 of 6 parameters" in watcher.findings[0].message
+
+
+def test_a_softmax_over_one_unit_stalls_the_whole_network() -> None:
+    model = nn.Sequential(*mlp([32, 16, 1], nn.ReLU), nn.Softmax(dim=1))
+    target = (Y[:, None] > 2).float()
+    loss = nn.BCELoss()
+    watcher = train(model, lambda model, _: loss(model(X), target), detectors=[Stalled()])
+    assert watcher.findings[0].layers == ("0.weight", "0.bias", "2.weight", "2.bias")
+
+
+class Attention(nn.Module):
+    """Attention whose key has a bias of its own, without effect by the softmax's invariance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, 4, 8)
+        return self.head(((self.query(x) @ self.key(x).mT).softmax(-1) @ self.value(x)).flatten(1))
+
+
+def alternating(model: Branches, step: int) -> Tensor:
+    h = model.body(X)
+    return nn.functional.cross_entropy((model.left, model.right)[step // 3 % 2](h), Y)
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    model[0].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (lambda: Branches(lambda a, b: a), alternating),
+        (lambda: frozen(mlp([32, 16, 5], nn.ReLU)), classify),
+        (lambda: nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5)), classify),
+        (Attention, classify),
+    ],
+    ids=["heads in turn", "frozen", "bias before BatchNorm", "key bias"],
+)
+def test_what_learns_now_and_then_or_should_not_is_not_stalled(
+    make: Callable[[], nn.Module], loss: Callable[[nn.Module, int], Tensor]
+) -> None:
+    assert kinds(train(make(), loss, detectors=[Stalled()])) == []

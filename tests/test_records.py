@@ -1,0 +1,75 @@
+"""Snapshot, Finding, Diagnosis: what they hold and how they travel."""
+
+import copy
+import dataclasses
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from gradwatch import Diagnosis, Finding, GradientError, Snapshot
+from gradwatch.records import COLUMNS
+
+FOUND = Finding("vanishing", ("a",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
+
+
+def test_a_column_that_is_not_given_is_nan_and_missing() -> None:
+    snapshot = Snapshot(0, ("a", "b"), gain=[1.0, math.nan])
+    assert set(snapshot.missing) == set(COLUMNS)
+    assert snapshot.missing["gain"] == ("b",)
+    assert snapshot.missing["grad_norm"] == ("a", "b")
+    assert all(getattr(snapshot, name).dtype == np.float64 for name in COLUMNS)
+    assert Snapshot(0, ("a",), **{name: [0.0] for name in COLUMNS}).missing == {}
+
+
+def test_columns_of_two_snapshots_share_no_memory() -> None:
+    one, other = Snapshot(0, ("a",)), Snapshot(1, ("a",))
+    one.gain[0] = 1.0
+    assert np.isnan(other.gain[0])
+    assert np.isnan(one.output_rms[0])
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], 1.0])
+def test_a_column_of_the_wrong_length_is_refused_by_name(values: object) -> None:
+    with pytest.raises(ValueError, match=r"column gain has shape .*; expected one value for each of 2 layers"):
+        Snapshot(0, ("a", "b"), gain=values)
+
+
+def test_a_snapshot_cannot_be_changed_and_is_known_by_identity() -> None:
+    snapshot = Snapshot(0, ("a",))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        snapshot.step = 1
+    assert len({snapshot, Snapshot(0, ("a",))}) == 2
+
+
+def test_the_ratio_has_no_value_where_there_are_no_usable_weights() -> None:
+    snapshot = Snapshot(0, tuple("abcd"), grad_norm=[1, 1, 1, math.inf], weight_norm=[2, 0, math.nan, math.inf])
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(snapshot.grad_to_weight_ratio, [0.5, math.nan, math.nan, math.nan])
+
+
+def test_the_clip_coefficient_is_after_over_before() -> None:
+    assert Snapshot(0, (), total_norm=4.0, total_norm_after=1.0).clip_coefficient == 0.25
+    assert Snapshot(0, (), total_norm=0.0, total_norm_after=0.0).clip_coefficient == 1.0
+    assert math.isnan(Snapshot(0, ()).clip_coefficient)  # nobody looked
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_they_travel_between_processes(clone: object) -> None:
+    snapshot = clone(Snapshot(7, ("a",), gain=[0.5], calls={"a": np.ones(2)}))
+    assert (snapshot.step, snapshot.layers, snapshot.gain.tolist()) == (7, ("a",), [0.5])
+    assert clone(FOUND) == FOUND
+    error = clone(GradientError(FOUND))
+    assert (error.finding, str(error)) == (FOUND, "it vanishes")
+
+
+def test_a_finding_is_open_until_it_has_a_closing_step() -> None:
+    assert FOUND.is_open
+    assert not dataclasses.replace(FOUND, closed_step=0).is_open
+
+
+def test_a_diagnosis_reads_as_a_sentence() -> None:
+    diagnosis = Diagnosis(FOUND, "weights too small", "The Linear multiplies it by 0.1.", ("He", "BatchNorm"))
+    text = "vanishing: weights too small. The Linear multiplies it by 0.1. Try: He; BatchNorm."
+    assert str(diagnosis) == text
