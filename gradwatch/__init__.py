@@ -1,6 +1,9 @@
 """gradwatch: which layer's gradient is sick, why, and what to do, for PyTorch Lightning and plain PyTorch."""
 
+from gradwatch.callbacks.backward import BackwardTransform
+from gradwatch.callbacks.layerwise import LayerwiseTraining, Stage
 from gradwatch.callbacks.monitor import GradientMonitor
+from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.detectors import (
     Dead,
     Exploding,
@@ -17,17 +20,21 @@ from gradwatch.watch import Watcher, watch
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackwardTransform",
     "Dead",
     "Diagnosis",
     "Exploding",
     "Finding",
     "GradientError",
     "GradientMonitor",
+    "GradientTransform",
     "GradientWarning",
+    "LayerwiseTraining",
     "NonFinite",
     "Saturated",
     "Snapshot",
     "Spike",
+    "Stage",
     "Stalled",
     "Vanishing",
     "Watcher",

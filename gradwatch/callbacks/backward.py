@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.probe.hooks import tensors_in
+from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers
 from gradwatch.transforms import Chain, StepContext, Transform, When
 from gradwatch.transforms.transform import walk

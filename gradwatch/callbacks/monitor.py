@@ -135,10 +135,10 @@ class GradientMonitor(Callback):
         step = self._step = self._step or OpenStep()
         step.was_read = True
         self._watcher.read(optimizer)
-        if self._watcher.total_norm is not None:
-            total = self._watcher.total_norm
-            pl_module.log("grad_norm_total", total, on_step=True, on_epoch=False, logger=False, batch_size=1)
-        if self._watcher.is_measuring:
+        total = self._watcher.total_norm
+        if total is not None:  # of unmeasured steps too, if it is asked for, unless the loss scaler skips them
+            # Straight into the dict: pl_module.log costs 0.5 ms, as much as reading the gradients of 60 layers.
+            trainer.callback_metrics["grad_norm_total"] = total
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             if scaler is not None:  # scale() multiplies on the device, where get_scale() would wait for it
                 step.loss_scale = scaler.scale(torch.ones((), device=pl_module.device))

@@ -60,8 +60,7 @@ class UnitActivity:
         """Note the largest output of each unit of a ReLU."""
         if output.dim() < 2:
             return
-        unit = 1 if output.dim() > 3 else output.dim() - 1
-        peak = output.amax([dim for dim in range(output.dim()) if dim != unit])
+        peak = output.amax((0, *range(2, output.dim()))) if output.dim() > 3 else output.flatten(0, -2).amax(0)
         samples = output.numel() // max(peak.numel(), 1)
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:
