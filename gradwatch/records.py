@@ -55,7 +55,8 @@ class Snapshot:
             (a skip connection), its gradient is the sum over all of them.
         zero_fraction: share of exact zeros in the gradient of its parameters, 0 to 1.
         nonfinite: how many entries of the gradient of its parameters are NaN or Inf.
-        output_rms: root mean square of the layer's output in the forward pass; ReLUs are left out.
+        output_rms: root mean square of the layer's output in the forward pass; ReLUs and normalization layers,
+            which only pass on NaN and Inf, are left out.
         dead_fraction: share of the units of a ReLU that were active for no sample.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
         params: names of the parameters that should learn: they require a gradient and stand in the optimizer.

@@ -16,6 +16,10 @@ from gradwatch.probe.graph import Graph, tensors_in
 from gradwatch.probe.norms import stored_values
 from gradwatch.probe.scalars import DeviceScalars
 
+# These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells; leaving out the norms
+# of their outputs saves 150 MB of reading a step on ResNet-18, 2 % of it.
+_PASS_ON = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
 
 class ModuleHook(partial[None]):
     """A hook that does not follow its module: a copy of the module, pickled or deep, holds one that does nothing."""
@@ -123,8 +127,10 @@ class LayerHooks:
 
     def _look(self, name: str, module: nn.Module) -> Callable[[Tensor], None]:
         """What is read of the output: at once, not in a batch, since an in-place module may overwrite it next."""
-        if is_relu(module):  # passes on what is non-finite, so the layer before it tells; its norm is left out
+        if is_relu(module):
             return lambda output: self._activity.see(name, output.detach())
+        if isinstance(module, _PASS_ON):
+            return lambda output: None
         saturation = saturation_of(module)
 
         def look(output: Tensor) -> None:

@@ -33,6 +33,7 @@ class Probe:
 
     Raises:
         ValueError: when a pattern matches no layer.
+        NotImplementedError: when parameters are read that are sharded over processes.
 
     Example:
         >>> import torch
@@ -141,10 +142,20 @@ class Probe:
 
     def _list_parameters(self) -> None:
         self._names = {id(param): name for name, param in self.model.named_parameters()}
+        _refuse_sharded(self.model)
         self._owners = {name: [] for name in self._names.values()}
         for i, module in enumerate(self._layers.values()):
             for param in module.parameters(recurse=False):
                 self._owners[self._names[id(param)]].append(i)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    for name, param in model.named_parameters():
+        if hasattr(param, "placements"):  # a DTensor: what is here is a part, and its norm is not the norm
+            raise NotImplementedError(
+                f"the parameter {name} is sharded over processes ({type(param.data).__name__}), which is not supported "
+                f"yet; train without the monitor, or with a strategy that keeps whole parameters, such as 'ddp'"
+            )
 
 
 def _saturated(graph: Graph, index: dict[str, int], scalars: DeviceScalars) -> list[tuple[int, int]]:

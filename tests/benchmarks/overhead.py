@@ -94,14 +94,12 @@ VARIANTS: dict[str, Callable[[], Callback | None]] = {
 }
 
 
-def seconds_a_step(workload: Workload, variant: str, folder: str) -> float:
+def seconds_a_step(workload: Workload, variant: str, steps: int, folder: str) -> float:
     """Mean time of a step; NaN where the variant can't run."""
     callback = VARIANTS[variant]()
-    # At every 50 a whole number of cycles has to be timed, and all variants of a round have to do the same steps.
     timer = Timer(skip=DENSE + 1)
-    steps = DENSE + 1 + max(workload.steps, 50 if variant in ("bare", "gradwatch every 50") else 0)
     trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=TensorBoardLogger(folder),
+        accelerator="cpu", max_steps=DENSE + 1 + steps, logger=TensorBoardLogger(folder),
         callbacks=[timer, *filter(None, [callback])],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
@@ -128,8 +126,10 @@ def main(
     rows: list[dict[str, object]] = []
     for name in workloads or WORKLOADS:
         with tempfile.TemporaryDirectory() as folder:
+            # At every 50 a whole number of cycles has to be timed.
+            steps = max(WORKLOADS[name].steps, 50 if "gradwatch every 50" in chosen else 0)
             times = [
-                {variant: seconds_a_step(WORKLOADS[name], variant, folder) for variant in chosen}
+                {variant: seconds_a_step(WORKLOADS[name], variant, steps, folder) for variant in chosen}
                 for _ in track(range(rounds + 1), description=name, console=Console(stderr=True))
             ][1:]
         rows += [row(name, variant, times) for variant in chosen]

@@ -133,7 +133,7 @@ class Workload:
 
 WORKLOADS = {
     "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 128, 100),
-    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 10),
+    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 20),
     "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 16, 20),
     "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 128, 100),
 }
