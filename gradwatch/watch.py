@@ -167,9 +167,10 @@ class Watcher:
         if id(optimizer) not in self._was_read:
             self.read(optimizer)
         optimizer.step(**kwargs)
-        snapshot = self.end(loss)
-        self.begin()
-        return snapshot
+        try:
+            return self.end(loss)
+        finally:  # a finding that is raised may be caught, and the loop go on
+            self.begin()
 
     def diagnosis(self) -> list[Diagnosis]:
         """A first, simple cause for each finding."""

@@ -43,7 +43,10 @@ def _vanishing(finding: Finding, snapshot: Snapshot, history: Sequence[Snapshot]
     if recurrent:
         calls = snapshot.calls[recurrent[0]]
         evidence = f"Over {len(calls)} calls of {recurrent[0]} the norm falls from {calls[-1]:.1e} to {calls[0]:.1e}."
-        return "recurrent depth", evidence, ("an LSTM or GRU", "orthogonal recurrent weights", "shorter sequences")
+        kind = snapshot.kinds[snapshot.layers.index(recurrent[0])]
+        gated = "LSTM" in kind or "GRU" in kind
+        first = "a shorter way back through time" if gated else "an LSTM or GRU"
+        return "recurrent depth", evidence, (first, "orthogonal recurrent weights", "shorter sequences")
     gains = gain_by_kind(snapshot)
     shrinking = {kind: gain for kind, (_, gain) in gains.items() if kind in BOUNDED and gain < 0.9}
     if shrinking:
@@ -109,7 +112,8 @@ def _stalled(finding: Finding, snapshot: Snapshot, history: Sequence[Snapshot]) 
 
 
 def _spike(finding: Finding, snapshot: Snapshot, history: Sequence[Snapshot]) -> _Cause:
-    evidence = f"{finding.layers[0]} reached {finding.value:.3g}; the limit was {finding.threshold:.3g}."
+    what = ", ".join(finding.layers) or "It"
+    evidence = f"{what} reached {finding.value:.3g}; the limit was {finding.threshold:.3g}."
     remedies = ("look at the batch of that step", "clip by the global norm", "a lower learning rate or warm-up")
     return "outlier batch or a learning rate too high", evidence, remedies
 

@@ -48,7 +48,10 @@ class ParameterReading:
         self.total = _together([norm for _, _, norm in norms])
 
     def read_again(self, scalars: DeviceScalars) -> None:
-        """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same."""
+        """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same.
+
+        What is written through ``.data`` goes unseen, as autograd does not count it.
+        """
         grads = [param.grad for param in self._params]
         changed = _fingerprint(grads) != self._seen
         self.grad_norm_after = self._keep(_read(grads, l2_norms), scalars) if changed else self.grad_norm
