@@ -83,8 +83,7 @@ class Watcher:
         self._every_total = total_norm_every_step
         self._probe = Probe(model, include, exclude)
         self._losses, self._totals = Trace(), Trace()
-        self._total: list[Tensor] = []
-        self._was_read: set[int] = set()
+        self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their total norms
 
     @property
     def findings(self) -> list[Finding]:
@@ -97,28 +96,28 @@ class Watcher:
         return self._probe.is_attached
 
     @property
+    def _norms(self) -> list[Tensor]:
+        return [norm for norm in self._read.values() if norm is not None]
+
+    @property
     def total_norm(self) -> Tensor | None:
         """Total gradient norm of the step under way, on the device; None before it was read."""
-        return self._total[-1] if self._total else None
+        return next(reversed(self._norms), None)
 
     def begin(self) -> None:
         """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
-        self._total, self._was_read = [], set()
+        self._read = {}
         if self._schedule.is_due(self.steps):
             self._probe.attach()
 
     def read(self, optimizer: Optimizer) -> None:
         """Read the gradients of an optimizer's parameters: unscaled, accumulated, not yet clipped."""
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        self._was_read.add(id(optimizer))
-        total = None
         if self.is_measuring:
             self._probe.read(params)
-            total = self._probe.total
-        elif self._every_total:
-            total = total_gradient_norm(params)
-        if total is not None:
-            self._total.append(total)
+            self._read[id(optimizer)] = self._probe.total
+        else:
+            self._read[id(optimizer)] = total_gradient_norm(params) if self._every_total else None
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
@@ -136,9 +135,10 @@ class Watcher:
         step, self.steps = self.steps, self.steps + 1
         if loss is not None:
             self._losses.append(step, torch.as_tensor(loss).detach())
-        if self._every_total and self._total and not skipped:  # a loss scaler's search is no trouble
-            self._totals.append(step, torch.linalg.vector_norm(torch.stack(self._total)))
-        if not self.is_measuring or not self._total:  # no gradient at all: a training step that was left out
+        norms = self._norms
+        if self._every_total and norms and not skipped:  # a loss scaler's search is no trouble
+            self._totals.append(step, torch.linalg.vector_norm(torch.stack(norms)))
+        if not self.is_measuring or not norms:  # no gradient at all: a training step that was left out
             self._probe.detach()
             return None
         self._probe.read_again()
@@ -154,22 +154,19 @@ class Watcher:
             self.should_stop |= announce(finding, self._on_finding)
 
     def step(self, optimizer: Optimizer, loss: Tensor | float | None = None, **kwargs: Any) -> Snapshot | None:
-        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; do not step it yourself.
+        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; returns the Snapshot, if measured.
 
         Args:
             optimizer: what is stepped.
             loss: the loss of this step, for its trace; a device scalar is not waited for.
             **kwargs: passed on to ``optimizer.step``.
-
-        Returns:
-            The Snapshot, if this step was measured.
         """
-        if id(optimizer) not in self._was_read:
+        if id(optimizer) not in self._read:
             self.read(optimizer)
         optimizer.step(**kwargs)
         try:
             return self.end(loss)
-        finally:  # a finding that is raised may be caught, and the loop go on
+        finally:  # a finding that is raised may be caught
             self.begin()
 
     def diagnosis(self) -> list[Diagnosis]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules import activation
+
+from gradwatch.probe.patterns import check_patterns, matches
 
 ROOT = "(root)"
 
@@ -36,30 +36,14 @@ def find_layers(
     layers = {name: module for name, module in modules.items() if _is_layer(module)}
     if include is not None:
         named = {name: modules[name] for name in include if name in modules}
-        check_patterns(include, [*layers, *named])
-        layers = {n: m for n, m in modules.items() if n in named or (n in layers and _matches(n, include))}
-    check_patterns(exclude, layers)
-    return {name: module for name, module in layers.items() if not _matches(name, exclude)}
+        check_patterns(include, [*layers, *named], "layer")
+        layers = {n: m for n, m in modules.items() if n in named or (n in layers and matches(n, include))}
+    check_patterns(exclude, layers, "layer")
+    return {name: module for name, module in layers.items() if not matches(name, exclude)}
 
 
 def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, _ACTIVATIONS) or any(True for _ in module.parameters(recurse=False))
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str = "layer") -> None:
-    """Raise a ValueError for the first pattern that matches no name; ``what`` is what the names are of."""
-    known = list(names)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
-            raise ValueError(
-                f"the pattern {pattern!r} matches no {what}; the nearest of the {len(known)} {what}s are "
-                f"{', '.join(map(repr, near)) or 'none'}"
-            )
 
 
 def network_order(names: Sequence[str], first_call: Mapping[str, int]) -> list[str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.probe.patterns import check_patterns, matches
 from gradwatch.transforms.bounds import check_number, shrinking
 from gradwatch.transforms.gradients import Gradients, scale_exactly_
-from gradwatch.transforms.patterns import check_patterns, matches
 from gradwatch.transforms.shards import over_shards
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext
 from gradwatch.transforms.units import Units, units
@@ -68,7 +68,7 @@ class AdaptiveClip(GradientEdit):
 
     def check(self, names: Collection[str]) -> None:
         """Raise a ValueError where a pattern of ``exclude`` matches no parameter."""
-        check_patterns(self.exclude, names)
+        check_patterns(self.exclude, names, "parameter")
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Clip all but the excluded parameters."""

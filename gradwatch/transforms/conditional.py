@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from gradwatch.probe.patterns import check_patterns, matches
 from gradwatch.records import Kind
 from gradwatch.transforms.compose import Composed
-from gradwatch.transforms.patterns import check_patterns, matches
 from gradwatch.transforms.transform import Outcome, Params, StepContext, Transform, as_transform
 
 
@@ -114,12 +114,12 @@ class Only(Composed):
 
     def check(self, names: Collection[str]) -> None:
         """Raise a ValueError where the pattern matches none of the names."""
-        check_patterns([self.pattern], names)
+        check_patterns([self.pattern], names, "parameter")
         super().check([name for name in names if matches(name, [self.pattern])])
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Apply the transform to the matching parameters."""
         chosen = {name: param for name, param in params.items() if matches(name, [self.pattern])}
         if context is None:
-            check_patterns([self.pattern], params)
+            check_patterns([self.pattern], params, "parameter")
         return self.parts[0](chosen, context) if chosen else None

@@ -68,7 +68,7 @@ def test_a_monitor_behind_it_is_warned_of() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_refused_at_start() -> None:
-    with pytest.raises(ValueError, match=r"'nett.\*' matches none of the 8 parameters; near it: 'net"):
+    with pytest.raises(ValueError, match=r"'nett.\*' matches no parameter; the nearest of the 8 parameters are 'net"):
         fit(GradientTransform(Only("nett.*", ClipByNorm(1.0))))
 
 

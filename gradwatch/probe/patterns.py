@@ -1,0 +1,36 @@
+"""Shell patterns on the names of layers and parameters."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches the whole name.
+
+    Example:
+        >>> matches("encoder.0.weight", ["encoder.*"])
+        True
+    """
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str) -> None:
+    """Raise a ValueError for the first pattern that matches no name; ``what`` is what the names are of.
+
+    Example:
+        >>> check_patterns(["haed.*"], ["body.weight", "head.weight"], "parameter")
+        Traceback (most recent call last):
+            ...
+        ValueError: the pattern 'haed.*' matches no parameter; the nearest of the 2 parameters are 'head.weight'
+    """
+    known = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.3) or known[:3]
+            raise ValueError(
+                f"the pattern {pattern!r} matches no {what}; the nearest of the {len(known)} {what}s are "
+                f"{', '.join(map(repr, near)) or 'none'}"
+            )
