@@ -71,7 +71,7 @@ def fit(
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    trainer(callbacks, max_steps, **kwargs).fit(model, ckpt_path=ckpt_path, weights_only=False)
+    trainer(callbacks, max_steps, **kwargs).fit(model, ckpt_path=ckpt_path)
     return model
 
 
