@@ -106,14 +106,19 @@ class Ledger:
                 self._tracks.remove(track)
 
     def state_dict(self) -> dict[str, Any]:
-        """All findings and the troubles that are watched, for a checkpoint."""
-        return {"findings": [asdict(f) for f in self.findings], "tracks": [asdict(track) for track in self._tracks]}
+        """All findings, the troubles that are watched, and what detectors with a memory remember, for a checkpoint."""
+        memories = {i: d.state_dict() for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
+        tracks = [asdict(track) for track in self._tracks]
+        return {"findings": [asdict(finding) for finding in self.findings], "tracks": tracks, "memories": memories}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped: what was open is open, and closes when it is gone."""
         self.findings = [_finding(item) for item in state["findings"]]
         tracks = [Track(**{**item, "finding": _finding(item["finding"])}) for item in state["tracks"]]
         self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
+        for number, memory in state["memories"].items():
+            if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
+                self.detectors[number].load_state_dict(memory)
 
 
 def _is_same(old: Finding, new: Finding) -> bool:

@@ -59,6 +59,14 @@ class NonFinite:
             self._message(snapshot, step, count, forward, backward), severity="error",
         )  # fmt: skip
 
+    def state_dict(self) -> dict[str, int]:
+        """How many steps in a row were skipped, for a checkpoint."""
+        return {"skips": self._skips}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self._skips = state["skips"]
+
     def _message(self, snapshot: Snapshot, step: int, count: float, forward: str | None, backward: str | None) -> str:
         where = [
             f"first in the forward pass in the output of layer {forward}" if forward else "",

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,17 @@ class Spike:
             yield from self._look("grad_norm_total", [snapshot.step], [snapshot.total_norm])
         else:
             yield from self._look("grad_norm_total", snapshot.trace_step, totals)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The histories, for a checkpoint."""
+        return {name: {"recent": list(h.recent), "first": list(h.first)} for name, h in self._histories.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the histories of an earlier run."""
+        length = self.window + self.delay
+        self._histories = {
+            name: History(deque(saved["recent"], maxlen=length), list(saved["first"])) for name, saved in state.items()
+        }
 
     def _look(self, name: str, steps: object, values: object) -> Iterator[Finding]:
         history = self._histories.setdefault(name, History(deque(maxlen=self.window + self.delay)))

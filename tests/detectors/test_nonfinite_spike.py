@@ -11,6 +11,7 @@ from small_runs import X, Y, mlp, train
 from torch import Tensor, nn
 
 from gradwatch import NonFinite, Snapshot, Spike, Watcher, watch
+from gradwatch.detectors import Ledger
 
 NAN, INF = float("nan"), math.inf
 
@@ -194,3 +195,19 @@ def test_a_healthy_training_has_neither() -> None:
 
     watcher = train(mlp([32, 64, 5], nn.ReLU), loss, steps=120, lr=0.1, detectors=[NonFinite(), Spike()])
     assert watcher.findings == []
+
+
+def test_a_resumed_run_knows_the_history_of_the_first() -> None:
+    def steps(first: int, losses: list[float]) -> Snapshot:
+        count = len(losses)
+        return Snapshot(
+            first + count - 1, (), trace_step=np.arange(first, first + count), trace_loss=losses,
+            trace_total_norm=[np.nan] * count, total_norm=1.0,
+        )  # fmt: skip
+
+    ledger = Ledger([Spike(delay=5, start=10)])
+    ledger.update(steps(0, [1.0] * 50))
+    resumed = Ledger([Spike(delay=5, start=10)])
+    resumed.load_state_dict(ledger.state_dict())
+    assert [finding.step for finding in resumed.update(steps(50, [9.0]))] == [50]
+    assert not Ledger([Spike(delay=5, start=10)]).update(steps(50, [9.0]))
