@@ -122,7 +122,9 @@ class GradientMonitor(Callback):
         if self._restored is not None:
             self._watcher.load_state_dict(self._restored)
             self._restored = None
-        self._reports = Reports(trainer, self._record_path) if trainer.is_global_zero else None
+        folder = trainer.log_dir if trainer.loggers else None  # asks all ranks, so all have to ask
+        record = self._record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
+        self._reports = Reports(trainer, record) if trainer.is_global_zero else None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""

@@ -23,16 +23,14 @@ class Reports:
 
     Args:
         trainer: its loggers are written to.
-        record_path: where the JSONL record goes; None takes the first logger's folder, and no logger means no record.
+        record_path: where the JSONL record goes; None writes none.
     """
 
     def __init__(self, trainer: Trainer, record_path: str | Path | None) -> None:
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         self._boards = [TensorBoardReport(logger.experiment) for logger in boards]
         self._others: list[Logger] = [logger for logger in trainer.loggers if logger not in boards]
-        folder = trainer.log_dir if trainer.loggers else None
-        path = record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
-        self._record = JsonlRecord(path) if path else None
+        self._record = JsonlRecord(record_path) if record_path else None
         self._last: Snapshot | None = None
         self._written: list[Finding] = []
         self._started = time.monotonic()

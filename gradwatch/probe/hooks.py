@@ -16,6 +16,8 @@ from gradwatch.probe.graph import Graph, tensors_in
 from gradwatch.probe.norms import stored_values
 from gradwatch.probe.scalars import DeviceScalars
 
+_TRACKER = ModuleTracker()  # only asked whether a backward pass is running; it can't be pickled, so nobody holds it
+
 # These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells; leaving out the norms
 # of their outputs saves 150 MB of reading a step on ResNet-18, 2 % of it.
 _PASS_ON = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -77,7 +79,6 @@ class LayerHooks:
         self._handles: list[RemovableHandle] = []
         self._edges: dict[tuple[Any, int], int] = {}
         self._inputs_before: dict[str, list[int]] = {}
-        self._tracker = ModuleTracker()  # only asked whether a backward pass is running
         self._pass = 0
         self._arrived = 0  # how many gradients had come at the last forward call
 
@@ -114,7 +115,7 @@ class LayerHooks:
 
     def _note_call(self, name: str, inputs: list[int], outputs: list[int]) -> None:
         graph = self.graph
-        if len(graph.arrivals) != self._arrived and not self._tracker.is_bw:
+        if len(graph.arrivals) != self._arrived and not _TRACKER.is_bw:
             self._pass += 1
             self._arrived = len(graph.arrivals)
         call = len(graph.layers)
