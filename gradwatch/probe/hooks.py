@@ -18,8 +18,8 @@ from gradwatch.probe.scalars import DeviceScalars
 
 _TRACKER = ModuleTracker()  # only asked whether a backward pass is running; it can't be pickled, so nobody holds it
 
-# These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells. On ResNet-18 (32 images
-# of 32 x 32) their outputs are 75 MB, which need not be read.
+# These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells. On ResNet-18 (32
+# images of 32 x 32) their outputs are 75 MB, which need not be read.
 _PASS_ON = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
