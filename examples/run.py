@@ -7,16 +7,17 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from gradwatch import GradientMonitor
+from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData, Name
 
 FAST_EPOCHS, FAST_BATCHES = 10, 3
 
 
-def main(model_class: type[LightningModule], args: list[str] | None = None) -> float:
+def main(model_class: type[Baseline], args: list[str] | None = None) -> float:
     """Run an example from the command line; returns the test accuracy.
 
     Args:
@@ -62,7 +63,7 @@ def load_data(parser: ArgumentParser, options: Namespace) -> ImageData:
     return data
 
 
-def train(model: LightningModule, data: ImageData, *, max_epochs: int, log_dir: Path, fast: bool = False) -> float:
+def train(model: Baseline, data: ImageData, *, max_epochs: int, log_dir: Path, fast: bool = False) -> float:
     """Fit under the monitor, then test; returns the test accuracy."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # with data in memory one process is quickest
     trainer = Trainer(
@@ -73,6 +74,7 @@ def train(model: LightningModule, data: ImageData, *, max_epochs: int, log_dir: 
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_model_summary=False,
+        **model.configure_trainer(),
     )
     trainer.fit(model, data)
     return trainer.test(model, data, verbose=False)[0]["test_accuracy"]

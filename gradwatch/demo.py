@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from gradwatch.callbacks.monitor import GradientMonitor
-from gradwatch.examples.activation_relu import HeReLU
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
+from gradwatch.examples.init_he import He
 from gradwatch.records import Finding
 from gradwatch.reporting.terminal import Summary, side_by_side
 
-_RUNS: dict[str, type[LightningModule]] = {"Sigmoid, default init": Baseline, "ReLU, He init": HeReLU}
+_RUNS: dict[str, type[LightningModule]] = {"Sigmoid, default init": Baseline, "ReLU, He init": He}
 _SEED = 42
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradwatch import GradientMonitor
-from gradwatch.examples.activation_relu import HeReLU
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
+from gradwatch.examples.init_he import He
 
 
 class BatchNormCNN(LightningModule):
@@ -50,14 +50,14 @@ def test_the_baseline_is_vanishing_within_20_steps_and_its_layers_are_named(tmp_
     assert finding.value < 1e-5
 
 
-@pytest.mark.parametrize("make", [lambda: HeReLU(64), BatchNormCNN], ids=["relu-he", "batchnorm-cnn"])
+@pytest.mark.parametrize("make", [lambda: He(64), BatchNormCNN], ids=["relu-he", "batchnorm-cnn"])
 def test_healthy_networks_have_no_finding_in_300_steps(tmp_path: Path, make: Any) -> None:
     monitor = watched(tmp_path, make, ImageData("digits", batch_size=128), steps=300)
     assert monitor.history[-1].step == 299
     assert monitor.findings == []
 
 
-@pytest.mark.parametrize("make", [Baseline, HeReLU], ids=["baseline", "relu-he"])
+@pytest.mark.parametrize("make", [Baseline, He], ids=["baseline", "relu-he"])
 def test_on_fashion_mnist(tmp_path: Path, data_dir: Path, make: Any) -> None:
     monitor = watched(tmp_path, lambda: make(784), ImageData("fashion-mnist", data_dir), steps=50)
     assert [finding.kind for finding in monitor.findings] == (["vanishing"] if make is Baseline else [])

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from models import trainer
 
 from gradwatch import GradientMonitor, GradientTransform
-from gradwatch.examples.activation_relu import HeReLU
 from gradwatch.examples.data import ImageData
+from gradwatch.examples.init_he import He
 from gradwatch.transforms import SkipNonFinite
 
 BAD_STEP = 150
@@ -28,10 +28,10 @@ class Poison(Callback):
         self.seen += 1
 
 
-def train(tmp_path: Path, *callbacks: Callback) -> tuple[HeReLU, float]:
+def train(tmp_path: Path, *callbacks: Callback) -> tuple[He, float]:
     """Four epochs over digits beyond the bad batch, and the test accuracy."""
     seed_everything(42, verbose=False)
-    data, model = ImageData("digits", batch_size=32), HeReLU(64, lr=0.1)
+    data, model = ImageData("digits", batch_size=32), He(64, lr=0.1)
     run = trainer(tmp_path, *callbacks, max_steps=300, limit_val_batches=0)
     run.fit(model, datamodule=data)
     return model, float(run.test(model, datamodule=data, verbose=False)[0]["test_accuracy"])

@@ -8,9 +8,9 @@ from lightning.pytorch import Trainer, seed_everything
 from torch.nn.functional import cross_entropy
 
 from gradwatch.examples import plain_pytorch
-from gradwatch.examples.activation_relu import HeReLU
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
+from gradwatch.examples.init_he import He
 from gradwatch.examples.run import main
 
 
@@ -40,7 +40,7 @@ def test_the_baselines_gradient_vanishes_and_its_twins_does_not(seed: int, data:
     torch.manual_seed(seed)
     first, last = first_and_last_gradient(Baseline(data.in_features), data)
     assert 0 < first < last * 1e-4
-    first, last = first_and_last_gradient(HeReLU(data.in_features), data)
+    first, last = first_and_last_gradient(He(data.in_features), data)
     assert first > last * 0.1
 
 
@@ -51,12 +51,12 @@ def test_the_baseline_learns_nothing(data: ImageData, tmp_path: Path) -> None:
 
 def test_the_twin_learns(data: ImageData, tmp_path: Path) -> None:
     seed_everything(42)
-    assert accuracy_after(HeReLU(data.in_features), data, tmp_path, epochs=50) > 0.9
+    assert accuracy_after(He(data.in_features), data, tmp_path, epochs=50) > 0.9
 
 
 def test_logged_accuracy_is_that_of_the_whole_part(data: ImageData, tmp_path: Path) -> None:
     seed_everything(42)
-    model = HeReLU(data.in_features)
+    model = He(data.in_features)
     logged = accuracy_after(model, data, tmp_path, epochs=10)
     test = data.parts["test"]  # of 360 images, so the last batch is a smaller one
     model.eval()
