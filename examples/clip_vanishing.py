@@ -1,0 +1,41 @@
+"""Clipping, which does not cure vanishing gradients.
+
+- Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
+- Idea: none that holds: clipping only ever makes gradients smaller.
+- Paper: R. Pascanu, T. Mikolov and Y. Bengio, On the difficulty of training recurrent neural networks, 2013,
+  https://arxiv.org/abs/1211.5063, where it is the cure of explosion alone; see ``clip_rnn.py``.
+- The change: ``configure_callbacks``.
+- Measured: TBD
+  ``python examples/clip_vanishing.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
+- When not to use it: against vanishing gradients; it is there against explosion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from gradwatch import GradientTransform
+from gradwatch.examples.baseline import Baseline
+from gradwatch.transforms import ClipByGlobalNorm
+
+
+class Clipping(Baseline):
+    """The baseline with its gradients clipped to a total norm of ``max_norm``."""
+
+    # --- the remedy --------------------------------------------------------------------------------------------------
+    def __init__(self, *args: Any, max_norm: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Clip by the global norm."""
+        return [GradientTransform(ClipByGlobalNorm(self.hparams.max_norm))]
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+
+if __name__ == "__main__":
+    from gradwatch.examples.run import main
+
+    main(Clipping)

@@ -1,0 +1,36 @@
+"""Each parameter's gradient divided by its norm.
+
+- Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
+- Idea: every parameter makes a step of the same length, however small its gradient is.
+- Paper: Y. You, I. Gitman and B. Ginsburg, Large batch training of convolutional networks, 2017,
+  https://arxiv.org/abs/1708.03888, which also multiplies by the weights' norm.
+- The change: ``configure_callbacks``.
+- Measured: TBD
+  ``python examples/normalize_by_norm.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
+- When not to use it: without a schedule that lowers the learning rate: the step never gets smaller by itself.
+"""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback
+
+from gradwatch import GradientTransform
+from gradwatch.examples.baseline import Baseline
+from gradwatch.transforms import NormalizeByNorm
+
+
+class UnitGradients(Baseline):
+    """The baseline with ``NormalizeByNorm``; takes the same arguments."""
+
+    # --- the remedy --------------------------------------------------------------------------------------------------
+    def configure_callbacks(self) -> list[Callback]:
+        """Give each parameter a gradient of norm 1."""
+        return [GradientTransform(NormalizeByNorm())]
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+
+if __name__ == "__main__":
+    from gradwatch.examples.run import main
+
+    main(UnitGradients)

@@ -1,0 +1,39 @@
+"""Weight decay, which does not cure vanishing gradients.
+
+- Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
+- Idea: none that holds: it is in lists of cures since it keeps weights small, and here they are too small already.
+- Paper: A. Krogh and J. Hertz, A simple weight decay can improve generalization, 1991,
+  https://proceedings.neurips.cc/paper/1991/hash/8eefcfdf5990e441f0fb6f3fad709e21-Abstract.html.
+- The change: ``configure_optimizers``.
+- Measured: TBD
+  ``python examples/weight_decay.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
+- When not to use it: against vanishing gradients; it is there against overfitting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gradwatch.examples.baseline import Baseline
+
+
+class WeightDecay(Baseline):
+    """The baseline with weight decay."""
+
+    # --- the remedy --------------------------------------------------------------------------------------------------
+    def __init__(self, *args: Any, weight_decay: float = 1e-4, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with weight decay."""
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr, weight_decay=self.hparams.weight_decay)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+
+if __name__ == "__main__":
+    from gradwatch.examples.run import main
+
+    main(WeightDecay)
