@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -65,16 +66,20 @@ def load_data(parser: ArgumentParser, options: Namespace) -> ImageData:
 
 def train(model: Baseline, data: ImageData, *, max_epochs: int, log_dir: Path, fast: bool = False) -> float:
     """Fit under the monitor, then test; returns the test accuracy."""
+    logger = TensorBoardLogger(log_dir, name=type(model).__name__.lower())
+    trainer = make_trainer(model, max_epochs, fast, logger=logger, callbacks=[GradientMonitor()])
+    trainer.fit(model, data)
+    return trainer.test(model, data, verbose=False)[0]["test_accuracy"]
+
+
+def make_trainer(model: Baseline, max_epochs: int, fast: bool, **options: Any) -> Trainer:
+    """What all runs have in common; ``options`` are the Trainer's, and the model has the last word on them."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # with data in memory one process is quickest
-    trainer = Trainer(
+    return Trainer(
         max_epochs=min(max_epochs, FAST_EPOCHS) if fast else max_epochs,
         limit_train_batches=FAST_BATCHES if fast else None,
-        logger=TensorBoardLogger(log_dir, name=type(model).__name__.lower()),
-        callbacks=[GradientMonitor()],
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_model_summary=False,
-        **model.configure_trainer(),
+        **{**options, **model.configure_trainer()},
     )
-    trainer.fit(model, data)
-    return trainer.test(model, data, verbose=False)[0]["test_accuracy"]

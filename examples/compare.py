@@ -1,0 +1,141 @@
+"""Trains any set of the remedies on one data set, with the same seeds, and writes a scoreboard.
+
+    python examples/compare.py --dataset fashion-mnist --data-dir DIR --max-epochs 100 --jobs 2 --out comparison
+
+Each run has a process of its own with one thread; one that fails is a row with its error, and the others go on. A
+command that was interrupted goes on where it was when it is given again: runs that had ended are not run again. In the
+folder are then ``scoreboard.md``, ``scoreboard.csv``, pictures, and in ``runs/<remedy>/seed-<seed>`` the logs and the
+curves of each run: ``tensorboard --logdir <folder>/runs`` compares them (see its HParams tab).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gradwatch.examples.comparison import scoreboard
+from gradwatch.examples.comparison.processes import Ended, Message, Processes, Started
+from gradwatch.examples.comparison.progress import Display
+from gradwatch.examples.comparison.remedies import RUNS, find
+from gradwatch.examples.comparison.results import Result, load_all
+from gradwatch.examples.comparison.tasks import Task
+from gradwatch.examples.comparison.training import train
+from gradwatch.examples.run import load_data, make_parser
+
+PRELOAD = [train.__module__]
+FAILED, INTERRUPTED = 1, 130
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run what is asked for; the exit code is 1 if a run failed, 130 if it was interrupted.
+
+    Args:
+        args: the command line; None takes the program's own.
+    """
+    parser = make_parser(str(__doc__).splitlines()[0])
+    add_options(parser)
+    options = parser.parse_args(args)
+    tasks = make_tasks(parser, options)
+    load_data(parser, options)  # what is missing is said once, now
+    console = Console()
+    try:
+        run(tasks, options.jobs, console)
+        interrupted = False
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print("interrupted; the same command goes on from here")
+    results = load_all(options.out)
+    if results:
+        report(results, options.out, console)
+    if interrupted:
+        return INTERRUPTED
+    return 0 if all(task.has_ended() for task in tasks) else FAILED
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options that only this example has."""
+    parser.add_argument("--seeds", type=int, nargs="+", help="train with each of these; --seed is one")
+    parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all that is written")
+    names = ", ".join(run.name for run in RUNS)
+    parser.add_argument("--only", type=str, nargs="+", help=f"remedies, or classes as module.Class; of: {names}")
+
+
+def make_tasks(parser: ArgumentParser, options: Namespace) -> list[Task]:
+    """What the options ask for; ends the program with a message for what can't be."""
+    try:
+        chosen = [find(name) for name in options.only] if options.only else RUNS
+    except ValueError as error:
+        parser.error(str(error))
+    settings = {name: options[name] for name in ("dataset", "data_dir", "batch_size", "max_epochs", "fast")}
+    tasks = [
+        Task(run, seed, folder=options.out / "runs" / run.name / f"seed-{seed}", **settings)
+        for seed in dict.fromkeys(options.seeds or [options.seed])
+        for run in {run.name: run for run in chosen}.values()
+    ]
+    refuse_to_mix(parser, tasks[0], options.out)
+    return tasks
+
+
+def refuse_to_mix(parser: ArgumentParser, task: Task, folder: Path) -> None:
+    """End the program if the folder holds runs that were trained in another way: a table must not mix them."""
+    for result in load_all(folder):
+        for name, new in task.shared_settings().items():
+            if (old := result.settings.get(name)) != new:
+                parser.error(f"{folder} holds runs with {name}={old}, now it is {new}; give another folder as --out")
+
+
+def run(tasks: Sequence[Task], jobs: int, console: Console) -> None:
+    """Train what has not ended yet, the longest first, and leave a result of each in its folder."""
+    todo = sorted((task for task in tasks if not task.has_ended()), key=lambda task: -task.epochs)
+    for task in todo:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    with Display(tasks, console) as display, closing(Processes(train, jobs, PRELOAD).events(todo)) as events:
+        for task in tasks:
+            if task not in todo:
+                display.skipped(task)
+        for task, event in events:
+            match event:
+                case Started():
+                    display.started(task)
+                case Message(epochs):
+                    display.epochs(task, epochs)
+                case Ended():
+                    display.ended(task, task.outcome(event))
+
+
+def report(results: Sequence[Result], folder: Path, console: Console) -> None:
+    """Write scoreboard and pictures."""
+    scoreboard.write(results, folder)
+    if scoreboard.has_seeds(results):
+        console.print(as_rich(scoreboard.over_seeds(results)))
+    console.print(f"scoreboard: {escape(str(folder / scoreboard.MARKDOWN))}", highlight=False)
+    try:
+        from gradwatch.examples import plots
+    except ImportError:
+        console.print('no pictures: they need matplotlib; pip install "gradwatch[report]"', markup=False)
+        return
+    for path in (plots.curves(folder), plots.layers(folder)):
+        console.print(f"picture: {escape(str(path))}", highlight=False)
+
+
+def as_rich(table: scoreboard.Table) -> Table:
+    """The table for the terminal."""
+    shown = Table(*table.header, title=table.title)
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What ``compare.py`` and ``plots.py`` are made of."""

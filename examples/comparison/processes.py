@@ -1,0 +1,106 @@
+"""Runs tasks in processes of their own, a few at a time, and survives the end of any of them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
+
+Task = TypeVar("Task")
+Send = Callable[[Any], None]
+Work = Callable[[Task, Send], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process has started."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the work has sent."""
+
+    content: Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process is gone; minus the number of the signal where one killed it."""
+
+    exit_code: int
+
+    def __str__(self) -> str:
+        if self.exit_code < 0:
+            return f"killed by {signal.Signals(-self.exit_code).name}"
+        return f"exit code {self.exit_code}"
+
+
+Event = Started | Message | Ended
+
+
+class Processes(Generic[Task]):
+    """Runs ``work(task, send)`` in a new process for each task, at most ``jobs`` of them at a time.
+
+    Args:
+        work: a function of a module, as the process has to find it by its name.
+        jobs: how many processes.
+        preload: modules that the work needs; on Linux they are imported once for all processes.
+    """
+
+    def __init__(self, work: Work[Task], jobs: int, preload: Iterable[str] = ()) -> None:
+        self._work, self._jobs = work, jobs
+        # Forks of a server that only imports begin at once; elsewhere than on Linux they may break what they inherit.
+        self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            self._context.set_forkserver_preload(list(preload))
+        self._running: dict[Connection, tuple[BaseProcess, Task]] = {}
+
+    def events(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Event]]:
+        """What happens, until all have ended. Processes that still run when nobody listens any more are killed."""
+        waiting = deque(tasks)
+        try:
+            while waiting or self._running:
+                while waiting and len(self._running) < self._jobs:
+                    task = waiting.popleft()
+                    self._start(task)
+                    yield task, Started()
+                for connection in wait(list(self._running)):
+                    if isinstance(connection, Connection):
+                        yield self._hear(connection)
+        finally:
+            self._kill()
+
+    def _start(self, task: Task) -> None:
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work_quietly, args=(self._work, task, sender), daemon=True)
+        process.start()
+        sender.close()  # the process has its own, so that its end closes the pipe
+        self._running[receiver] = (process, task)
+
+    def _hear(self, connection: Connection) -> tuple[Task, Event]:
+        process, task = self._running[connection]
+        try:
+            return task, Message(connection.recv())
+        except (EOFError, OSError):
+            del self._running[connection]
+            connection.close()
+            process.join()
+            return task, Ended(process.exitcode or 0)
+
+    def _kill(self) -> None:
+        for process, _ in self._running.values():
+            process.kill()
+        for process, _ in self._running.values():
+            process.join()
+        self._running.clear()
+
+
+def _work_quietly(work: Work[Task], task: Task, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it too, and kills this one
+    work(task, sender.send)

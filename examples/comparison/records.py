@@ -1,0 +1,75 @@
+"""The results as numbers: in order, and one flat record a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
+from typing import Any
+
+from gradwatch import Finding
+from gradwatch.examples.comparison.remedies import published_accuracy
+from gradwatch.examples.comparison.results import Result
+
+
+def record(result: Result) -> dict[str, Any]:
+    """All numbers of a run, as they are; empty where there is none."""
+    values = {
+        "remedy": result.name,
+        "family": result.family,
+        "seed": result.seed,
+        "test_accuracy": result.test_accuracy,
+        "published_accuracy": _published(result),
+        "train_loss": result.train_loss,
+        "first_layer_grad_norm_start": result.start[0] if result.start else None,
+        "first_layer_grad_norm_end": result.end[0] if result.end else None,
+        "first_to_last_start": result.ratio_start,
+        "first_to_last_end": result.ratio_end,
+        "steps_to_70": result.steps_to_good,
+        "findings": summary(result.findings),
+        "seconds": round(result.seconds, 1),
+        "error": result.error,
+    }
+    return {name: None if value is None or value != value else value for name, value in values.items()}
+
+
+def ranked(results: Iterable[Result]) -> list[Result]:
+    """By the mean test accuracy of the remedy, then by seed."""
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.name, []).append(result)
+    means = {name: _mean_accuracy(runs) for name, runs in by_name.items()}
+    runs = [result for runs in by_name.values() for result in runs]
+    return sorted(runs, key=lambda result: (bool(result.error), -means[result.name], result.name, result.seed))
+
+
+def has_seeds(results: Iterable[Result]) -> bool:
+    """Whether there is more than one."""
+    return len({result.seed for result in results}) > 1
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """Each kind once, with its first step and its last.
+
+    Example:
+        >>> def at(step, closed): return Finding("vanishing", ("first",), step, 1e-7, 1e-3, "", closed_step=closed)
+        >>> summary([at(0, 60), at(100, None)]), summary([at(0, 60)])
+        ('vanishing 0 to end', 'vanishing 0 to 60')
+    """
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    parts = []
+    for kind, found in kinds.items():
+        ends = [finding.closed_step for finding in found if finding.closed_step is not None]
+        end = "end" if len(ends) < len(found) else max(ends)
+        parts.append(f"{kind} {min(finding.step for finding in found)} to {end}")
+    return ", ".join(parts)
+
+
+def _mean_accuracy(results: Sequence[Result]) -> float:
+    known = [result.test_accuracy for result in results if not result.error]
+    return mean(known) if known else 0.0
+
+
+def _published(result: Result) -> float | None:
+    return published_accuracy(result.name) if result.settings.get("dataset") == "fashion-mnist" else None

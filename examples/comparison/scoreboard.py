@@ -1,0 +1,104 @@
+"""The results as tables: all runs in CSV and Markdown, and the spread over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from gradwatch.examples.comparison.records import has_seeds, ranked, record
+from gradwatch.examples.comparison.results import Result
+
+NO_VALUE = "-"
+MARKDOWN, CSV = "scoreboard.md", "scoreboard.csv"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows under a title."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def write(results: Sequence[Result], folder: Path) -> None:
+    """Write ``scoreboard.md`` and ``scoreboard.csv``."""
+    tables = [*([over_seeds(results)] if has_seeds(results) else []), of_runs(results)]
+    shared = results[0].settings
+    about = ", ".join(f"{name} {shared[name]}" for name in ("dataset", "max_epochs", "batch_size") if name in shared)
+    about += ", only a few batches of each epoch (fast)" if shared.get("fast") else ""
+    text = "\n".join(["# Scoreboard\n", f"{about}.\n", *(table.markdown() for table in tables), NOTES])
+    (folder / MARKDOWN).write_text(text)
+    with (folder / CSV).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(record(results[0])))
+        writer.writeheader()
+        writer.writerows(record(result) for result in ranked(results))
+
+
+NOTES = """Test accuracy after the last epoch; train loss: mean over the last epoch's batches. Gradient norms: L2 norm
+of the gradient of the first Linear's parameters (and this over that of the last Linear's), at the first and the last
+measured step; `-` where the layer was frozen. Steps to 70 %: optimizer steps until the first validation with that
+accuracy; there is one after each epoch. Findings: the kind, the step at which the first began and at which the last
+ended.
+"""
+
+
+def of_runs(results: Sequence[Result]) -> Table:
+    """A row a run, the best first, failed ones last."""
+    header = ["remedy", "seed", "test accuracy", "published", "train loss", "first layer's gradient, start", "end"]
+    header += ["first / last, start", "end", "steps to 70 %", "findings"]
+    return Table("Runs", header, [_row(record(result)) for result in ranked(results)])
+
+
+def _row(values: dict[str, Any]) -> list[str]:
+    accuracies = [number(values[name], ".4f") for name in ("test_accuracy", "published_accuracy")]
+    norms = [f"{part}_{when}" for part in ("first_layer_grad_norm", "first_to_last") for when in ("start", "end")]
+    last = f"failed: {_one_line(values['error'])}" if values["error"] else values["findings"] or "none"
+    row = [values["remedy"], str(values["seed"]), *accuracies, number(values["train_loss"], ".3f")]
+    return [*row, *(number(values[name], ".1e") for name in norms), number(values["steps_to_70"], "d"), last]
+
+
+def over_seeds(results: Sequence[Result]) -> Table:
+    """A row a remedy: mean and standard deviation over its seeds."""
+    header = ["remedy", "seeds", "test accuracy", "lowest to highest", "train loss", "first / last, start (median)"]
+    rows = []
+    for name, runs in groupby(ranked(results), key=lambda result: result.name):
+        done = [run for run in runs if not run.error]
+        accuracies = [run.test_accuracy for run in done]
+        span = f"{min(accuracies):.4f} to {max(accuracies):.4f}" if done else NO_VALUE
+        losses, ratio = spread([run.train_loss for run in done], ".3f"), [run.ratio_start for run in done]
+        middle = number(median(ratio) if ratio else None, ".1e")
+        rows.append([name, str(len(done)), spread(accuracies, ".4f"), span, losses, middle])
+    return Table("Mean and standard deviation over the seeds", [*header, "reached 70 %"], rows)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and sample standard deviation.
+
+    Example:
+        >>> spread([0.25, 0.75], ".2f"), spread([0.5], ".2f"), spread([], ".2f")
+        ('0.50 ± 0.35', '0.50', '-')
+    """
+    if not values:
+        return NO_VALUE
+    return number(mean(values), form) + (f" ± {number(stdev(values), form)}" if len(values) > 1 else "")
+
+
+def number(value: float | None, form: str) -> str:
+    """The value in that format, or a dash for none."""
+    return NO_VALUE if value is None or math.isnan(value) else format(value, form)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "/")

@@ -1,0 +1,79 @@
+"""A run with all that it depends on, and what is in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradwatch.examples.comparison.remedies import Run
+from gradwatch.examples.comparison.results import Result, load
+from gradwatch.examples.data import Name
+from gradwatch.examples.run import FAST_EPOCHS
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run with a seed on a data set.
+
+    Attributes:
+        run: the remedy.
+        seed: of the weights, the split and the shuffling.
+        folder: where its logs and its result go.
+        dataset, data_dir, batch_size: as in ``ImageData``.
+        max_epochs: of a run whose factor is 1.
+        fast: a few batches and epochs only.
+    """
+
+    run: Run
+    seed: int
+    folder: Path
+    dataset: Name
+    data_dir: Path | None
+    batch_size: int
+    max_epochs: int
+    fast: bool
+
+    @property
+    def title(self) -> str:
+        """Remedy and seed."""
+        return f"{self.run.name}, seed {self.seed}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of this run."""
+        epochs: int = self.max_epochs * self.run.epochs_factor
+        return min(epochs, FAST_EPOCHS) if self.fast else epochs
+
+    def shared_settings(self) -> dict[str, Any]:
+        """What runs have to have in common to be compared."""
+        names = ("dataset", "batch_size", "max_epochs", "fast")
+        return {name: getattr(self, name) for name in names}
+
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        own = {"target": self.run.target, "arguments": dict(self.run.settings), "epochs": self.epochs}
+        return {**self.shared_settings(), **own, "seed": self.seed}
+
+    def failed(self, error: str) -> Result:
+        """The result of a run that did not end well."""
+        return Result(self.run.name, self.run.family, self.seed, self.settings(), error)
+
+    @property
+    def output(self) -> Path:
+        """File for what the run prints."""
+        return self.folder / "output.log"
+
+    def has_ended(self) -> bool:
+        """Whether there is a good result of the same settings."""
+        result = load(self.folder)
+        return result is not None and not result.error and result.settings == self.settings()
+
+    def outcome(self, end: object) -> Result:
+        """The result that the process left; if it left none, a failed one, which is put in its place."""
+        result = load(self.folder)
+        if result is None:
+            result = self.failed(f"the process ended before the run did ({end}); see {self.output}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            result.save(self.folder)
+        return result

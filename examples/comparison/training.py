@@ -1,0 +1,119 @@
+"""Trains one run, in a process of its own, and keeps what it came to."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from gradwatch import GradientMonitor, Snapshot
+from gradwatch.examples.baseline import Baseline
+from gradwatch.examples.comparison.results import Result
+from gradwatch.examples.comparison.tasks import Task
+from gradwatch.examples.data import ImageData
+from gradwatch.examples.run import make_trainer
+
+
+class _Curves(Callback):
+    """Keeps the metrics of each epoch, and tells how many are done."""
+
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self._send = send
+        self.values: dict[str, list[float]] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+            self.values.setdefault(name, []).append(float(trainer.callback_metrics[name]))
+        self._send(trainer.current_epoch + 1)
+
+
+def train(task: Task, send: Callable[[int], None]) -> None:
+    """Train, and leave a result or an error in the task's folder; what is printed goes into a file there.
+
+    Args:
+        task: what to train.
+        send: is told the number of epochs done after each.
+    """
+    torch.set_num_threads(1)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    _redirect_output(task.output)
+    try:
+        result = measure(task, send)
+    except Exception as error:
+        traceback.print_exc()
+        result = task.failed(f"{type(error).__name__}: {error}")
+    result.save(task.folder)
+
+
+def measure(task: Task, send: Callable[[int], None] = lambda epochs: None) -> Result:
+    """The result of a run that is trained here and now, and its logs in the task's folder."""
+    started = time.monotonic()
+    data = ImageData(task.dataset, task.data_dir, task.batch_size, task.seed)
+    data.setup()
+    seed_everything(task.seed, verbose=False)
+    model = task.run.build(data.in_features, data.num_classes)
+    monitor, curves = GradientMonitor(), _Curves(send)
+    logger = TensorBoardLogger(task.folder, name="", version="", default_hp_metric=False)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+    trainer = make_trainer(model, task.epochs, task.fast, logger=logger, callbacks=[monitor, curves], **quiet)
+    trainer.fit(model, data)
+    accuracy = trainer.test(model, data, verbose=False)[0]["test_accuracy"]
+    layers, start, end = first_and_last(monitor.history)
+    result = Result(
+        task.run.name,
+        task.run.family,
+        task.seed,
+        task.settings(),
+        seconds=time.monotonic() - started,
+        test_accuracy=accuracy,
+        steps_per_epoch=int(trainer.num_training_batches),
+        curves=curves.values,
+        layers=layers,
+        start=start,
+        end=end,
+        findings=tuple(monitor.findings),
+    )
+    log_hyperparameters(logger, task, model, result)
+    return result
+
+
+def first_and_last(history: list[Snapshot]) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
+    """Names of the layers with weights, and the norms of their gradients at the first and the last measured step."""
+    first, last = history[0], history[-1]
+    chosen = [i for i, kind in enumerate(first.kinds) if first.weight_norm[i] >= 0 and "Norm" not in kind]
+    start, end = (tuple(snapshot.grad_norm[chosen].tolist()) for snapshot in (first, last))
+    return tuple(first.layers[i] for i in chosen), start, end
+
+
+def log_hyperparameters(logger: TensorBoardLogger, task: Task, model: Baseline, result: Result) -> None:
+    """Settings and final metrics for TensorBoard's HParams tab; it needs the same names in all runs."""
+    arguments = ", ".join(f"{name}={value}" for name, value in task.run.settings.items())
+    parameters = {"remedy": result.name, "family": result.family, "arguments": arguments or "defaults"}
+    parameters |= {"lr": model.hparams.lr, "seed": task.seed, "epochs": task.epochs, "batch_size": task.batch_size}
+    metrics = {
+        "result/test_accuracy": result.test_accuracy,
+        "result/train_loss": result.train_loss,
+        "result/first_layer_grad_norm_start": result.start[0],
+        "result/first_layer_grad_norm_end": result.end[0],
+        "result/first_to_last_start": result.ratio_start,
+        "result/first_to_last_end": result.ratio_end,
+    }
+    logger.log_hyperparams(parameters, metrics)
+    logger.finalize("success")
+
+
+def _redirect_output(path: Path) -> None:
+    """Of Python and of what it calls, so that a crash leaves its trace there too."""
+    sys.stdout.flush()
+    with path.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
