@@ -27,7 +27,7 @@ from gradwatch.examples.comparison import scoreboard
 from gradwatch.examples.comparison.processes import Ended, Message, Processes, Started
 from gradwatch.examples.comparison.progress import Display
 from gradwatch.examples.comparison.remedies import RUNS, find
-from gradwatch.examples.comparison.results import Result, load_all
+from gradwatch.examples.comparison.results import load_all
 from gradwatch.examples.comparison.tasks import Task
 from gradwatch.examples.comparison.training import train
 from gradwatch.examples.run import load_data, make_parser
@@ -47,18 +47,15 @@ def main(args: list[str] | None = None) -> int:
     options = parser.parse_args(args)
     tasks = make_tasks(parser, options)
     load_data(parser, options)  # what is missing is said once, now
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         run(tasks, options.jobs, console)
-        interrupted = False
     except KeyboardInterrupt:
-        interrupted = True
+        write_tables(options.out, console)
         console.print("interrupted; the same command goes on from here")
-    results = load_all(options.out)
-    if results:
-        report(results, options.out, console)
-    if interrupted:
         return INTERRUPTED
+    write_tables(options.out, console)
+    draw_pictures(options.out, console)
     return 0 if all(task.has_ended() for task in tasks) else FAILED
 
 
@@ -114,19 +111,28 @@ def run(tasks: Sequence[Task], jobs: int, console: Console) -> None:
                     display.ended(task, task.outcome(event))
 
 
-def report(results: Sequence[Result], folder: Path, console: Console) -> None:
-    """Write scoreboard and pictures."""
+def write_tables(folder: Path, console: Console) -> None:
+    """The scoreboard of all runs in the folder, and the spread over their seeds on the terminal."""
+    results = load_all(folder)
+    if not results:
+        return
     scoreboard.write(results, folder)
     if scoreboard.has_seeds(results):
         console.print(as_rich(scoreboard.over_seeds(results)))
-    console.print(f"scoreboard: {escape(str(folder / scoreboard.MARKDOWN))}", highlight=False)
+    console.print(f"scoreboard: {escape(str(folder / scoreboard.MARKDOWN))}", highlight=False, soft_wrap=True)
+
+
+def draw_pictures(folder: Path, console: Console) -> None:
+    """The pictures of all runs in the folder that ended well."""
+    if all(result.error for result in load_all(folder)):
+        return
     try:
         from gradwatch.examples import plots
     except ImportError:
         console.print('no pictures: they need matplotlib; pip install "gradwatch[report]"', markup=False)
         return
     for path in (plots.curves(folder), plots.layers(folder)):
-        console.print(f"picture: {escape(str(path))}", highlight=False)
+        console.print(f"picture: {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 def as_rich(table: scoreboard.Table) -> Table:

@@ -58,7 +58,7 @@ class Display:
         self.epochs(task, task.epochs)
         self._progress.remove_task(self._bars.pop(task.title))
         if result.error:
-            message = f"[red]{escape(task.title)} failed:[/red] {escape(result.error)}"
+            message = f"[red]{escape(task.title)} failed:[/red] {escape(result.reason)}"
         else:
             message = f"{escape(task.title)}: test accuracy {result.test_accuracy:.4f} in {result.seconds:.0f} s"
-        self._progress.console.print(message, highlight=False)
+        self._progress.console.print(message, highlight=False, soft_wrap=True)

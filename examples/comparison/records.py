@@ -27,7 +27,7 @@ def record(result: Result) -> dict[str, Any]:
         "steps_to_70": result.steps_to_good,
         "findings": summary(result.findings),
         "seconds": round(result.seconds, 1),
-        "error": result.error,
+        "error": result.reason,
     }
     return {name: None if value is None or value != value else value for name, value in values.items()}
 

@@ -55,6 +55,11 @@ class Result:
     findings: tuple[Finding, ...] = ()
 
     @property
+    def reason(self) -> str:
+        """The error in one line."""
+        return " ".join(self.error.split())
+
+    @property
     def train_loss(self) -> float:
         """Mean over the last epoch's batches."""
         return _last(self.curves.get("train_loss", []))

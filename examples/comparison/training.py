@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -88,25 +90,26 @@ def measure(task: Task, send: Callable[[int], None] = lambda epochs: None) -> Re
 def first_and_last(history: list[Snapshot]) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
     """Names of the layers with weights, and the norms of their gradients at the first and the last measured step."""
     first, last = history[0], history[-1]
-    chosen = [i for i, kind in enumerate(first.kinds) if first.weight_norm[i] >= 0 and "Norm" not in kind]
+    learns = np.any([snapshot.weight_norm >= 0 for snapshot in history], axis=0)  # a frozen layer has no norm
+    chosen = [i for i, kind in enumerate(first.kinds) if learns[i] and "Norm" not in kind]
     start, end = (tuple(snapshot.grad_norm[chosen].tolist()) for snapshot in (first, last))
     return tuple(first.layers[i] for i in chosen), start, end
 
 
 def log_hyperparameters(logger: TensorBoardLogger, task: Task, model: Baseline, result: Result) -> None:
-    """Settings and final metrics for TensorBoard's HParams tab; it needs the same names in all runs."""
+    """Settings and final metrics for TensorBoard's HParams tab; it needs the same settings in all runs."""
     arguments = ", ".join(f"{name}={value}" for name, value in task.run.settings.items())
-    parameters = {"remedy": result.name, "family": result.family, "arguments": arguments or "defaults"}
-    parameters |= {"lr": model.hparams.lr, "seed": task.seed, "epochs": task.epochs, "batch_size": task.batch_size}
+    settings = {"remedy": result.name, "family": result.family, "arguments": arguments or "defaults"}
+    settings |= {"lr": model.hparams.lr, "seed": task.seed, "epochs": task.epochs}
     metrics = {
         "result/test_accuracy": result.test_accuracy,
         "result/train_loss": result.train_loss,
-        "result/first_layer_grad_norm_start": result.start[0],
-        "result/first_layer_grad_norm_end": result.end[0],
-        "result/first_to_last_start": result.ratio_start,
-        "result/first_to_last_end": result.ratio_end,
+        "gradient/first_layer_start": result.start[0],
+        "gradient/first_layer_end": result.end[0],
+        "gradient/first_to_last_start": result.ratio_start,
+        "gradient/first_to_last_end": result.ratio_end,
     }
-    logger.log_hyperparams(parameters, metrics)
+    logger.log_hyperparams(settings, {name: value for name, value in metrics.items() if math.isfinite(value)})
     logger.finalize("success")
 
 

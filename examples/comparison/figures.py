@@ -1,0 +1,49 @@
+"""What the pictures share: figures without pyplot's global state, colours, names and files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gradwatch.examples.comparison.remedies import RUNS
+from gradwatch.examples.comparison.results import Result
+
+BASELINE = "baseline"
+GREY = "#d0d0d0"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of Okabe and Ito, told apart by the colour-blind too; https://jfly.uni-koeln.de/color/."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the picture; an old one is only replaced by a whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(part)
+    os.replace(part, path)
+    return path
+
+
+def plain(axes: Axes) -> None:
+    """Only what is needed of the frame."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, length=2)
+
+
+def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The runs that ended well, by remedy, in the order of the registry; those it does not know come last."""
+    order = [run.name for run in RUNS]
+    names: dict[str, list[Result]] = {}
+    for result in results:
+        if not result.error:
+            names.setdefault(result.name, []).append(result)
+    known = [name for name in order if name in names]
+    return {name: names[name] for name in [*known, *sorted(names.keys() - set(known))]}
