@@ -32,7 +32,6 @@ from gradwatch.examples.comparison.tasks import Task
 from gradwatch.examples.comparison.training import train
 from gradwatch.examples.run import load_data, make_parser
 
-PRELOAD = [train.__module__]
 FAILED, INTERRUPTED = 1, 130
 
 
@@ -97,7 +96,7 @@ def run(tasks: Sequence[Task], jobs: int, console: Console) -> None:
     todo = sorted((task for task in tasks if not task.has_ended()), key=lambda task: -task.epochs)
     for task in todo:
         shutil.rmtree(task.folder, ignore_errors=True)
-    with Display(tasks, console) as display, closing(Processes(train, jobs, PRELOAD).events(todo)) as events:
+    with Display(tasks, console) as display, closing(Processes(train, jobs).events(todo)) as events:
         for task in tasks:
             if task not in todo:
                 display.skipped(task)

@@ -21,14 +21,8 @@ Family = dict[str, Runs]
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """The picture; runs of one remedy with several seeds are their mean, with the span between them.
-
-    Raises:
-        ValueError: when no run has ended well.
-    """
+    """The picture; runs of one remedy with several seeds are their mean, with the span between them."""
     names = by_name(results)
-    if not names:
-        raise ValueError("there is no run that has ended well, so there are no curves to draw")
     families = families_of(names)
     columns = min(COLUMNS, len(families))
     blocks = math.ceil(len(families) / columns)
@@ -45,6 +39,7 @@ def draw(results: Sequence[Result]) -> Figure:
         _draw_family(loss, "train_loss", family, names.get(BASELINE, []))
         accuracy.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticklabels=[])
         loss.set(yscale="log", ylim=(lowest, _HIGHEST_LOSS), xlabel="epoch")
+        loss.minorticks_off()
         _label(accuracy, family)
         if column == 0:
             accuracy.set_ylabel("val. accuracy")
@@ -78,9 +73,8 @@ def _draw_family(axes: Axes, curve: str, family: Family, baselines: Runs) -> Non
     axes.set_axis_on()
     plain(axes)
     axes.grid(axis="y", color="0.92")
-    axes.minorticks_off()
     if baselines:
-        _draw_curve(axes, baselines, curve, GREY, width=4)
+        _draw_curve(axes, baselines, curve, GREY, width=3.5)
     for runs, colour in zip(family.values(), COLOURS * len(family), strict=False):
         _draw_curve(axes, runs, curve, colour)
 

@@ -39,11 +39,17 @@ def plain(axes: Axes) -> None:
 
 
 def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs that ended well, by remedy, in the order of the registry; those it does not know come last."""
+    """The runs that ended well, by remedy, in the order of the registry; those it does not know come last.
+
+    Raises:
+        ValueError: when there is none.
+    """
     order = [run.name for run in RUNS]
     names: dict[str, list[Result]] = {}
     for result in results:
         if not result.error:
             names.setdefault(result.name, []).append(result)
+    if not names:
+        raise ValueError("nothing to draw: no run has ended well; expected the folder that compare.py wrote as --out")
     known = [name for name in order if name in names]
     return {name: names[name] for name in [*known, *sorted(names.keys() - set(known))]}

@@ -50,15 +50,14 @@ class Processes(Generic[Task]):
     Args:
         work: a function of a module, as the process has to find it by its name.
         jobs: how many processes.
-        preload: modules that the work needs; on Linux they are imported once for all processes.
     """
 
-    def __init__(self, work: Work[Task], jobs: int, preload: Iterable[str] = ()) -> None:
+    def __init__(self, work: Work[Task], jobs: int) -> None:
         self._work, self._jobs = work, jobs
-        # Forks of a server that only imports begin at once; elsewhere than on Linux they may break what they inherit.
+        # A server that has imported all that the work needs forks at once; elsewhere than on Linux forks may break.
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
-            self._context.set_forkserver_preload(list(preload))
+            self._context.set_forkserver_preload([__name__, work.__module__])
         self._running: dict[Connection, tuple[BaseProcess, Task]] = {}
 
     def events(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Event]]:

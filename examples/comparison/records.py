@@ -33,13 +33,17 @@ def record(result: Result) -> dict[str, Any]:
 
 
 def ranked(results: Iterable[Result]) -> list[Result]:
-    """By the mean test accuracy of the remedy, then by seed."""
-    by_name: dict[str, list[Result]] = {}
-    for result in results:
-        by_name.setdefault(result.name, []).append(result)
-    means = {name: _mean_accuracy(runs) for name, runs in by_name.items()}
-    runs = [result for runs in by_name.values() for result in runs]
-    return sorted(runs, key=lambda result: (bool(result.error), -means[result.name], result.name, result.seed))
+    """The best remedies first, each by seed; runs that failed last."""
+    runs = [run for runs in by_remedy(results).values() for run in runs]
+    return sorted(runs, key=lambda run: bool(run.error))
+
+
+def by_remedy(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The runs of each remedy by seed, that with the best mean test accuracy first."""
+    names: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda result: (result.name, result.seed)):
+        names.setdefault(result.name, []).append(result)
+    return dict(sorted(names.items(), key=lambda item: -_mean_accuracy(item[1])))
 
 
 def has_seeds(results: Iterable[Result]) -> bool:

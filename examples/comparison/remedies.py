@@ -43,6 +43,7 @@ class Run:
         return model
 
 
+PACKAGE = "gradwatch.examples"
 YOUR_OWN = "your own"
 
 _INIT, _ACTIVATION, _DYING, _OPTIMIZER = "initialization", "activation", "dying ReLU", "optimizer"
@@ -54,7 +55,7 @@ _SMALL_ADAM = {"init_std": 0.05, "lr": 1e-3}
 
 
 def _here(name: str, family: str, target: str, *args: Any, **kwargs: Any) -> Run:
-    return Run(name, family, f"gradwatch.examples.{target}", *args, **kwargs)
+    return Run(name, family, f"{PACKAGE}.{target}", *args, **kwargs)
 
 
 RUNS: tuple[Run, ...] = (

@@ -6,12 +6,11 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-from gradwatch.examples.comparison.records import has_seeds, ranked, record
+from gradwatch.examples.comparison.records import by_remedy, has_seeds, ranked, record
 from gradwatch.examples.comparison.results import Result
 
 NO_VALUE = "-"
@@ -72,7 +71,7 @@ def _row(values: dict[str, Any]) -> list[str]:
 def over_seeds(results: Sequence[Result]) -> Table:
     """A row a remedy: mean and standard deviation over its seeds."""
     header = ["remedy", "runs", "test accuracy", "lowest to highest", "train loss", "first / last, start", "at 70 %"]
-    rows = [_seeds_row(name, list(runs)) for name, runs in groupby(ranked(results), key=lambda result: result.name)]
+    rows = [_seeds_row(name, runs) for name, runs in by_remedy(results).items()]
     return Table("Mean ± standard deviation over the seeds", header, rows)
 
 

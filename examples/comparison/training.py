@@ -104,10 +104,10 @@ def log_hyperparameters(logger: TensorBoardLogger, task: Task, model: Baseline, 
     metrics = {
         "result/test_accuracy": result.test_accuracy,
         "result/train_loss": result.train_loss,
-        "gradient/first_layer_start": result.start[0],
-        "gradient/first_layer_end": result.end[0],
-        "gradient/first_to_last_start": result.ratio_start,
-        "gradient/first_to_last_end": result.ratio_end,
+        "result/first_layer_grad_norm_start": result.start[0],
+        "result/first_layer_grad_norm_end": result.end[0],
+        "result/first_to_last_start": result.ratio_start,
+        "result/first_to_last_end": result.ratio_end,
     }
     logger.log_hyperparams(settings, {name: value for name, value in metrics.items() if math.isfinite(value)})
     logger.finalize("success")

@@ -138,7 +138,7 @@ def test_tensorboard_has_settings_and_final_metrics(compared: Comparison) -> Non
     assert started[0].hparams["lr"].number_value == 0.01
     row = compared.rows()["he"]
     assert values["result/test_accuracy"] == pytest.approx(float(row["test_accuracy"]))
-    assert values["gradient/first_to_last_start"] == pytest.approx(float(row["first_to_last_start"]))
+    assert values["result/first_to_last_start"] == pytest.approx(float(row["first_to_last_start"]))
 
 
 def test_pictures_are_drawn(compared: Comparison) -> None:
