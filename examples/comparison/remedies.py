@@ -18,8 +18,8 @@ class Run:
     Attributes:
         name: what ``--only`` and all tables call it.
         family: remedies of the same kind share a panel of a picture.
-        target: dotted path of the class. It is imported when it is built, so that one that can't be is a failed run and
-            not the end of all.
+        target: ``file.Class`` of this folder, or ``module.Class`` of your own. It is imported when it is built, so that
+            one that can't be is a failed run and not the end of all.
         settings: arguments of the class.
         epochs_factor: trained for so many times the epochs of the others.
         published: test accuracy that was published for it, on Fashion-MNIST after 100 epochs.
@@ -39,11 +39,11 @@ class Run:
     def build(self, in_features: int, num_classes: int) -> Baseline:
         """The network."""
         module, _, name = self.target.rpartition(".")
-        model: Baseline = getattr(import_module(module), name)(in_features, num_classes, **self.settings)
+        path = module if self.family == YOUR_OWN else f"gradwatch.examples.{module}"
+        model: Baseline = getattr(import_module(path), name)(in_features, num_classes, **self.settings)
         return model
 
 
-PACKAGE = "gradwatch.examples"
 YOUR_OWN = "your own"
 
 _INIT, _ACTIVATION, _DYING, _OPTIMIZER = "initialization", "activation", "dying ReLU", "optimizer"
@@ -54,42 +54,38 @@ _SMALL = {"init_std": 0.05}
 _SMALL_ADAM = {"init_std": 0.05, "lr": 1e-3}
 
 
-def _here(name: str, family: str, target: str, *args: Any, **kwargs: Any) -> Run:
-    return Run(name, family, f"{PACKAGE}.{target}", *args, **kwargs)
-
-
 RUNS: tuple[Run, ...] = (
-    _here("baseline", "baseline", "baseline.Baseline", published=0.1000),
-    _here("baseline-small", "baseline", "baseline.Baseline", _SMALL),  # the one to hold the others with _SMALL against
-    _here("normal-1", _INIT, "init_normal.LargerWeights", {"std": 1.0}, published=0.7361),
-    _here("normal-10", _INIT, "init_normal.LargerWeights", {"std": 10.0}, published=0.1927),
-    _here("xavier", _INIT, "init_xavier.Xavier"),
-    _here("he", _INIT, "init_he.He", {"activation": "relu"}),
-    _here("orthogonal", _INIT, "init_orthogonal.Orthogonal"),
-    _here("relu", _ACTIVATION, "activation_relu.ReLU", _SMALL, published=0.7882),
-    _here("elu", _ACTIVATION, "activation_elu.ELU", _SMALL),
-    _here("dying-relu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "relu"}),
-    _here("dying-leaky-relu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "leaky_relu"}),
-    _here("dying-elu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "elu"}),
-    _here("dying-selu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "selu"}),
-    _here("dying-gelu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "gelu"}),
-    _here("adam", _OPTIMIZER, "optimizer_adam.Adam", _SMALL_ADAM, published=0.8591),
-    _here("warmup-cosine", _OPTIMIZER, "schedule_cosine.WarmupCosine", _SMALL_ADAM),
-    _here("plateau", _OPTIMIZER, "schedule_plateau.ReduceOnPlateau", _SMALL_ADAM),
-    _here("batch-norm", _NORM, "norm_batch.BatchNorm", _SMALL, published=0.8785),
-    _here("tensor-norm", _NORM, "norm_tensor.TensorNorm", _SMALL, published=0.8443),
-    _here("layer-norm", _NORM, "norm_layer.LayerNorm", _SMALL),
-    _here("skip", _SKIP, "skip_connection.SkipConnections", _SMALL, published=0.6756),
-    _here("residual", _SKIP, "skip_residual.Residual", _SMALL),
-    _here("layerwise", _STAGES, "layerwise.LayerByLayer", epochs_factor=3, published=0.80),
-    _here("gradient-norm", _GRADIENT, "gradient_normalization.NormalizedGradients", _SMALL, published=0.5373),
-    _here("unit-gradients", _GRADIENT, "normalize_by_norm.UnitGradients", _SMALL),
-    _here("weight-decay", _NO_CURE, "weight_decay.WeightDecay", _SMALL),
-    _here("clipping", _NO_CURE, "clip_vanishing.Clipping", _SMALL),
-    _here("ascent", _NO_CURE, "gradient_ascent.GradientAscent", _SMALL),
-    _here("fp16", _HALF, "mixed_precision.HalfPrecision", {**_SMALL_ADAM, "loss_scaling": False}),
-    _here("fp16-scaled", _HALF, "mixed_precision.HalfPrecision", {**_SMALL_ADAM, "loss_scaling": True}),
-    _here("combination", _ALL, "combination.Combination"),
+    Run("baseline", "baseline", "baseline.Baseline", published=0.1000),
+    Run("baseline-small", "baseline", "baseline.Baseline", _SMALL),  # the one to hold the others with _SMALL against
+    Run("normal-1", _INIT, "init_normal.LargerWeights", {"std": 1.0}, published=0.7361),
+    Run("normal-10", _INIT, "init_normal.LargerWeights", {"std": 10.0}, published=0.1927),
+    Run("xavier", _INIT, "init_xavier.Xavier"),
+    Run("he", _INIT, "init_he.He", {"activation": "relu"}),
+    Run("orthogonal", _INIT, "init_orthogonal.Orthogonal"),
+    Run("relu", _ACTIVATION, "activation_relu.ReLU", _SMALL, published=0.7882),
+    Run("elu", _ACTIVATION, "activation_elu.ELU", _SMALL),
+    Run("dying-relu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "relu"}),
+    Run("dying-leaky-relu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "leaky_relu"}),
+    Run("dying-elu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "elu"}),
+    Run("dying-selu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "selu"}),
+    Run("dying-gelu", _DYING, "activation_dying_relu.DyingReLU", {"activation": "gelu"}),
+    Run("adam", _OPTIMIZER, "optimizer_adam.Adam", _SMALL_ADAM, published=0.8591),
+    Run("warmup-cosine", _OPTIMIZER, "schedule_cosine.WarmupCosine", _SMALL_ADAM),
+    Run("plateau", _OPTIMIZER, "schedule_plateau.ReduceOnPlateau", _SMALL_ADAM),
+    Run("batch-norm", _NORM, "norm_batch.BatchNorm", _SMALL, published=0.8785),
+    Run("tensor-norm", _NORM, "norm_tensor.TensorNorm", _SMALL, published=0.8443),
+    Run("layer-norm", _NORM, "norm_layer.LayerNorm", _SMALL),
+    Run("skip", _SKIP, "skip_connection.SkipConnections", _SMALL, published=0.6756),
+    Run("residual", _SKIP, "skip_residual.Residual", _SMALL),
+    Run("layerwise", _STAGES, "layerwise.LayerByLayer", epochs_factor=3, published=0.80),
+    Run("gradient-norm", _GRADIENT, "gradient_normalization.NormalizedGradients", _SMALL, published=0.5373),
+    Run("unit-gradients", _GRADIENT, "normalize_by_norm.UnitGradients", _SMALL),
+    Run("weight-decay", _NO_CURE, "weight_decay.WeightDecay", _SMALL),
+    Run("clipping", _NO_CURE, "clip_vanishing.Clipping", _SMALL),
+    Run("ascent", _NO_CURE, "gradient_ascent.GradientAscent", _SMALL),
+    Run("fp16", _HALF, "mixed_precision.HalfPrecision", {**_SMALL_ADAM, "loss_scaling": False}),
+    Run("fp16-scaled", _HALF, "mixed_precision.HalfPrecision", {**_SMALL_ADAM, "loss_scaling": True}),
+    Run("combination", _ALL, "combination.Combination"),
 )
 
 _BY_NAME = {run.name: run for run in RUNS}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradwatch.examples.comparison.remedies import PACKAGE, Run
+from gradwatch.examples.comparison.remedies import Run
 from gradwatch.examples.comparison.results import Result, load
 from gradwatch.examples.data import Name
 from gradwatch.examples.run import FAST_EPOCHS
@@ -52,8 +52,12 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """All that the result depends on."""
-        target = self.run.target.removeprefix(f"{PACKAGE}.")
-        own = {"target": target, "arguments": dict(self.run.settings), "epochs": self.epochs, "seed": self.seed}
+        own = {
+            "target": self.run.target,
+            "arguments": dict(self.run.settings),
+            "epochs": self.epochs,
+            "seed": self.seed,
+        }
         return {**self.shared_settings(), **own}
 
     def failed(self, error: str) -> Result:

@@ -3,10 +3,12 @@
 import ast
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 
 from gradwatch import Finding
 from gradwatch.examples import baseline
@@ -28,7 +30,20 @@ def test_no_remedy_escapes_the_registry() -> None:
     for path in EXAMPLES.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and "Baseline" in [getattr(base, "id", "") for base in node.bases]:
-                assert f"gradwatch.examples.{path.stem}.{node.name}" in registered
+                assert f"{path.stem}.{node.name}" in registered
+
+
+def test_every_cards_command_is_a_registered_run() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        command = re.search(rf"``python examples/{path.name} ([^`]*)``", path.read_text())
+        if command and "class " in path.read_text():
+            parser = ArgumentParser(exit_on_error=False)
+            runs = [run for run in RUNS if run.target.startswith(f"{path.stem}.")]
+            parser.add_class_arguments(type(runs[0].build(64, 10)), "model", skip={"in_features", "num_classes"})
+            given = re.findall(r"--model\.\w+ \S+", command[1])
+            model = parser.parse_args(" ".join(given).split()).model
+            names = [option.split()[0].removeprefix("--model.") for option in given]
+            assert any(all(run.settings.get(name) == model[name] for name in names) for run in runs), path
 
 
 def test_names_are_unique() -> None:
