@@ -1,11 +1,11 @@
 """Trains any set of the remedies on one data set, with the same seeds, and writes a scoreboard.
 
-    python examples/compare.py --dataset fashion-mnist --data-dir DIR --max-epochs 100 --jobs 2 --out comparison
+    python examples/compare.py --dataset fashion-mnist --data-dir DIR --max-epochs 100 --jobs 2 --out FOLDER
 
 Each run has a process of its own with one thread; one that fails is a row with its error, and the others go on. A
 command that was interrupted goes on where it was when it is given again: runs that had ended are not run again. In the
 folder are then ``scoreboard.md``, ``scoreboard.csv``, pictures, and in ``runs/<remedy>/seed-<seed>`` the logs and the
-curves of each run: ``tensorboard --logdir <folder>/runs`` compares them (see its HParams tab).
+curves of each run: ``tensorboard --logdir FOLDER/runs`` compares them (see its HParams tab).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def add_options(parser: ArgumentParser) -> None:
     """The options that only this example has."""
     parser.add_argument("--seeds", type=int, nargs="+", help="train with each of these; --seed is one")
     parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="processes at a time")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all that is written")
+    parser.add_argument("--out", type=Path, default=Path("lightning_logs/comparison"), help="where all is written")
     names = ", ".join(run.name for run in RUNS)
     parser.add_argument("--only", type=str, nargs="+", help=f"remedies, or classes as module.Class; of: {names}")
 

@@ -1,7 +1,7 @@
 """Pictures of what ``compare.py`` measured, and of what clipping does in front of a cliff.
 
-python examples/plots.py curves comparison
-python examples/plots.py layers comparison
+python examples/plots.py curves FOLDER
+python examples/plots.py layers FOLDER
 python examples/plots.py surface
 """
 

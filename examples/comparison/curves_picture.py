@@ -30,33 +30,34 @@ def draw(results: Sequence[Result]) -> Figure:
     grid = figure.subplots(2 * blocks, columns, squeeze=False, height_ratios=[1.5, 1] * blocks)
     for axes in grid.flat:
         axes.set_axis_off()
-    lowest = lowest_loss(names)
     for place, (title, family) in enumerate(families.items()):
         block, column = divmod(place, columns)
         accuracy, loss = grid[2 * block, column], grid[2 * block + 1, column]
         accuracy.set_title(title, loc="left", fontsize=10, fontweight="bold")
         _draw_family(accuracy, "val_accuracy", family, names.get(BASELINE, []))
         _draw_family(loss, "train_loss", family, names.get(BASELINE, []))
-        accuracy.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticklabels=[])
-        loss.set(yscale="log", ylim=(lowest, _HIGHEST_LOSS), xlabel="epoch")
-        loss.minorticks_off()
+        _set_axes(accuracy, loss, lowest_loss(names), is_first=column == 0)
         _label(accuracy, family)
-        if column == 0:
-            accuracy.set_ylabel("val. accuracy")
-            loss.set_ylabel("train loss")
-        else:
-            accuracy.set_yticklabels([])
-            loss.tick_params(labelleft=False)
     grey = f"; in grey: {BASELINE}" if BASELINE in names else ""
     text = f"Validation accuracy and training loss on {results[0].settings.get('dataset')}{grey}"
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
     return figure
 
 
+def _set_axes(accuracy: Axes, loss: Axes, lowest: float, is_first: bool) -> None:
+    accuracy.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticklabels=[])
+    loss.set(yscale="log", ylim=(lowest, _HIGHEST_LOSS), xlabel="epoch")
+    loss.minorticks_off()
+    for axes, name in ((accuracy, "val. accuracy"), (loss, "train loss")):
+        axes.tick_params(labelleft=is_first)
+        axes.set_ylabel(name if is_first else "")
+
+
 def lowest_loss(names: Family) -> float:
     """The power of ten below all training losses, but no less than a thousandth."""
-    losses = [loss for runs in names.values() for run in runs for loss in run.curves["train_loss"] if loss > 0]
-    return max(1e-3, 10.0 ** math.floor(math.log10(min(losses, default=1.0))))
+    losses = [loss for runs in names.values() for run in runs for loss in run.curves["train_loss"]]
+    lowest = min((loss for loss in losses if 0 < loss < _HIGHEST_LOSS), default=1.0)
+    return max(1e-3, 10.0 ** math.floor(math.log10(lowest)))
 
 
 def families_of(names: Family) -> dict[str, Family]:

@@ -36,8 +36,9 @@ class Ended:
     exit_code: int
 
     def __str__(self) -> str:
+        names = {-number: number.name for number in signal.Signals}
         if self.exit_code < 0:
-            return f"killed by {signal.Signals(-self.exit_code).name}"
+            return f"killed by {names.get(self.exit_code, f'signal {-self.exit_code}')}"
         return f"exit code {self.exit_code}"
 
 
@@ -69,9 +70,9 @@ class Processes(Generic[Task]):
                     task = waiting.popleft()
                     self._start(task)
                     yield task, Started()
-                for connection in wait(list(self._running)):
-                    if isinstance(connection, Connection):
-                        yield self._hear(connection)
+                ready = wait(list(self._running))
+                for connection in [each for each in self._running if each in ready]:
+                    yield self._hear(connection)
         finally:
             self._kill()
 

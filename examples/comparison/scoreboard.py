@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median, stdev
 from typing import Any
+
+import numpy as np
 
 from gradwatch.examples.comparison.records import by_remedy, has_seeds, ranked, record
 from gradwatch.examples.comparison.results import Result
@@ -81,7 +82,7 @@ def _seeds_row(name: str, runs: Sequence[Result]) -> list[str]:
         return [name, f"0 of {len(runs)}", *[NO_VALUE] * 5]
     accuracies = [run.test_accuracy for run in done]
     span = f"{min(accuracies):.4f} to {max(accuracies):.4f}"
-    ratio = number(median(run.ratio_start for run in done), ".1e")
+    ratio = number(float(np.median([run.ratio_start for run in done])), ".1e")
     good = sum(run.steps_to_good is not None for run in done)
     losses = spread([run.train_loss for run in done], ".3f")
     count = str(len(done)) if len(done) == len(runs) else f"{len(done)} of {len(runs)}"
@@ -97,7 +98,10 @@ def spread(values: Sequence[float], form: str) -> str:
     """
     if not values:
         return NO_VALUE
-    return number(mean(values), form) + (f" ± {number(stdev(values), form)}" if len(values) > 1 else "")
+    with np.errstate(invalid="ignore"):  # of a run that diverged
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    plus_minus = "" if math.isnan(deviation) else f" ± {number(deviation, form)}"
+    return number(float(np.mean(values)), form) + plus_minus
 
 
 def number(value: float | None, form: str) -> str:

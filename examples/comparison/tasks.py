@@ -60,8 +60,8 @@ class Task:
         }
         return {**self.shared_settings(), **own}
 
-    def failed(self, error: str) -> Result:
-        """The result of a run that did not end well."""
+    def result(self, error: str = "") -> Result:
+        """The result of this run, without its numbers."""
         return Result(self.run.name, self.run.family, self.seed, self.settings(), error)
 
     @property
@@ -78,7 +78,7 @@ class Task:
         """The result that the process left; if it left none, a failed one, which is put in its place."""
         result = load(self.folder)
         if result is None:
-            result = self.failed(f"the process ended before the run did ({end}); see {self.output}")
+            result = self.result(f"the process ended before the run did ({end}); see {self.output}")
             self.folder.mkdir(parents=True, exist_ok=True)
             result.save(self.folder)
         return result

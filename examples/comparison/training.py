@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def train(task: Task, send: Callable[[int], None]) -> None:
         result = measure(task, send)
     except Exception as error:
         traceback.print_exc()
-        result = task.failed(f"{type(error).__name__}: {error}")
+        result = task.result(f"{type(error).__name__}: {error}")
     result.save(task.folder)
 
 
@@ -69,11 +70,8 @@ def measure(task: Task, send: Callable[[int], None] = lambda epochs: None) -> Re
     trainer.fit(model, data)
     accuracy = trainer.test(model, data, verbose=False)[0]["test_accuracy"]
     layers, start, end = first_and_last(monitor.history)
-    result = Result(
-        task.run.name,
-        task.run.family,
-        task.seed,
-        task.settings(),
+    result = replace(
+        task.result(),
         seconds=time.monotonic() - started,
         test_accuracy=accuracy,
         steps_per_epoch=int(trainer.num_training_batches),

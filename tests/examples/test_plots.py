@@ -46,6 +46,12 @@ def test_curves_have_a_panel_a_family_and_a_label_a_remedy() -> None:
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.1, 0.1]
 
 
+def test_a_run_that_diverged_leaves_its_panel() -> None:
+    curves = {"val_accuracy": [0.1, 0.1], "train_loss": [math.inf, math.nan]}
+    figure = curves_picture.draw([result("ascent", "no cure", 0.1, curves=curves)])
+    assert figure.axes[1].get_ylim() == (1.0, 10.0)
+
+
 def test_labels_do_not_overlap() -> None:
     heights = curves_picture.spread_out([0.99, 0.98, 1.0, 0.02], 0.1)
     assert np.diff(sorted(heights)).min() > 0.0999

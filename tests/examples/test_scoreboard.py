@@ -122,6 +122,13 @@ def test_the_spread_is_that_of_the_seeds() -> None:
     assert rows["mine.Broken"][1:] == ["0 of 1", *["-"] * 5]
 
 
+def test_a_run_that_diverged_has_its_row() -> None:
+    curves = {"train_loss": [2.3, math.inf], "val_accuracy": [0.1, 0.1]}
+    runs = [result("ascent", seed, 0.1, curves=curves, start=(math.inf, 0.0)) for seed in (1, 2)]
+    assert scoreboard.over_seeds(runs).rows[0][4:] == ["inf", "-", "0 of 2"]
+    assert scoreboard.of_runs(runs).rows[0][4:8] == ["inf", "inf", "5.0e-01", "-"]
+
+
 def test_every_table_is_as_wide_as_its_header() -> None:
     for table in (scoreboard.of_runs(RESULTS), scoreboard.over_seeds(RESULTS)):
         assert {len(row) for row in table.rows} == {len(table.header)}
