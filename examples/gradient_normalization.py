@@ -5,7 +5,9 @@
 - Paper: J. Yun, ZNorm, 2024, https://arxiv.org/abs/2408.01215, for the statistics; there they are of the parameters'
   gradients.
 - The change: ``build_block``.
-- Measured: TBD
+- Measured: test accuracy 0.3702 on Fashion-MNIST (baseline: 0.1000); 0.260 ± 0.082 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 6e+03 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/gradient_normalization.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: where the gradient's size says something, which is nearly everywhere: the step no longer shrinks
   near a minimum, and one sample's gradient depends on the others in the batch.

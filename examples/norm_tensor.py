@@ -5,7 +5,9 @@
   learn.
 - Paper: none; BatchNorm without its running statistics and parameters, over all units at once.
 - The change: ``build_block``.
-- Measured: TBD
+- Measured: test accuracy 0.8287 on Fashion-MNIST (baseline: 0.1000); 0.102 ± 0.002 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 0.002 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/norm_tensor.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: where samples are predicted one by one: each one's output depends on the batch it comes in.
 """

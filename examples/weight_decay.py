@@ -5,7 +5,9 @@
 - Paper: A. Krogh and J. Hertz, A simple weight decay can improve generalization, 1991,
   https://proceedings.neurips.cc/paper/1991/hash/8eefcfdf5990e441f0fb6f3fad709e21-Abstract.html.
 - The change: ``configure_optimizers``.
-- Measured: TBD
+- Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.102 ± 0.002 on digits, mean and deviation of
+  three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
+  head's (baseline: 4e-6).
   ``python examples/weight_decay.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
 - When not to use it: against vanishing gradients; it is there against overfitting.
 """
