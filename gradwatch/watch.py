@@ -5,33 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.detectors import Ledger, default_detectors
-from gradwatch.detectors.announce import OnFinding, announce, require_on_finding
+from gradwatch.detectors.announce import OnFinding
 from gradwatch.diagnosis import diagnose
-from gradwatch.probe.history import History
+from gradwatch.intake import Intake
 from gradwatch.probe.parameters import total_gradient_norm
-from gradwatch.probe.schedule import Schedule, require_count
+from gradwatch.probe.schedule import Schedule
 from gradwatch.probe.snapshot import Probe
-from gradwatch.probe.trace import Trace
+from gradwatch.probe.stepping import LossScale
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
 
 class Watcher:
     """Watches a model's optimizer steps: which are measured, what they held, what is wrong.
 
-    A loop of your own, in plain PyTorch or Fabric, needs ``with`` and :meth:`step`. A loop that clips calls
-    :meth:`read` before the clip. A trainer calls the parts: :meth:`begin` before the forward pass, :meth:`read` before
-    the optimizer's step, :meth:`end` after it.
+    A loop of your own, in plain PyTorch or Fabric, needs ``with`` and :meth:`step`; one that clips calls :meth:`read`
+    before the clip. A trainer calls the parts: :meth:`begin`, :meth:`read` before the optimizer's step, :meth:`end`.
+    From a CUDA device a Snapshot, and what is found in it, comes a step or more later, as nobody waits for it.
 
     Attributes:
-        findings: all Findings so far, open and closed, in the order they opened.
         history: the Snapshots; when there are more than ``history_size``, every second one is let go.
         steps: how many optimizer steps have ended.
-        should_stop: set when a finding opened and ``on_finding`` is ``"stop"``.
 
     Args:
         model: any module.
@@ -43,12 +39,15 @@ class Watcher:
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function that is called with the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: how many Snapshots are kept.
+        measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
+            weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
 
     Raises:
         ValueError: for a number out of range, an unknown ``on_finding``, or a pattern that matches no layer.
         TypeError: for a detector that can't be called.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with watch(model) as watcher:
@@ -73,22 +72,24 @@ class Watcher:
         on_finding: OnFinding = "warn",
         total_norm_every_step: bool = False,
         history_size: int = 500,
+        measure_eagerly: bool = False,
     ) -> None:
-        self.history = History(require_count("history_size", history_size, least=2))
         self.steps = 0
-        self.should_stop = False
-        self._schedule = Schedule(every_n_steps, dense_steps)
-        self._ledger = Ledger(default_detectors() if detectors is None else detectors)
-        self._on_finding = require_on_finding(on_finding)
+        self.intake = Intake(Schedule(every_n_steps, dense_steps), detectors, on_finding, history_size)
+        self.history = self.intake.history
         self._every_total = total_norm_every_step
-        self._probe = Probe(model, include, exclude)
-        self._losses, self._totals = Trace(), Trace()
+        self._probe = Probe(model, include, exclude, eagerly=measure_eagerly)
         self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their total norms
 
     @property
     def findings(self) -> list[Finding]:
-        """All Findings so far."""
-        return self._ledger.findings
+        """All Findings so far, open and closed, in the order they opened."""
+        return self.intake.ledger.findings
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a finding has opened and ``on_finding`` is ``"stop"``."""
+        return self.intake.should_stop
 
     @property
     def is_measuring(self) -> bool:
@@ -96,28 +97,24 @@ class Watcher:
         return self._probe.is_attached
 
     @property
-    def _norms(self) -> list[Tensor]:
-        return [norm for norm in self._read.values() if norm is not None]
-
-    @property
     def total_norm(self) -> Tensor | None:
         """Total gradient norm of the step under way, on the device; None before it was read."""
-        return next(reversed(self._norms), None)
+        return next((norm for norm in reversed(self._read.values()) if norm is not None), None)
 
     def begin(self) -> None:
         """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
         self._read = {}
-        if self._schedule.is_due(self.steps):
+        if self.intake.schedule.is_due(self.steps):
             self._probe.attach()
 
-    def read(self, optimizer: Optimizer) -> None:
-        """Read the gradients of an optimizer's parameters: unscaled, accumulated, not yet clipped."""
+    def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
+        """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
         params = [param for group in optimizer.param_groups for param in group["params"]]
         if self.is_measuring:
-            self._probe.read(params)
+            self._probe.read(params, scale)
             self._read[id(optimizer)] = self._probe.total
         else:
-            self._read[id(optimizer)] = total_gradient_norm(params) if self._every_total else None
+            self._read[id(optimizer)] = total_gradient_norm(params, scale) if self._every_total else None
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
@@ -125,47 +122,46 @@ class Watcher:
             self._probe.read_again()
 
     def end(
-        self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool = False
+        self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Snapshot | None:
-        """End an optimizer step; returns its Snapshot if it was measured.
+        """End an optimizer step; returns the latest Snapshot that has arrived: on a CPU its own, if it was measured.
+
+        Args:
+            loss: of this step.
+            loss_scale: what it was multiplied by for the backward pass, on the device.
+            skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
 
         Raises:
             GradientError: when a finding opens and ``on_finding`` is ``"raise"``.
         """
         step, self.steps = self.steps, self.steps + 1
-        if loss is not None:
-            self._losses.append(step, torch.as_tensor(loss).detach())
-        norms = self._norms
-        if self._every_total and norms and not skipped:  # a loss scaler's search is no trouble
-            self._totals.append(step, torch.linalg.vector_norm(torch.stack(norms)))
-        if not self.is_measuring or not norms:  # no gradient at all: a training step that was left out
+        norms = [norm for norm in self._read.values() if norm is not None]
+        self.intake.traces.append(step, loss, norms if self._every_total else [], skipped)
+        if self.is_measuring and norms:
+            self._probe.read_again()
+            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=loss_scale, skipped=skipped))
+        else:  # not measured, or no gradient at all: a training step that was left out
             self._probe.detach()
-            return None
-        self._probe.read_again()
-        snapshot = self._probe.snapshot(step, self._losses, self._totals, loss_scale=loss_scale, skipped=skipped)
-        self._take(snapshot)
-        return snapshot
+        return self.intake.take(step)
 
-    def _take(self, snapshot: Snapshot) -> None:
-        self.history.add(snapshot)
-        opened = self._ledger.update(snapshot)
-        self._schedule.took(snapshot.step, suspicious=bool(opened) or self._ledger.is_suspicious)
-        for finding in opened:
-            self.should_stop |= announce(finding, self._on_finding)
-
-    def step(self, optimizer: Optimizer, loss: Tensor | float | None = None, **kwargs: Any) -> Snapshot | None:
-        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; returns the Snapshot, if measured.
+    def step(
+        self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any
+    ) -> Snapshot | None:
+        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; returns what :meth:`end` returns.
 
         Args:
             optimizer: what is stepped.
-            loss: the loss of this step, for its trace; a device scalar is not waited for.
+            loss: of this step, for its trace; a device scalar is not waited for.
+            scaler: the ``torch.amp.GradScaler`` by which it was scaled; ``scaler.update()`` stays with you.
             **kwargs: passed on to ``optimizer.step``.
         """
+        scale = LossScale(scaler, optimizer)
         if id(optimizer) not in self._read:
-            self.read(optimizer)
-        optimizer.step(**kwargs)
+            scale.unscale_()
+            self.read(optimizer, scale.left)
+        scale.step(self.read_again, **kwargs)
         try:
-            return self.end(loss)
+            return self.end(loss, loss_scale=scale.value, skipped=scale.skipped)
         finally:  # a finding that is raised may be caught
             self.begin()
 
@@ -173,26 +169,31 @@ class Watcher:
         """A first, simple cause for each finding."""
         return diagnose(self.findings, self.history)
 
-    def close(self) -> None:
-        """Remove all hooks; what was recorded stays."""
+    def close(self, *, quietly: bool = False) -> None:
+        """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._probe.detach()
+        self.intake.close(quietly=quietly)
 
     def __enter__(self) -> Watcher:
         self.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(quietly=kind is not None)  # what is found late hides no other error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy holds what was recorded and watches nothing."""
+        return {**self.__dict__, "_probe": Probe(nn.Module()), "_read": {}}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the step count and the findings."""
-        return {"steps": self.steps, "ledger": self._ledger.state_dict()}
+        """What a checkpoint needs: the step count, the findings, what detectors remember, some of the Snapshots."""
+        return {"steps": self.steps, "activity": self._probe.activity.state_dict(), **self.intake.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped."""
         self.steps = state["steps"]
-        self._ledger.load_state_dict(state["ledger"])
+        self._probe.activity.load_state_dict(state.get("activity", {}))
+        self.intake.load_state_dict(state)
 
 
-watch = Watcher
-"""``with gradwatch.watch(model) as watcher:`` reads better than the class's name."""
+watch = Watcher  # "with gradwatch.watch(model) as watcher:" reads better than the class's name

@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{part: {"records"} for part in ("probe", "detectors", "transforms", "reporting", "nn", "diagnosis", "remedies")},
     "metrics": {"records", "probe"},  # the norm of a gradient is defined once, in the probe
     "transforms": {"records", "probe"},  # the same
-    "watch": PIPELINE,
+    "intake": {"records", "probe", "detectors"},
+    "watch": {*PIPELINE, "intake"},
     "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
     "testing": {"gradwatch"},
     "examples": {"gradwatch"},

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.open_step import OpenStep
-from gradwatch.callbacks.reports import Reports
+from gradwatch.callbacks.reports import Reports, open_reports
 from gradwatch.detectors.announce import OnFinding
 from gradwatch.probe.schedule import require_count
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
@@ -26,6 +25,7 @@ class GradientMonitor(Callback):
 
     Hooks exist only during a measured step. Watching changes nothing: the weights are bit for bit those of an
     unwatched run. Any logger gets the scalars; TensorBoard also a layout, a heat map, bars and the findings as text.
+    From a CUDA device a Snapshot, and what is found in it, comes a step or more later, as nobody waits for it.
 
     ==============================  =====================================================================
     logged key                      what it is
@@ -54,6 +54,8 @@ class GradientMonitor(Callback):
         history_size: how many Snapshots are kept; when there are more, every second one is let go.
         record_path: where the JSONL record goes; None puts ``gradwatch.jsonl`` into the logger's folder.
         summary: print the table of layers and findings at the end of the fit.
+        measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
+            weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``, here; for a pattern that matches no layer,
@@ -64,8 +66,7 @@ class GradientMonitor(Callback):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[GradientMonitor()], logger=False, enable_checkpointing=False)
 
-    References:
-        ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit.
+    ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class GradientMonitor(Callback):
         history_size: int = 500,
         record_path: str | Path | None = None,
         summary: bool = True,
+        measure_eagerly: bool = False,
     ) -> None:
         options = partial(
             Watcher,
@@ -89,6 +91,7 @@ class GradientMonitor(Callback):
             on_finding=on_finding,
             total_norm_every_step=total_norm_every_step,
             history_size=history_size,
+            measure_eagerly=measure_eagerly,
         )
         self._make_watcher = partial(options, include=include, exclude=exclude)
         self._detectors = detectors
@@ -118,13 +121,14 @@ class GradientMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers and open the reports."""
+        before = self._watcher.state_dict() if trainer.global_step > 0 else None  # a Trainer that goes on
+        state, self._restored = self._restored or before, None
         self._watcher = self._make_watcher(pl_module, detectors=deepcopy(self._detectors))
-        if self._restored is not None:
-            self._watcher.load_state_dict(self._restored)
-            self._restored = None
-        folder = trainer.log_dir if trainer.loggers else None  # asks all ranks, so all have to ask
-        record = self._record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
-        self._reports = Reports(trainer, record) if trainer.is_global_zero else None
+        if state:
+            self._watcher.load_state_dict(state)
+        self._reports = open_reports(trainer, self._record_path)
+        if self._reports:
+            self._watcher.intake.on_snapshot = partial(self._reports.take, self._watcher)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
@@ -135,16 +139,11 @@ class GradientMonitor(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read the gradients: unscaled and accumulated, not yet clipped."""
         step = self._step = self._step or OpenStep()
-        step.was_read = True
-        self._watcher.read(optimizer)
+        step.read(self._watcher, optimizer, getattr(trainer.precision_plugin, "scaler", None))
         total = self._watcher.total_norm
         if total is not None:  # of unmeasured steps too, if it is asked for, unless the loss scaler skips them
             # Straight into the dict: a call of pl_module.log costs 0.5 ms.
             trainer.callback_metrics["grad_norm_total"] = total
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            if scaler is not None:  # scale() multiplies on the device, where get_scale() would wait for it
-                step.loss_scale = scaler.scale(torch.ones((), device=pl_module.device))
-            step.when_stepped(optimizer, self._watcher.read_again)
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(pl_module, self._watcher.steps)
 
@@ -160,11 +159,7 @@ class GradientMonitor(Callback):
             return
         step.close()
         self._step = None
-        try:
-            snapshot = self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.was_skipped)
-        finally:  # a finding that is raised is recorded first
-            if self._reports and self._watcher.history:
-                self._reports.take(self._watcher)
+        snapshot = self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
         if snapshot is not None and self._watcher.should_stop:
             trainer.should_stop = True
 
@@ -173,24 +168,31 @@ class GradientMonitor(Callback):
         self._finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end, when the fit is interrupted."""
-        self._finish()
+        """As at the end, when the fit is interrupted; another error is under way."""
+        self._finish(quietly=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """As at the end, where neither came."""
-        self._finish()
+        self._finish(quietly=True)
 
-    def _finish(self) -> None:
+    def _finish(self, *, quietly: bool = False) -> None:
         if self._step is not None:
             self._step.close()
-            self._step = None
-        self._watcher.close()
-        reports, self._reports = self._reports, None
-        if reports is not None:
-            reports.close(self._watcher, summary=self._summary)
+        reports, self._reports, self._step = self._reports, None, None
+        try:
+            self._watcher.close(quietly=quietly)
+        finally:  # a finding of the last steps that is raised is recorded first
+            if reports is not None:
+                reports.close(self._watcher, summary=self._summary)
+            self._watcher.intake.release()
+            self._watcher = copy(self._watcher)  # without the model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy holds the settings and what was recorded; a fit that is under way stays with the original."""
+        return {**self.__dict__, "_step": None, "_reports": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """The step count and the findings, for a checkpoint."""
+        """The step count, the findings, what detectors remember and some of the Snapshots, for a checkpoint."""
         return self._watcher.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

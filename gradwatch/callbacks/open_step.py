@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
+
+from gradwatch.probe.stepping import Stepping, scale_on_device, unscales_itself
+from gradwatch.watch import Watcher
 
 
 @dataclass
@@ -17,7 +19,6 @@ class OpenStep:
 
     Attributes:
         was_read: an optimizer is about to step, or has: the step ends with this batch.
-        has_stepped: an optimizer has stepped.
         loss: sum of the batches' losses, each as a share of the step, on the device.
         loss_scale: what the loss was multiplied by, on the device; None without a loss scaler.
 
@@ -31,15 +32,14 @@ class OpenStep:
     """
 
     was_read: bool = False
-    has_stepped: bool = False
     loss: Tensor | None = None
     loss_scale: Tensor | None = None
-    _hooks: list[RemovableHandle] = field(default_factory=list)
+    _stepping: Stepping = field(default_factory=Stepping)
 
     @property
-    def was_skipped(self) -> bool:
-        """Whether a loss scaler left out the optimizer's step."""
-        return self.loss_scale is not None and not self.has_stepped
+    def skipped(self) -> bool | Tensor:
+        """Whether a loss scaler left out an optimizer's step; on the device where only the optimizer knows."""
+        return self._stepping.skipped if self.loss_scale is not None else False
 
     def add_loss(self, outputs: Any) -> None:
         """Take in what ``training_step`` gave, if there is a loss in it."""
@@ -47,17 +47,21 @@ class OpenStep:
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
-    def when_stepped(self, optimizer: Optimizer, then: Callable[[], None]) -> None:
-        """Call ``then`` right after the optimizer has stepped."""
+    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
+        """Have the gradients of an optimizer read that is about to step, and again when it has.
 
-        def after(*_: object) -> None:
-            self.has_stepped = True
-            then()
-
-        self._hooks.append(optimizer.register_step_post_hook(after))
+        Args:
+            watcher: reads them.
+            optimizer: its gradients are accumulated and not yet clipped.
+            scaler: the loss scaler, if there is one; it has unscaled them, unless the optimizer does.
+        """
+        self.was_read = True
+        unscales = scaler is not None and unscales_itself(optimizer)
+        watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
+        if watcher.total_norm is not None:
+            self._stepping.expect(optimizer, watcher.read_again, early=unscales)
+            self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
 
     def close(self) -> None:
         """Remove the hooks from the optimizers."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._stepping.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from gradwatch.probe.stepping import unscales_itself
 from gradwatch.transforms import Transform, When
 from gradwatch.transforms.transform import walk
 
@@ -21,6 +21,18 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def find_monitor(trainer: Trainer) -> Any:
     """The callback that knows findings, if there is one."""
     return next((callback for callback in callbacks_of(trainer) if hasattr(callback, "findings")), None)
+
+
+def is_a(value: object, name: str) -> bool:
+    """Whether a value's class, or one it is derived from, has this name.
+
+    A project that imports ``pytorch_lightning`` has other classes of the same names than ``lightning.pytorch``.
+
+    Example:
+        >>> is_a(True, "int"), is_a(True, "Trainer")
+        (True, False)
+    """
+    return any(kind.__name__ == name for kind in type(value).__mro__)
 
 
 def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) -> None:
@@ -48,7 +60,7 @@ def check_trainer(transform: Transform, trainer: Trainer) -> None:
         )
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         for optimizer in trainer.optimizers:
-            if getattr(optimizer, "_step_supports_amp_scaling", False):
+            if unscales_itself(optimizer):
                 raise ValueError(
                     f"{type(optimizer).__name__}(fused=True) undoes the loss scale in its own step under "
                     f"precision={trainer.precision!r}, so transforms would see scaled gradients; use fused=False, or "
@@ -58,9 +70,9 @@ def check_trainer(transform: Transform, trainer: Trainer) -> None:
 
 
 def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
-    if isinstance(trainer.strategy, DeepSpeedStrategy):
+    if is_a(trainer.strategy, "DeepSpeedStrategy"):
         raise ValueError("DeepSpeed keeps gradients to itself, so there is nothing to transform; use FSDP2 or DDP")
-    if isinstance(trainer.strategy, FSDPStrategy):
+    if is_a(trainer.strategy, "FSDPStrategy"):
         for part in parts:
             if not part.elementwise:
                 raise ValueError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
+from gradwatch.callbacks.refusals import is_a
 from gradwatch.records import Finding, Snapshot
 from gradwatch.reporting.jsonl import JsonlRecord
 from gradwatch.reporting.keys import scalars
@@ -27,21 +29,16 @@ class Reports:
     """
 
     def __init__(self, trainer: Trainer, record_path: str | Path | None) -> None:
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        boards: list[Any] = [logger for logger in trainer.loggers if is_a(logger, "TensorBoardLogger")]
         self._boards = [TensorBoardReport(logger.experiment) for logger in boards]
         self._others: list[Logger] = [logger for logger in trainer.loggers if logger not in boards]
         self._record = JsonlRecord(record_path) if record_path else None
-        self._last: Snapshot | None = None
         self._written: list[Finding] = []
         self._started = time.monotonic()
         self._drawing = 0.0
 
-    def take(self, watcher: Watcher) -> None:
-        """Write the latest Snapshot, if it is new, and what opened or closed with it."""
-        snapshot = watcher.history[-1]
-        if snapshot is self._last:
-            return
-        self._last = snapshot
+    def take(self, watcher: Watcher, snapshot: Snapshot) -> None:
+        """Write the latest Snapshot, and what opened or closed with it."""
         for board in self._boards:
             board.snapshot(snapshot)
         if self._others:
@@ -84,6 +81,13 @@ class Reports:
                 print_summary(watcher.history[-1], watcher.findings, watcher.diagnosis())
         if self._record:
             self._record.close()
+
+
+def open_reports(trainer: Trainer, record_path: str | Path | None) -> Reports | None:
+    """What the first process writes to; None in the others. The record's place is the logger's folder by default."""
+    folder = trainer.log_dir if trainer.loggers else None  # asks all ranks, so all have to ask
+    record = record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
+    return Reports(trainer, record) if trainer.is_global_zero else None
 
 
 def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:

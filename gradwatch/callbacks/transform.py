@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from gradwatch.callbacks.optimizer_run import OptimizerRun, total_norm
 from gradwatch.callbacks.refusals import check_monitor, check_trainer, find_monitor
+from gradwatch.probe.layers import plain_name
 from gradwatch.transforms import Chain, StepContext, Transform
 from gradwatch.transforms.transform import walk
 
 _ENOUGH_STEPS = 100  # before a share of clipped steps says anything about the learning rate
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 class GradientTransform(Callback):
@@ -128,10 +128,4 @@ class GradientTransform(Callback):
 
 
 def _parameter_names(pl_module: nn.Module) -> dict[int, str]:
-    """Names by identity, as the model's author wrote them: without what compiling and checkpointing put in between."""
-    names = {}
-    for name, param in pl_module.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        names[id(param)] = name
-    return names
+    return {id(param): plain_name(name) for name, param in pl_module.named_parameters()}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +67,7 @@ class UnitActivity:
         samples = output.numel() // max(peak.numel(), 1)
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:
-            peak, samples = torch.maximum(before[0], peak), before[1] + samples
+            peak, samples = torch.maximum(before[0].to(peak), peak), before[1] + samples
         self._peaks[layer] = (peak, samples)
 
     def dead_shares(self) -> list[tuple[tuple[str, ...], Tensor]]:
@@ -79,3 +82,14 @@ class UnitActivity:
             self._known = [known for known in self._known if not set(known[0]) <= set(layers)]
             self._known.append((tuple(layers), shares))
         return self._known
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which units have fired so far, and the shares that hold, for a checkpoint; waits for the device."""
+        fired = {layer: [(peak > 0).tolist(), samples] for layer, (peak, samples) in self._peaks.items()}
+        return {"fired": fired, "known": [[list(layers), shares.tolist()] for layers, shares in self._known]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        fired, known = state.get("fired", {}), state.get("known", [])
+        self._peaks = {layer: (torch.tensor(units).float(), samples) for layer, (units, samples) in fired.items()}
+        self._known = [(tuple(layers), torch.tensor(shares, dtype=torch.float64)) for layers, shares in known]

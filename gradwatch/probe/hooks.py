@@ -92,19 +92,26 @@ class LayerHooks:
         self._handles += [m.register_forward_hook(hook, with_kwargs=True) for m, hook in self._hooks]
 
     def detach(self) -> None:
-        """Remove every hook and let go of autograd's graph; the numbers stay."""
+        """Remove every hook and let go of autograd's graph; ``graph`` stays."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._edges.clear()
         self._inputs_before.clear()
 
+    def forget(self) -> None:
+        """Let go of what was seen: its scalars would wait on the device until the next measured step."""
+        self.graph, self._scalars = Graph(), DeviceScalars()
+
     def _before(self, name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-        self._inputs_before[name] = self._edges_of((args, kwargs))
+        if not torch.compiler.is_compiling():
+            self._inputs_before[name] = self._edges_of((args, kwargs))
 
     def _after(
         self, name: str, look: Callable[[Tensor], None], _: nn.Module, args: Any, kwargs: Any, output: Any
     ) -> None:
+        if torch.compiler.is_compiling():  # in code that is being compiled the hook shall leave no trace
+            return
         outputs = self._edges_of(output)
         if outputs:
             inputs = self._inputs_before.pop(name, None)

@@ -10,6 +10,7 @@ from torch.nn.modules import activation
 from gradwatch.probe.patterns import check_patterns, matches
 
 ROOT = "(root)"
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
 
 _ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
 
@@ -32,7 +33,7 @@ def find_layers(
         >>> list(find_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())))
         ['1', '2']
     """
-    modules = {name or ROOT: module for name, module in model.named_modules()}
+    modules = {plain_name(name) or ROOT: module for name, module in model.named_modules()}
     layers = {name: module for name, module in modules.items() if _is_layer(module)}
     if include is not None:
         named = {name: modules[name] for name in include if name in modules}
@@ -40,6 +41,16 @@ def find_layers(
         layers = {n: m for n, m in modules.items() if n in named or (n in layers and matches(n, include))}
     check_patterns(exclude, layers, "layer")
     return {name: module for name, module in layers.items() if not matches(name, exclude)}
+
+
+def plain_name(name: str) -> str:
+    """A name as the model's author wrote it: without what compiling and checkpointing put in between.
+
+    Example:
+        >>> plain_name("_orig_mod.encoder._checkpoint_wrapped_module.weight")
+        'encoder.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -17,6 +17,11 @@ NONE = -1
 class ParameterReading:
     """The numbers of one optimizer's parameters that should learn: those that require a gradient.
 
+    Args:
+        params: name -> parameter.
+        scalars: takes the numbers.
+        scale: what the gradients are still multiplied by, on the device; None where they are as the loss has them.
+
     Attributes:
         names: their names, with or without a gradient.
         sizes: their numbers of entries.
@@ -32,14 +37,15 @@ class ParameterReading:
         array([5.])
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars, scale: Tensor | None = None) -> None:
         self.names = list(params)
         self.sizes = [param.numel() for param in params.values()]
         self.grad_norm_after: Slots | None = None
         self._params = list(params.values())
         grads = [param.grad for param in self._params]
         self._seen = _fingerprint(grads)
-        norms = _read(grads, l2_norms)
+        self._grad_norms = _norms_over(scale)
+        norms = _read(grads, self._grad_norms)
         counts = [(positions, batch, nonfinite_counts(batch, norm)) for positions, batch, norm in norms]
         self.grad_norm = self._keep(norms, scalars)
         self.nonzero = self._keep(_read(grads, nonzero_counts), scalars)
@@ -54,7 +60,7 @@ class ParameterReading:
         """
         grads = [param.grad for param in self._params]
         changed = _fingerprint(grads) != self._seen
-        self.grad_norm_after = self._keep(_read(grads, l2_norms), scalars) if changed else self.grad_norm
+        self.grad_norm_after = self._keep(_read(grads, self._grad_norms), scalars) if changed else self.grad_norm
 
     def _keep(self, results: Sequence[tuple[list[int], list[Tensor], Tensor]], scalars: DeviceScalars) -> Slots:
         slots = [NONE] * len(self.names)
@@ -73,6 +79,12 @@ def _read(
     return [([present[p] for p in positions], batch, measure(batch)) for positions, batch in batches(values)]
 
 
+def _norms_over(scale: Tensor | None) -> Callable[[list[Tensor]], Tensor]:
+    if scale is None:
+        return l2_norms
+    return lambda tensors: l2_norms(tensors) / scale.to(tensors[0].device, non_blocking=True)
+
+
 def _fingerprint(grads: Sequence[Tensor | None]) -> list[tuple[int, int]]:
     # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
     # second pass over all gradients on every step that clips nothing.
@@ -87,12 +99,16 @@ def _together(norms: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
-def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
+def total_gradient_norm(params: Sequence[nn.Parameter], scale: Tensor | None = None) -> Tensor | None:
     """Total L2 norm of the gradients, a float64 scalar left on the device; None where there is none.
+
+    Args:
+        params: those to read.
+        scale: what their gradients are multiplied by, on the device.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2)); weight.grad = torch.tensor([3.0, 4.0])
         >>> total_gradient_norm([weight])
         tensor(5., dtype=torch.float64)
     """
-    return _together([norm for _, _, norm in _read([param.grad for param in params], l2_norms)])
+    return _together([norm for _, _, norm in _read([param.grad for param in params], _norms_over(scale))])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gradwatch.probe.norms import l2_norms, stored_values
+from gradwatch.probe.transfer import Transfer
 from gradwatch.records import Array
 
 
@@ -85,14 +85,13 @@ class DeviceScalars:
             self._chunks.append((l2_norms(batch), [self._waiting_slots[position] for position in positions]))
         self._waiting, self._waiting_slots, self._elements = [], [], 0
 
-    def to_host(self) -> Array:
-        """All numbers by slot; ``nan`` becomes ``inf``. The one transfer of a measured step (one a device)."""
+    def send(self) -> Transfer:
+        """Start the one transfer of a measured step (one a device), and keep nothing."""
         self._flush()
-        result = np.full(self.count, np.nan)
-        for device in {chunk.device for chunk, _ in self._chunks}:
-            here = [(chunk, slots) for chunk, slots in self._chunks if chunk.device == device]
-            order = np.concatenate([np.asarray(slots, np.intp) for _, slots in here])
-            numbers = torch.cat([chunk for chunk, _ in here]).cpu().numpy()
-            result[order] = np.where(np.isnan(numbers), np.inf, numbers)
-        self._chunks.clear()
-        return result
+        transfer = Transfer(self.count, self._chunks)
+        self._chunks = []
+        return transfer
+
+    def to_host(self) -> Array:
+        """All numbers by slot, waited for; ``nan`` becomes ``inf``."""
+        return self.send().numbers()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class Schedule:
     """Measures the first ``dense_steps`` steps, then every ``every_n_steps``-th, and a few more when something is odd.
@@ -41,6 +43,14 @@ class Schedule:
         """Tell that a step was measured, and whether anything looked wrong."""
         self._extra = self._MOST_EXTRA if self._is_regular(step) else self._extra - 1
         self._look_again = suspicious and self._extra > 0
+
+    def state_dict(self) -> dict[str, int | bool]:
+        """What is left of the extra steps, for a checkpoint."""
+        return {"extra": self._extra, "look_again": self._look_again}
+
+    def load_state_dict(self, state: Mapping[str, int | bool]) -> None:
+        """Go on from there."""
+        self._extra, self._look_again = int(state["extra"]), bool(state["look_again"])
 
 
 def require_count(name: str, value: int, least: int = 1) -> int:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from gradwatch.probe.activations import UnitActivity
 from gradwatch.probe.columns import call_columns, forward_columns, parameter_columns
+from gradwatch.probe.compiled import Reach
 from gradwatch.probe.graph import Graph
 from gradwatch.probe.hooks import LayerHooks
-from gradwatch.probe.layers import find_layers, network_order
+from gradwatch.probe.layers import find_layers, network_order, plain_name
 from gradwatch.probe.parameters import ParameterReading
+from gradwatch.probe.pending import Pending
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.probe.trace import Trace
+from gradwatch.probe.trace import Traces
 from gradwatch.records import Array, Snapshot
 
 
@@ -26,6 +28,7 @@ class Probe:
         model: any module.
         include: patterns of the layers to watch; None watches all.
         exclude: patterns of the layers to leave out.
+        eagerly: measure without compiled code, which hides the layers in it from hooks.
 
     Attributes:
         is_attached: a step is being measured, so that hooks are in place.
@@ -46,13 +49,21 @@ class Probe:
         array([1.732])
     """
 
-    def __init__(self, model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        *,
+        eagerly: bool = False,
+    ) -> None:
         self.model = model
         self.is_attached = False
         self.total: Tensor | None = None
         self._layers = find_layers(model, include, exclude)
-        self._activity = UnitActivity()
-        self._hooks = LayerHooks(self._layers, self._activity)
+        self.activity = UnitActivity()
+        self._reach = Reach(model, self._layers, eagerly=eagerly)
+        self._hooks = LayerHooks(self._reach.layers, self.activity)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
         self._ordered = False
@@ -62,24 +73,32 @@ class Probe:
     def attach(self) -> None:
         """Put the hooks in place for one step."""
         self.detach()
+        self._reach.open()
         self._hooks.attach(self._scalars)
         self.is_attached = True
 
     def detach(self) -> None:
         """Remove the hooks and drop what was read; does nothing where there are none."""
+        self._reach.close()
         self._hooks.detach()
+        self._hooks.forget()
         self._scalars = DeviceScalars()
         self._readings = []
         self.total = None
         self.is_attached = False
 
-    def read(self, params: Iterable[nn.Parameter]) -> None:
-        """Read an optimizer's parameters: unscaled and accumulated, before clipping. Sets ``total``."""
+    def read(self, params: Iterable[nn.Parameter], scale: Tensor | None = None) -> None:
+        """Read an optimizer's parameters: accumulated, before clipping. Sets ``total``.
+
+        Args:
+            params: those of the optimizer that is about to step.
+            scale: what their gradients are still multiplied by, on the device; None where they are unscaled.
+        """
         wanted = [param for param in params if param.requires_grad]
         if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
             self._list_parameters()
         learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
-        reading = ParameterReading(learning, self._scalars)
+        reading = ParameterReading(learning, self._scalars, scale)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total
@@ -90,42 +109,46 @@ class Probe:
             if reading.grad_norm_after is None:
                 reading.read_again(self._scalars)
 
-    def snapshot(
-        self,
-        step: int,
-        loss: Trace | None = None,
-        total: Trace | None = None,
-        *,
-        loss_scale: Tensor | None = None,
-        skipped: bool = False,
-    ) -> Snapshot:
-        """Bring all numbers to the host and detach.
+    def snapshot(self, step: int) -> Snapshot:
+        """Bring all numbers to the host, wait for them, and detach."""
+        return self.finish(step, Traces()).snapshot()
+
+    def finish(
+        self, step: int, traces: Traces, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
+    ) -> Pending:
+        """Send all numbers to the host and detach.
 
         Args:
             step: index of the optimizer step.
-            loss: losses since the last snapshot; drained.
-            total: total norms since then; drained.
+            traces: losses and total norms since the last measured step; drained.
             loss_scale: what the loss was multiplied by before the backward pass.
-            skipped: whether the optimizer left out the step.
+            skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
         """
         self._put_in_order()
         graph, scalars = self._hooks.graph, self._scalars
         index = {layer: i for i, layer in enumerate(self._layers)}
-        traces = [([], []) if trace is None else trace.drain(scalars) for trace in (loss, total)]
-        scale = [] if loss_scale is None else scalars.many([loss_scale])
+        trace_slots = traces.drain(scalars)
+        scale, skip = (scalars.many([number]) if isinstance(number, Tensor) else [] for number in (loss_scale, skipped))
         slots = scalars.many([norm for _, _, norm in graph.norms])
         norms = [(index[layer], size, slot) for (layer, size, _), slot in zip(graph.norms, slots, strict=True)]
         shares = {
             "saturated_fraction": _saturated(graph, index, scalars),
             "dead_fraction": self._dead(index),
         }
-        values = scalars.to_host()
-        columns = parameter_columns(self._readings, self._owners, len(index), values)
-        columns |= call_columns(graph, index, values, float(values[scale[0]]) if scale else 1.0)
-        columns |= forward_columns(norms, shares, len(index), values)
+        readings, owners = self._readings, self._owners
         kinds = tuple(type(module).__name__ for module in self._layers.values())
+        if self.total is not None:
+            self._reach.warn(saw_any=bool(graph.first_call))
         self.detach()
-        return Snapshot(step, tuple(index), kinds, skipped=skipped, **columns, **_trace_columns(traces, values))
+
+        def build(values: Array) -> Snapshot:
+            columns = parameter_columns(readings, owners, len(index), values)
+            columns |= call_columns(graph, index, values, float(values[scale[0]]) if scale else 1.0)
+            columns |= forward_columns(norms, shares, len(index), values) | _trace_columns(trace_slots, values)
+            was_skipped = bool(values[skip[0]]) if skip else bool(skipped)
+            return Snapshot(step, tuple(index), kinds, skipped=was_skipped, **columns)
+
+        return Pending(step, scalars.send(), build)
 
     def _put_in_order(self) -> None:
         if not self._ordered and self._hooks.graph.first_call:
@@ -136,12 +159,12 @@ class Probe:
 
     def _dead(self, index: dict[str, int]) -> list[tuple[int, int]]:
         slots: dict[int, int] = {}
-        for layers, shares in self._activity.dead_shares():
+        for layers, shares in self.activity.dead_shares():
             slots.update(zip((index[layer] for layer in layers), self._scalars.values(shares), strict=True))
         return list(slots.items())
 
     def _list_parameters(self) -> None:
-        self._names = {id(param): name for name, param in self.model.named_parameters()}
+        self._names = {id(param): plain_name(name) for name, param in self.model.named_parameters()}
         _refuse_sharded(self.model)
         self._owners = {name: [] for name in self._names.values()}
         for i, module in enumerate(self._layers.values()):
@@ -168,5 +191,6 @@ def _trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array)
     losses, totals = (np.full(len(steps), np.nan) for _ in range(2))
     for column, (at, slots) in zip((losses, totals), traces, strict=True):
         column[np.searchsorted(steps, at)] = values[np.asarray(slots, np.intp)]
+    totals[totals < 0] = np.nan
     loss = float(losses[-1]) if len(losses) else float("nan")
     return {"loss": loss, "trace_step": steps, "trace_loss": losses, "trace_total_norm": totals}

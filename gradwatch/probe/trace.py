@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from gradwatch.probe.scalars import DeviceScalars
 
 _CHUNK = 1024
+_SKIPPED = -1.0  # stands for a total norm, which is never negative
 
 
 class Trace:
@@ -41,7 +45,8 @@ class Trace:
 
     def _pack(self) -> None:
         if self._recent:
-            self._packed.append(torch.stack([value.detach().reshape(()) for value in self._recent]))
+            home = self._recent[0].device  # a loss may have been given as a number
+            self._packed.append(torch.stack([value.detach().reshape(()).to(home) for value in self._recent]))
             self._recent = []
 
     def drain(self, scalars: DeviceScalars) -> tuple[list[int], list[int]]:
@@ -51,3 +56,52 @@ class Trace:
         steps = self._steps
         self.clear()
         return steps, slots
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and values, for a checkpoint; waits for the device."""
+        self._pack()
+        return {"steps": list(self._steps), "values": [value for chunk in self._packed for value in chunk.tolist()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._steps, self._recent = list(state["steps"]), []
+        self._packed = [torch.tensor(state["values"], dtype=torch.float64)] if state["values"] else []
+
+
+class Traces:
+    """The traces of the loss and of the total gradient norm.
+
+    Example:
+        >>> traces = Traces()
+        >>> traces.append(0, 0.5, [])
+        >>> traces.state_dict()["loss"]
+        {'steps': [0], 'values': [0.5]}
+    """
+
+    def __init__(self) -> None:
+        self._loss, self._total = Trace(), Trace()
+
+    def append(
+        self, step: int, loss: Tensor | float | None, norms: Sequence[Tensor], skipped: bool | Tensor = False
+    ) -> None:
+        """Keep what is known of a step: its loss, and the total norms of its optimizers, all on the device."""
+        if loss is not None:
+            self._loss.append(step, torch.as_tensor(loss).detach())
+        if norms and skipped is not True:  # a loss scaler's search is no trouble
+            total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+            if isinstance(skipped, Tensor):
+                total = torch.where(skipped.to(total.device, non_blocking=True) > 0, _SKIPPED, total)
+            self._total.append(step, total)
+
+    def drain(self, scalars: DeviceScalars) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+        """Hand all over; returns steps and slots of the losses and of the total norms (negative: a skipped step)."""
+        return self._loss.drain(scalars), self._total.drain(scalars)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both, for a checkpoint."""
+        return {"loss": self._loss.state_dict(), "total": self._total.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._loss.load_state_dict(state["loss"])
+        self._total.load_state_dict(state["total"])

@@ -309,7 +309,7 @@ def test_two_fits_and_a_checkpoint(tmp_path: Path) -> None:
     t.save_checkpoint(tmp_path / "five.ckpt")
     resumed = quiet(dense_steps=0, every_n_steps=1)
     trainer(tmp_path, resumed, max_steps=8).fit(Net(mlp()), loader(), ckpt_path=tmp_path / "five.ckpt")
-    assert [snapshot.step for snapshot in resumed.history] == [5, 6, 7]
+    assert [snapshot.step for snapshot in resumed.history] == list(range(8))
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,13 @@ class PerStep(Callback):
 def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *callbacks: Callback) -> list[tuple[int, int, int]]:
     """(waits, reads, transfers) of each of 14 steps."""
     transfers: list[int] = []
-    to_host = DeviceScalars.to_host
+    send = DeviceScalars.send
 
     def counted(self: DeviceScalars) -> Any:
         transfers.append(1)
-        return to_host(self)
+        return send(self)
 
-    monkeypatch.setattr(DeviceScalars, "to_host", counted)
+    monkeypatch.setattr(DeviceScalars, "send", counted)
     network = nn.Sequential(mlp(), nn.Tanh(), nn.Linear(3, 3))
     with Waits() as waits, counted_reads(monkeypatch) as reads:
         count = PerStep(waits, reads, transfers)

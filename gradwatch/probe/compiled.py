@@ -1,0 +1,119 @@
+"""Layers inside compiled code: no hook fires there, and a measured step can do without the compiled code."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import distributed, nn
+
+_COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on each function that it returns
+
+
+class Reach:
+    """Which layers hooks can read: not those in compiled code, unless that is switched off for the measured steps.
+
+    A hook that stands in code while it is compiled becomes a part of it, breaks ``fullgraph=True`` and goes on running
+    when it is removed; one that comes later is not called. So none is put there.
+
+    Args:
+        model: the whole module.
+        layers: name -> module.
+        eagerly: switch compiled code off, in the whole process, for the length of a measured step.
+
+    Attributes:
+        layers: those that can be read.
+
+    Raises:
+        ValueError: when this torch can't switch compiled code off.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> model[1].compile()
+        >>> list(Reach(model, dict(model.named_children()), eagerly=False).layers)
+        ['0']
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], *, eagerly: bool) -> None:
+        if eagerly and not hasattr(torch.compiler, "set_stance"):
+            raise ValueError(
+                f"measure_eagerly=True needs torch 2.6 or newer, this is {torch.__version__}; leave it out"
+            )
+        self._eagerly = eagerly
+        self._switched_off = ExitStack()
+        self._hidden = [] if eagerly else compiled_layers(model, layers)
+        self._all = list(layers)
+        self._has_warned = False
+        self.layers = {name: module for name, module in layers.items() if name not in set(self._hidden)}
+
+    def open(self) -> None:
+        """Begin a measured step."""
+        if self._eagerly:
+            self._switched_off.enter_context(torch.compiler.set_stance("force_eager"))
+
+    def close(self) -> None:
+        """End it: compiled code runs again, and nothing has to be compiled anew."""
+        self._switched_off.close()
+
+    def warn(self, *, saw_any: bool) -> None:
+        """Say once which layers could not be read in a step that had gradients, and what to do.
+
+        Args:
+            saw_any: at least one layer was called.
+        """
+        if self._has_warned or not self._all or (saw_any and not self._hidden):
+            return
+        self._has_warned = True
+        if self._hidden:
+            what = f"{_few(self._hidden)} of {len(self._all)} layers run inside compiled code, where no hook is called."
+        else:
+            what = (
+                f"none of {_few(self._all)} layers was called as a module: the model was compiled from outside, as in "
+                "fast = torch.compile(model), or computes with its parameters directly."
+            )
+        _warn(what)
+
+
+def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
+    """The layers in compiled code, as far as their modules tell: a function compiled elsewhere leaves no mark on them.
+
+    Args:
+        model: the whole module; a part may be compiled by ``torch.compile(part)``, ``part.compile()``, a compiled
+            ``forward`` or (a LightningModule) a compiled ``training_step``.
+        layers: name -> module.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 1)))
+        >>> model[1].compile()
+        >>> compiled_layers(model, dict(model.named_modules()))
+        ['1', '1.0']
+    """
+    inside = {id(part) for module in model.modules() for part in _compiled_parts(module)}
+    return [name for name, module in layers.items() if id(module) in inside]
+
+
+def _compiled_parts(module: nn.Module) -> list[nn.Module]:
+    if getattr(module, "_compiled_call_impl", None) is not None or _is_compiled(module, "training_step"):
+        return list(module.modules())
+    return list(module.modules())[1:] if _is_compiled(module, "forward") else []  # its own hooks stand outside
+
+
+def _is_compiled(module: nn.Module, method: str) -> bool:
+    return hasattr(getattr(module, method, None), _COMPILED)
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _warn(what: str) -> None:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
+        return
+    warnings.warn(
+        f"{what} The columns of their outputs (grad_output_norm, gain, output_rms, dead and saturated units) are "
+        "missing, and what needs them is not detected; the gradients of their parameters are read. Compiled code is "
+        "read too with measure_eagerly=True, which runs the measured steps without it.",
+        stacklevel=2,
+    )

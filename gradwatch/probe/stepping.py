@@ -1,0 +1,123 @@
+"""Whether an optimizer did step, and with which gradients, where a loss scaler has a say in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+
+class Stepping:
+    """Watches optimizers from just before they step to just after, through their own hooks.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer, stepping = torch.optim.SGD([weight]), Stepping()
+        >>> stepping.expect(optimizer, lambda: None)
+        >>> stepping.skipped
+        True
+        >>> optimizer.step()
+        >>> stepping.skipped
+        False
+        >>> stepping.close()
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[RemovableHandle] = []
+        self._has_stepped: dict[int, bool] = {}
+        self._found_inf: dict[int, Tensor] = {}
+
+    def expect(self, optimizer: Optimizer, then: Callable[[], None], *, early: bool = False) -> None:
+        """Note whether this optimizer steps, and call ``then`` when it has.
+
+        Args:
+            optimizer: it has been read and is about to step.
+            then: called without arguments.
+            early: call it just before: an optimizer that unscales by itself writes to the gradients as it steps.
+        """
+
+        def note(*_: object) -> None:
+            self._has_stepped[id(optimizer)] = True
+            found = getattr(optimizer, "found_inf", None)  # only one that unscales by itself is told
+            if isinstance(found, Tensor):
+                self._found_inf[id(optimizer)] = found
+            then()
+
+        self._has_stepped[id(optimizer)] = False
+        self._hooks.append((optimizer.register_step_pre_hook if early else optimizer.register_step_post_hook)(note))
+
+    @property
+    def skipped(self) -> bool | Tensor:
+        """Whether a step was left out: a scalar on the device where the optimizer itself has decided, there."""
+        if not all(self._has_stepped.values()):
+            return True
+        found = [value.reshape(()) for value in self._found_inf.values()]
+        return torch.stack([value.to(found[0].device, non_blocking=True) for value in found]).amax() if found else False
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Whether an optimizer divides by the loss scale as it steps, so that its gradients are scaled until then."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+class LossScale:
+    """One optimizer's step through a ``torch.amp.GradScaler``, or through none.
+
+    Args:
+        scaler: it has scaled the loss of this step; None where nothing is scaled.
+        optimizer: what is about to step; Fabric's wrapper of an optimizer steps the scaler by itself.
+
+    Attributes:
+        value: what the loss was multiplied by, on the device; None without a scaler.
+        left: the same where the optimizer unscales by itself, so that its gradients are still multiplied by it.
+        skipped: as in :class:`Stepping`; False without a scaler.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> LossScale(torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight])).value
+        tensor(8.)
+    """
+
+    def __init__(self, scaler: Any, optimizer: Optimizer) -> None:
+        self._scaler, self._optimizer = scaler, optimizer
+        self._wraps = type(optimizer).__module__.endswith("fabric.wrappers")
+        self._inner: Optimizer = optimizer.optimizer if self._wraps else optimizer  # type: ignore[attr-defined]
+        self.value = None if scaler is None else scale_on_device(scaler, self._inner)
+        self.left = self.value if unscales_itself(self._inner) else None
+        self.skipped: bool | Tensor = False
+
+    def unscale_(self) -> None:
+        """Divide the gradients by the scale, unless the optimizer is going to."""
+        if self._scaler is not None and self.left is None:
+            self._scaler.unscale_(self._inner)
+
+    def step(self, then: Callable[[], None], **kwargs: Any) -> None:
+        """Step the optimizer; ``then`` is called as in :meth:`Stepping.expect`."""
+        if self._scaler is None:
+            self._optimizer.step(**kwargs)
+            return
+        stepping = Stepping()
+        stepping.expect(self._inner, then, early=self.left is not None)
+        try:
+            self._optimizer.step(**kwargs) if self._wraps else self._scaler.step(self._optimizer, **kwargs)
+        finally:
+            stepping.close()
+        self.skipped = stepping.skipped
+
+
+def scale_on_device(scaler: Any, optimizer: Optimizer) -> Tensor:
+    """What a scaler multiplies losses by, as a scalar on the device of the optimizer's parameters."""
+    param = next((param for group in optimizer.param_groups for param in group["params"]), None)
+    # scale() multiplies there, where get_scale() would wait for the device.
+    scale: Tensor = scaler.scale(torch.ones((), device=None if param is None else param.device))
+    return scale
