@@ -57,23 +57,26 @@ class Reach:
         """End it: compiled code runs again, and nothing has to be compiled anew."""
         self._switched_off.close()
 
-    def warn(self, *, saw_any: bool) -> None:
-        """Say once which layers could not be read in a step that had gradients, and what to do.
+    def is_blocked(self, *, called: bool, learning: bool) -> bool:
+        """Whether hooks are of no use at all; says once which layers can't be read, and what to do.
 
         Args:
-            saw_any: at least one layer was called.
+            called: a layer was called as a module in the step.
+            learning: a layer has a gradient.
         """
-        if self._has_warned or not self._all or (saw_any and not self._hidden):
-            return
-        self._has_warned = True
-        if self._hidden:
-            what = f"{_few(self._hidden)} of {len(self._all)} layers run inside compiled code, where no hook is called."
-        else:
+        count, lost = len(self._all), learning and not called and not self._hidden
+        if self._hidden and not self._has_warned:
             what = (
-                f"none of {_few(self._all)} layers was called as a module: the model was compiled from outside, as in "
-                "fast = torch.compile(model), or computes with its parameters directly."
+                f"{len(self._hidden)} of {count} layers ({_few(self._hidden)}) run inside compiled code, where no hook"
             )
-        _warn(what)
+            _warn(f"{what} is called.")
+        elif lost and not self._has_warned:
+            _warn(
+                f"none of {count} layers ({_few(self._all)}) was called as a module: the model was compiled from "
+                "outside, as in fast = torch.compile(model), or computes with its parameters directly."
+            )
+        self._has_warned = self._has_warned or lost or bool(self._hidden)
+        return lost
 
 
 def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
@@ -105,7 +108,7 @@ def _is_compiled(module: nn.Module, method: str) -> bool:
 
 
 def _few(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _warn(what: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 from torch import Tensor, nn
 
 from gradwatch.probe.activations import UnitActivity
@@ -14,10 +12,10 @@ from gradwatch.probe.compiled import Reach
 from gradwatch.probe.graph import Graph
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import find_layers, network_order, plain_name
-from gradwatch.probe.parameters import ParameterReading
+from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.probe.pending import Pending
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.probe.trace import Traces
+from gradwatch.probe.trace import Traces, trace_columns
 from gradwatch.records import Array, Snapshot
 
 
@@ -137,14 +135,14 @@ class Probe:
         }
         readings, owners = self._readings, self._owners
         kinds = tuple(type(module).__name__ for module in self._layers.values())
-        if self.total is not None:
-            self._reach.warn(saw_any=bool(graph.first_call))
         self.detach()
+        if self._reach.is_blocked(called=bool(graph.first_call), learning=_any_gradient(readings, owners)):
+            self._hooks = LayerHooks({}, self.activity)  # they would only be compiled into the model
 
         def build(values: Array) -> Snapshot:
             columns = parameter_columns(readings, owners, len(index), values)
             columns |= call_columns(graph, index, values, float(values[scale[0]]) if scale else 1.0)
-            columns |= forward_columns(norms, shares, len(index), values) | _trace_columns(trace_slots, values)
+            columns |= forward_columns(norms, shares, len(index), values) | trace_columns(trace_slots, values)
             was_skipped = bool(values[skip[0]]) if skip else bool(skipped)
             return Snapshot(step, tuple(index), kinds, skipped=was_skipped, **columns)
 
@@ -186,11 +184,6 @@ def _saturated(graph: Graph, index: dict[str, int], scalars: DeviceScalars) -> l
     return [(index[layer], slot) for (layer, _), slot in zip(graph.saturated, slots, strict=True)]
 
 
-def _trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:
-    steps = np.array(sorted({step for trace, _ in traces for step in trace}), np.int64)
-    losses, totals = (np.full(len(steps), np.nan) for _ in range(2))
-    for column, (at, slots) in zip((losses, totals), traces, strict=True):
-        column[np.searchsorted(steps, at)] = values[np.asarray(slots, np.intp)]
-    totals[totals < 0] = np.nan
-    loss = float(losses[-1]) if len(losses) else float("nan")
-    return {"loss": loss, "trace_step": steps, "trace_loss": losses, "trace_total_norm": totals}
+def _any_gradient(readings: Iterable[ParameterReading], owners: Mapping[str, Sequence[int]]) -> bool:
+    slots = [slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True)]
+    return any(slot != NONE and owners.get(name) for name, slot in slots)

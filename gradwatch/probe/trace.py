@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.records import Array
 
 _CHUNK = 1024
 _SKIPPED = -1.0  # stands for a total norm, which is never negative
@@ -105,3 +107,14 @@ class Traces:
         """Go on from there."""
         self._loss.load_state_dict(state["loss"])
         self._total.load_state_dict(state["total"])
+
+
+def trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:
+    """A Snapshot's columns about every step since the last one, of what :meth:`Traces.drain` gave."""
+    steps = np.array(sorted({step for trace, _ in traces for step in trace}), np.int64)
+    losses, totals = (np.full(len(steps), np.nan) for _ in range(2))
+    for column, (at, slots) in zip((losses, totals), traces, strict=True):
+        column[np.searchsorted(steps, at)] = values[np.asarray(slots, np.intp)]
+    totals[totals < 0] = np.nan
+    loss = float(losses[-1]) if len(losses) else float("nan")
+    return {"loss": loss, "trace_step": steps, "trace_loss": losses, "trace_total_norm": totals}
