@@ -24,6 +24,7 @@ class Intake:
         detectors: look at each Snapshot; None takes all with their defaults.
         on_finding: what is done when a finding opens.
         history_size: how many Snapshots are kept.
+        aloud: whether this process is the one that warns.
 
     Attributes:
         history: the Snapshots that are kept.
@@ -41,7 +42,13 @@ class Intake:
     """
 
     def __init__(
-        self, schedule: Schedule, detectors: Sequence[Detector] | None, on_finding: OnFinding, history_size: int
+        self,
+        schedule: Schedule,
+        detectors: Sequence[Detector] | None,
+        on_finding: OnFinding,
+        history_size: int,
+        *,
+        aloud: bool = True,
     ) -> None:
         self.history = History(require_count("history_size", history_size, least=2))
         self.ledger = Ledger(default_detectors() if detectors is None else detectors)
@@ -49,7 +56,7 @@ class Intake:
         self.should_stop = False
         self.on_snapshot: Callable[[Snapshot], object] | None = None
         self.schedule = schedule
-        self._on_finding = require_on_finding(on_finding)
+        self._on_finding, self._aloud = require_on_finding(on_finding), aloud
         self._arrivals = Arrivals()
         self._opened: deque[Finding] = deque()  # not announced yet
 
@@ -87,7 +94,7 @@ class Intake:
 
     def _announce(self) -> None:
         while self._opened:
-            self.should_stop |= announce(self._opened.popleft(), self._on_finding)
+            self.should_stop |= announce(self._opened.popleft(), self._on_finding, aloud=self._aloud)
 
     def _look_at(self, snapshot: Snapshot) -> None:
         self.history.add(snapshot)

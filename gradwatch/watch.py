@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from gradwatch.detectors.announce import OnFinding
 from gradwatch.diagnosis import diagnose
 from gradwatch.intake import Intake
-from gradwatch.probe.parameters import total_gradient_norm
+from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.schedule import Schedule
 from gradwatch.probe.snapshot import Probe
 from gradwatch.probe.stepping import LossScale
@@ -21,9 +21,9 @@ from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 class Watcher:
     """Watches a model's optimizer steps: which are measured, what they held, what is wrong.
 
-    A loop of your own, in plain PyTorch or Fabric, needs ``with`` and :meth:`step`; one that clips calls :meth:`read`
-    before the clip. A trainer calls the parts: :meth:`begin`, :meth:`read` before the optimizer's step, :meth:`end`.
-    From a CUDA device a Snapshot, and what is found in it, comes a step or more later, as nobody waits for it.
+    A loop of your own needs ``with`` and :meth:`step`; one that clips calls :meth:`read` before the clip. A trainer
+    calls :meth:`begin`, :meth:`read` before the optimizer's step, and :meth:`end`. From a CUDA device a Snapshot, and
+    what is found in it, comes a step or more later, as nobody waits for it.
 
     Attributes:
         history: the Snapshots; when there are more than ``history_size``, every second one is let go.
@@ -31,33 +31,30 @@ class Watcher:
 
     Args:
         model: any module.
-        every_n_steps: measure every so many optimizer steps.
-        dense_steps: measure each of the first so many steps, in which most faults show.
+        every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
         detectors: objects or functions; None takes all with their defaults.
-        include: patterns of the layers to watch; None watches all.
-        exclude: patterns of the layers to leave out.
+        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of those to leave out.
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function that is called with the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: how many Snapshots are kept.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
             weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
+        ranks: processes whose numbers are added up, by which all watch the model; None finds those of DDP and FSDP.
 
     Raises:
         ValueError: for a number out of range, an unknown ``on_finding``, or a pattern that matches no layer.
-        TypeError: for a detector that can't be called.
+        GradientError: by :meth:`end` and :meth:`step`, when a finding opens and ``on_finding`` is ``"raise"``.
 
     Example:
         >>> import torch
         >>> model = nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with watch(model) as watcher:
-        ...     for _ in range(3):
-        ...         optimizer.zero_grad()
-        ...         loss = model(torch.ones(4, 2)).square().mean()
-        ...         loss.backward()
-        ...         snapshot = watcher.step(optimizer, loss)
-        >>> len(watcher.history), watcher.findings
-        (3, [])
+        ...     loss = model(torch.ones(4, 2)).square().mean()
+        ...     loss.backward()
+        ...     snapshot = watcher.step(optimizer, loss)  # reads the gradients, then steps the optimizer
+        >>> snapshot.step, watcher.findings
+        (0, [])
     """
 
     def __init__(
@@ -73,13 +70,15 @@ class Watcher:
         total_norm_every_step: bool = False,
         history_size: int = 500,
         measure_eagerly: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.steps = 0
-        self.intake = Intake(Schedule(every_n_steps, dense_steps), detectors, on_finding, history_size)
-        self.history = self.intake.history
         self._every_total = total_norm_every_step
-        self._probe = Probe(model, include, exclude, eagerly=measure_eagerly)
-        self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their total norms
+        self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly)
+        schedule = Schedule(every_n_steps, dense_steps)
+        self.intake = Intake(schedule, detectors, on_finding, history_size, aloud=self._probe.speaks)
+        self.history = self.intake.history
+        self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their parts of the total norm
 
     @property
     def findings(self) -> list[Finding]:
@@ -97,9 +96,14 @@ class Watcher:
         return self._probe.is_attached
 
     @property
+    def norms(self) -> list[Tensor]:
+        """What was read of the total gradient norm in the step under way, one of each optimizer that has gradients."""
+        return [norm for norm in self._read.values() if norm is not None]
+
+    @property
     def total_norm(self) -> Tensor | None:
-        """Total gradient norm of the step under way, on the device; None before it was read."""
-        return next((norm for norm in reversed(self._read.values()) if norm is not None), None)
+        """Total gradient norm of the step under way, on the device; None before it was read, or of cut-up gradients."""
+        return self._probe.whole(next(reversed(self.norms), None))
 
     def begin(self) -> None:
         """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
@@ -114,12 +118,11 @@ class Watcher:
             self._probe.read(params, scale)
             self._read[id(optimizer)] = self._probe.total
         else:
-            self._read[id(optimizer)] = total_gradient_norm(params, scale) if self._every_total else None
+            self._read[id(optimizer)] = self._probe.part_of_total(params, scale) if self._every_total else None
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
-        if self.is_measuring:
-            self._probe.read_again()
+        self._probe.read_again()
 
     def end(
         self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
@@ -130,15 +133,13 @@ class Watcher:
             loss: of this step.
             loss_scale: what it was multiplied by for the backward pass, on the device.
             skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
-
-        Raises:
-            GradientError: when a finding opens and ``on_finding`` is ``"raise"``.
         """
-        step, self.steps = self.steps, self.steps + 1
-        norms = [norm for norm in self._read.values() if norm is not None]
+        step, self.steps, norms = self.steps, self.steps + 1, self.norms
         self.intake.traces.append(step, loss, norms if self._every_total else [], skipped)
-        if self.is_measuring and norms:
-            self._probe.read_again()
+        if self.is_measuring and (norms or self._probe.ranks):  # other ranks may have gradients where this one has none
+            if self._probe.ranks:  # the sums of the last measured step tell how much room those of this one need
+                self.intake.catch_up()
+            self.read_again()
             self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=loss_scale, skipped=skipped))
         else:  # not measured, or no gradient at all: a training step that was left out
             self._probe.detach()
@@ -191,7 +192,7 @@ class Watcher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped."""
-        self.steps = state["steps"]
+        self.steps = self._probe.since = state["steps"]
         self._probe.activity.load_state_dict(state.get("activity", {}))
         self.intake.load_state_dict(state)
 

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.open_step import OpenStep
+from gradwatch.callbacks.refusals import ranks_of
 from gradwatch.callbacks.reports import Reports, open_reports
 from gradwatch.detectors.announce import OnFinding
 from gradwatch.probe.schedule import require_count
@@ -43,11 +45,9 @@ class GradientMonitor(Callback):
     that order. All columns of a Snapshot are in the record and in ``history``.
 
     Args:
-        every_n_steps: measure every so many optimizer steps; 1 measures all.
-        dense_steps: measure each of the first so many steps, in which most faults show.
+        every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
         detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
-        include: shell patterns of the layers to watch (``encoder.*``); None watches all.
-        exclude: patterns of the layers to leave out.
+        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of those to leave out.
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every so many steps; None writes none.
@@ -66,7 +66,8 @@ class GradientMonitor(Callback):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[GradientMonitor()], logger=False, enable_checkpointing=False)
 
-    ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit.
+    ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit. With
+    several processes the numbers are those of all batches together, the same in each, and the first one writes.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class GradientMonitor(Callback):
         """Find the layers and open the reports."""
         before = self._watcher.state_dict() if trainer.global_step > 0 else None  # a Trainer that goes on
         state, self._restored = self._restored or before, None
-        self._watcher = self._make_watcher(pl_module, detectors=deepcopy(self._detectors))
+        self._watcher = self._make_watcher(pl_module, detectors=deepcopy(self._detectors), ranks=ranks_of(trainer))
         if state:
             self._watcher.load_state_dict(state)
         self._reports = open_reports(trainer, self._record_path)
@@ -138,11 +139,9 @@ class GradientMonitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read the gradients: unscaled and accumulated, not yet clipped."""
-        step = self._step = self._step or OpenStep()
-        step.read(self._watcher, optimizer, getattr(trainer.precision_plugin, "scaler", None))
-        total = self._watcher.total_norm
-        if total is not None:  # of unmeasured steps too, if it is asked for, unless the loss scaler skips them
-            # Straight into the dict: a call of pl_module.log costs 0.5 ms.
+        self._step = self._step or OpenStep()
+        self._step.read(self._watcher, optimizer, getattr(trainer.precision_plugin, "scaler", None))
+        if (total := self._watcher.total_norm) is not None:  # into the dict: a call of pl_module.log costs 0.5 ms
             trainer.callback_metrics["grad_norm_total"] = total
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(pl_module, self._watcher.steps)
@@ -152,16 +151,17 @@ class GradientMonitor(Callback):
     ) -> None:
         """End the optimizer step, unless it goes on accumulating."""
         step = self._step
-        if step is None:
-            return
-        step.add_loss(outputs)
-        if not step.was_read:
+        if step is not None:
+            step.add_loss(outputs)
+        if step is None or not step.was_read:
             return
         step.close()
         self._step = None
         snapshot = self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
-        if snapshot is not None and self._watcher.should_stop:
-            trainer.should_stop = True
+        if snapshot is not None:
+            if self._watcher.total_norm is None:  # each rank had only a part of the gradients
+                trainer.callback_metrics["grad_norm_total"] = torch.tensor(snapshot.total_norm)
+            trainer.should_stop |= self._watcher.should_stop
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what is left of the hooks; write the pictures, the summary and the record's end."""
@@ -169,7 +169,7 @@ class GradientMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As at the end, when the fit is interrupted; another error is under way."""
-        self._finish(quietly=True)
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """As at the end, where neither came."""

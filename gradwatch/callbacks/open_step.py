@@ -58,7 +58,7 @@ class OpenStep:
         self.was_read = True
         unscales = scaler is not None and unscales_itself(optimizer)
         watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
-        if watcher.total_norm is not None:
+        if watcher.norms:
             self._stepping.expect(optimizer, watcher.read_again, early=unscales)
             self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
 

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from gradwatch.probe.find_ranks import find_ranks
+from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.stepping import unscales_itself
 from gradwatch.transforms import Transform, When
 from gradwatch.transforms.transform import walk
@@ -33,6 +35,18 @@ def is_a(value: object, name: str) -> bool:
         (True, False)
     """
     return any(kind.__name__ == name for kind in type(value).__mro__)
+
+
+def ranks_of(trainer: Trainer) -> Ranks | None:
+    """The processes that a Trainer's strategy has; None for one alone.
+
+    Raises:
+        ValueError: for DeepSpeed.
+        NotImplementedError: where parameters are cut up in a way whose parts are not told apart.
+    """
+    _refuse_deepspeed(trainer, "watch")
+    model = trainer.strategy.model  # DDP and FSDP wrap the LightningModule, which does not know of them
+    return None if model is None else find_ranks(model)
 
 
 def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) -> None:
@@ -70,8 +84,7 @@ def check_trainer(transform: Transform, trainer: Trainer) -> None:
 
 
 def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
-    if is_a(trainer.strategy, "DeepSpeedStrategy"):
-        raise ValueError("DeepSpeed keeps gradients to itself, so there is nothing to transform; use FSDP2 or DDP")
+    _refuse_deepspeed(trainer, "transform")
     if is_a(trainer.strategy, "FSDPStrategy"):
         for part in parts:
             if not part.elementwise:
@@ -79,3 +92,8 @@ def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
                     f"{part} needs whole gradients, and strategy='fsdp' holds flat pieces of them; "
                     "use FSDP2 (ModelParallelStrategy with fully_shard), for which it is exact"
                 )
+
+
+def _refuse_deepspeed(trainer: Trainer, what: str) -> None:
+    if is_a(trainer.strategy, "DeepSpeedStrategy"):
+        raise ValueError(f"DeepSpeed keeps gradients to itself, so there is nothing to {what}; use FSDP2 or DDP")

@@ -25,8 +25,13 @@ def require_on_finding(value: OnFinding) -> OnFinding:
     return value
 
 
-def announce(finding: Finding, on_finding: OnFinding) -> bool:
+def announce(finding: Finding, on_finding: OnFinding, *, aloud: bool = True) -> bool:
     """Warn, raise or call; returns whether training should stop.
+
+    Args:
+        finding: what opened.
+        on_finding: what is done then.
+        aloud: whether this process is the one that warns.
 
     Raises:
         GradientError: when ``on_finding`` is ``"raise"``.
@@ -41,5 +46,6 @@ def announce(finding: Finding, on_finding: OnFinding) -> bool:
         return False
     if on_finding == "raise":
         raise GradientError(finding)
-    warnings.warn(finding.message, GradientWarning, stacklevel=2)
+    if aloud:
+        warnings.warn(finding.message, GradientWarning, stacklevel=2)
     return on_finding == "stop"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _RELUS = (nn.ReLU, nn.ReLU6)
-_ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead that is active less than 1 % of the time
+ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead that is active less than 1 % of the time
 
 # Output beyond which the slope is under 2.7 % of the steepest, as (centre, distance): that is a Sigmoid's input beyond
 # 5, the bound of DeepDiagnosis (Wardat et al., ICSE 2022), carried over to the other bounded activations by slope.
@@ -70,9 +70,14 @@ class UnitActivity:
             peak, samples = torch.maximum(before[0].to(peak), peak), before[1] + samples
         self._peaks[layer] = (peak, samples)
 
+    def take(self) -> dict[str, tuple[Tensor, int]]:
+        """Hand over what was seen: layer -> largest output of each unit, and the number of samples."""
+        peaks, self._peaks = self._peaks, {}
+        return peaks
+
     def dead_shares(self) -> list[tuple[tuple[str, ...], Tensor]]:
         """Layers and the shares of their units that never fired when enough was last seen; later ones hold."""
-        ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= _ENOUGH_SAMPLES]
+        ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= ENOUGH_SAMPLES]
         alike: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
         for layer in ready:
             peak = self._peaks[layer][0]

@@ -1,148 +1,103 @@
-"""From numbers by slot to a Snapshot's columns: array arithmetic on the host."""
+"""From sums to a Snapshot's columns: array arithmetic on the host."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gradwatch.probe.graph import Graph
-from gradwatch.probe.parameters import NONE, ParameterReading
+from gradwatch.probe.terms import Indices, Sums
+from gradwatch.probe.trace import SKIPPED
 from gradwatch.records import Array
 
 Columns = dict[str, Any]
 
 
-def _pick(values: Array, slots: Sequence[int]) -> Array:
-    """Numbers by slot; NaN where there is no slot."""
-    picked = np.full(len(slots), np.nan)
-    index = np.asarray(slots, np.intp)
-    picked[index != NONE] = values[index[index != NONE]]
-    return picked
+def _ratio(numbers: Array, of: Array) -> Array:
+    """Numbers as a share of others; NaN where those are 0."""
+    result: Array = np.divide(numbers, of, out=np.full(len(of), np.nan), where=of > 0)
+    return result
 
 
-def _sums(groups: Sequence[int] | npt.NDArray[np.intp], numbers: Array, length: int) -> Array:
-    """Sum of the numbers in each group, NaNs left out; NaN for a group without any."""
-    known = ~np.isnan(numbers)
-    index = np.asarray(groups, np.intp)[known]
-    sums = np.bincount(index, numbers[known], length).astype(np.float64)  # integers where there is none
-    sums[np.bincount(index, minlength=length) == 0] = np.nan
-    return sums
+def _known(numbers: Array, counts: Array) -> Array:
+    """Sums; NaN where nothing was added."""
+    return np.where(counts > 0, numbers, np.nan)
 
 
-def _norm(norms: Array) -> float:
-    known = norms[~np.isnan(norms)]
-    return float(np.linalg.norm(known)) if len(known) else math.nan
+def layer_columns(sums: Sums, scale: float) -> Columns:
+    """Columns about the calls of the layers.
+
+    Args:
+        sums: by layer.
+        scale: how many times too large the gradients at the outputs are.
+    """
+    energy = _known(sums["energy"], sums["arrived"]) / scale**2
+    mean = _ratio(energy, sums["entries"])
+    healthy = np.where((mean > 0) & np.isfinite(mean), mean, np.nan)
+    return {
+        "grad_output_norm": np.sqrt(energy),
+        "grad_output_rms": np.sqrt(mean),
+        "gain": np.sqrt(_ratio(sums["in_energy"] / scale**2, sums["in_entries"]) / healthy),
+        "output_rms": np.sqrt(_ratio(sums["out_energy"], sums["out_entries"])),
+        "saturated_fraction": _ratio(sums["flat_entries"], sums["bounded_entries"]),
+    }
 
 
-def parameter_columns(
-    readings: Sequence[ParameterReading], owners: Mapping[str, Sequence[int]], length: int, values: Array
-) -> Columns:
+def call_column(sums: Sums, rows: Mapping[int, slice], scale: float) -> dict[int, Array]:
+    """Layer -> norm of the gradient at its output at each call, for those that were called more than once."""
+    norms = np.sqrt(_known(sums["calls"], sums["calls_seen"])) / scale
+    by_layer = {layer: norms[row] for layer, row in rows.items()}
+    seen = {layer: row[~np.isnan(row)] for layer, row in by_layer.items()}
+    return {layer: row for layer, row in seen.items() if len(row) > 1}
+
+
+def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indices], length: int) -> Columns:
     """Columns about parameters.
 
     Args:
-        readings: one for each optimizer that stepped.
-        owners: parameter -> indices of the layers that hold it; a shared one is held by several.
+        sums: by parameter.
+        names: of the parameters.
+        owners: pairs of a layer and a parameter of its own; a shared one is in several.
         length: number of layers.
-        values: numbers by slot.
     """
+    squares, sizes = (_known(sums[field], sums["present"]) for field in ("grad", "size"))
+    layers, params = owners
 
-    def numbers(column: str) -> Array:
-        return _pick(values, [slot for reading in readings for slot in getattr(reading, column) or reading.grad_norm])
+    def by_layer(numbers: Array) -> Array:
+        here = numbers[params]
+        known = ~np.isnan(here)
+        total = np.bincount(layers[known], here[known], length).astype(np.float64)  # integers where there is none
+        return _known(total, np.bincount(layers[known], minlength=length).astype(np.float64))
 
-    names = [name for reading in readings for name in reading.names]
-    pairs = [(layer, i) for i, name in enumerate(names) for layer in owners.get(name, ())]
-    layers, params = (np.array([pair[side] for pair in pairs], np.intp) for side in (0, 1))
-    norms = numbers("grad_norm")
-    sizes = np.array([size for reading in readings for size in reading.sizes], np.float64)
-    sizes[np.isnan(norms)] = np.nan  # the share of zeros is over the gradients that are there
+    nonzero, nonfinite = (by_layer(_known(sums[field], sums["present"])) for field in ("nonzero", "nonfinite"))
+    read = np.flatnonzero(sums["read"])
     return {
-        "params": tuple(names),
-        "param_grad_norm": norms,
-        "total_norm": _norm(norms),
-        "total_norm_after": _norm(numbers("grad_norm_after")),
-        "grad_norm": np.sqrt(_sums(layers, np.square(norms)[params], length)),
-        "weight_norm": np.sqrt(_sums(layers, np.square(numbers("weight_norm"))[params], length)),
-        "nonfinite": _sums(layers, numbers("nonfinite")[params], length),
-        "zero_fraction": 1 - _sums(layers, numbers("nonzero")[params], length) / _sums(layers, sizes[params], length),
+        "params": tuple(names[i] for i in read.tolist()),
+        "param_grad_norm": np.sqrt(squares[read]),
+        "total_norm": _norm(squares),
+        "total_norm_after": _norm(_known(sums["after"], sums["present"])),
+        "grad_norm": np.sqrt(by_layer(squares)),
+        "weight_norm": np.sqrt(by_layer(_known(sums["weight"], sums["read"]))),
+        "nonfinite": nonfinite,
+        "zero_fraction": 1 - _ratio(nonzero, by_layer(sizes)),
     }
 
 
-def call_columns(graph: Graph, index: Mapping[str, int], values: Array, scale: float) -> Columns:
-    """Columns about the gradients at the layers' outputs and inputs.
+def _norm(squares: Array) -> float:
+    known = squares[~np.isnan(squares)]
+    return math.sqrt(known.sum()) if len(known) else math.nan
+
+
+def trace_columns(sums: Sums, first: int) -> Columns:
+    """Loss and total norm of each step since the last Snapshot.
 
     Args:
-        graph: what the hooks saw.
-        index: layer -> its place in network order.
-        values: numbers by slot.
-        scale: what the loss was multiplied by.
+        sums: by step.
+        first: the step of the first sum.
     """
-    length, edges = len(index), len(graph.sizes)
-    squares = np.square(values[np.asarray(graph.slots, np.intp)] / scale)
-    arrivals = np.asarray(graph.arrivals, np.intp)
-    energy = _sums(arrivals, squares, edges)  # NaN at an edge that no gradient came to
-    entries = np.bincount(arrivals, minlength=edges) * np.asarray(graph.sizes, np.float64)
-    entries[np.isnan(energy)] = np.nan
-    layers = np.array([index[layer] for layer in graph.layers], np.intp)
-    outgoing, incoming = (np.array(pairs, np.intp).reshape(-1, 2).T for pairs in (graph.outputs, graph.inputs))
-    # A call that no gradient came back to is a branch that is not used, or what checkpointing computes twice.
-    called = _sums(outgoing[0], energy[outgoing[1]], len(layers))
-    incoming = incoming[:, ~np.isnan(called[incoming[0]])]
-
-    def mean_square(pairs: npt.NDArray[np.intp]) -> Array:
-        at = layers[pairs[0]]
-        return _sums(at, energy[pairs[1]], length) / _sums(at, entries[pairs[1]], length)
-
-    outgoing_mean = mean_square(outgoing)
-    healthy = np.where((outgoing_mean > 0) & np.isfinite(outgoing_mean), outgoing_mean, np.nan)
-    return {
-        "grad_output_norm": np.sqrt(_sums(layers, called, length)),
-        "grad_output_rms": np.sqrt(outgoing_mean),
-        "gain": np.sqrt(mean_square(incoming) / healthy),
-        "calls": _repeated(graph, called, outgoing),
-    }
-
-
-def _repeated(graph: Graph, called: Array, outgoing: npt.NDArray[np.intp]) -> dict[str, Array]:
-    """Norm at each call of the layers that were called more than once in the last forward pass, first call first."""
-    arrived = np.flatnonzero(~np.isnan(called))
-    last = max((graph.passes[call] for call in arrived), default=0)
-    by_layer: dict[str, list[int]] = defaultdict(list)
-    for call in arrived.tolist():
-        if graph.passes[call] == last:
-            by_layer[graph.layers[call]].append(call)
-    repeated = {layer: calls for layer, calls in by_layer.items() if len(calls) > 1}
-    if not repeated:
-        return {}
-    # The later a call, the sooner its gradient comes. (Checkpointing makes the calls anew, in another order.)
-    first_arrival = np.full(len(graph.sizes), len(graph.arrivals))
-    np.minimum.at(first_arrival, graph.arrivals, np.arange(len(graph.arrivals)))
-    came = np.full(len(called), len(graph.arrivals))
-    np.minimum.at(came, outgoing[0], first_arrival[outgoing[1]])
-    return {
-        layer: np.sqrt(called[sorted(calls, key=came.__getitem__, reverse=True)]) for layer, calls in repeated.items()
-    }
-
-
-def forward_columns(
-    norms: Sequence[tuple[int, int, int]], shares: Mapping[str, Sequence[tuple[int, int]]], length: int, values: Array
-) -> Columns:
-    """Columns about the forward pass.
-
-    Args:
-        norms: layer, number of entries and slot of the output's norm, for each call.
-        shares: column -> layer and slot, for each call; averaged over the calls.
-        length: number of layers.
-        values: numbers by slot.
-    """
-    layers, numels, slots = np.array(norms, np.intp).reshape(-1, 3).T
-    entries = _sums(layers, numels.astype(np.float64), length)
-    columns = {"output_rms": np.sqrt(_sums(layers, np.square(values[slots]), length) / entries)}
-    for column, pairs in shares.items():
-        layers, slots = np.array(pairs, np.intp).reshape(-1, 2).T
-        columns[column] = _sums(layers, values[slots], length) / _sums(layers, np.ones(len(layers)), length)
-    return columns
+    losses, totals = _ratio(sums["loss"], sums["losses"]), np.sqrt(_known(sums["total"], sums["totals"]))
+    totals[totals == SKIPPED] = np.nan
+    known = np.flatnonzero(~(np.isnan(losses) & np.isnan(totals)))
+    return {"trace_step": known + first, "trace_loss": losses[known], "trace_total_norm": totals[known]}

@@ -43,6 +43,9 @@ class Graph:
         first_call: layer -> its place in the order of first calls.
         norms: layer, entries and norm (a device scalar) of the output, for each call.
         saturated: layer and share of saturated outputs (a device scalar), for each call of a bounded activation.
+        shares, arrival_shares, norm_shares: how much each edge, arrival and norm counts where other ranks, which share
+            the batch, hold copies of it; empty where nobody does.
+        cut_by_unit: layers of whose units this process holds only some.
     """
 
     def __init__(self) -> None:
@@ -56,3 +59,7 @@ class Graph:
         self.first_call: dict[str, int] = {}
         self.norms: list[tuple[str, int, Tensor]] = []
         self.saturated: list[tuple[str, Tensor]] = []
+        self.shares: list[float] = []
+        self.arrival_shares: list[float] = []
+        self.norm_shares: list[float] = []
+        self.cut_by_unit: set[str] = set()

@@ -15,6 +15,7 @@ from gradwatch.probe.activations import UnitActivity, is_relu, saturated_share, 
 from gradwatch.probe.graph import Graph, tensors_in
 from gradwatch.probe.norms import stored_values
 from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.probe.shards import is_sharded
 
 _TRACKER = ModuleTracker()  # only asked whether a backward pass is running; it can't be pickled, so nobody holds it
 
@@ -29,6 +30,11 @@ class ModuleHook(partial[None]):
     def __reduce__(self) -> Any:
         """What pickle and deepcopy take in its place."""
         return _nothing, ()
+
+
+def _takes_over_inputs(module: nn.Module) -> bool:
+    """Whether a hook in front of the module makes other tensors of its inputs, as FSDP2 and tensor parallelism do."""
+    return any(map(is_sharded, module.parameters(recurse=False)))
 
 
 def _nothing() -> Callable[..., None]:
@@ -72,9 +78,9 @@ class LayerHooks:
         self._activity = activity
         self._hooks = [(m, ModuleHook(self._after, name, self._look(name, m))) for name, m in layers.items()]
         self._pre_hooks = [
-            (module, ModuleHook(self._before, name))
+            (module, ModuleHook(self._before, name), _takes_over_inputs(module))
             for name, module in layers.items()
-            if getattr(module, "inplace", False)
+            if getattr(module, "inplace", False) or _takes_over_inputs(module)
         ]
         self._handles: list[RemovableHandle] = []
         self._edges: dict[tuple[Any, int], int] = {}
@@ -88,7 +94,10 @@ class LayerHooks:
         self.graph, self._scalars = Graph(), scalars
         self._pass = self._arrived = 0
         # An in-place module's input is its output by the time of the forward hook: it is looked at before.
-        self._handles += [m.register_forward_pre_hook(hook, with_kwargs=True) for m, hook in self._pre_hooks]
+        self._handles += [
+            module.register_forward_pre_hook(hook, prepend=first, with_kwargs=True)
+            for module, hook, first in self._pre_hooks
+        ]
         self._handles += [m.register_forward_hook(hook, with_kwargs=True) for m, hook in self._hooks]
 
     def detach(self) -> None:

@@ -10,7 +10,7 @@ from torch.nn.modules import activation
 from gradwatch.probe.patterns import check_patterns, matches
 
 ROOT = "(root)"
-_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module"}
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 _ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
 
@@ -44,7 +44,7 @@ def find_layers(
 
 
 def plain_name(name: str) -> str:
-    """A name as the model's author wrote it: without what compiling and checkpointing put in between.
+    """A name as the model's author wrote it: without what compiling, checkpointing and FSDP put in between.
 
     Example:
         >>> plain_name("_orig_mod.encoder._checkpoint_wrapped_module.weight")
@@ -57,14 +57,25 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, _ACTIVATIONS) or any(True for _ in module.parameters(recurse=False))
 
 
-def network_order(names: Sequence[str], first_call: Mapping[str, int]) -> list[str]:
+def kind_of(module: nn.Module) -> str:
+    """The name of a module's class as its author wrote it: FSDP2 puts one of its own in front.
+
+    Example:
+        >>> kind_of(nn.Linear(1, 1))
+        'Linear'
+    """
+    kinds = type(module).__mro__
+    return kinds[2 if kinds[1].__name__ == "FSDPModule" else 0].__name__
+
+
+def network_order(names: Sequence[str], first_call: Mapping[str, float]) -> list[str]:
     """Names in the order of their first call; one that is never called stays behind the name it stood behind.
 
     Example:
         >>> network_order(["head", "body", "body.gate"], {"body": 0, "head": 1})
         ['body', 'body.gate', 'head']
     """
-    keys, last = {}, -1
+    keys, last = {}, -1.0
     for position, name in enumerate(names):
         last = first_call.get(name, last)
         keys[name] = (last, position)

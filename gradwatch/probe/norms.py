@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradwatch.probe.shards import local_part
+
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
 _TINY, _HUGE = 1e-17, 1e18
 
 
 def stored_values(tensor: Tensor) -> Tensor:
-    """The entries a tensor stores, as a real strided tensor: same L2 norm, no graph, no copy where none is needed."""
-    tensor = tensor.detach()
+    """The entries a process stores, as a real strided tensor: same L2 norm, no graph, no copy where none is needed."""
+    tensor = local_part(tensor.detach())
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
     if tensor.is_complex():

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradwatch.probe.norms import l2_norms, nonfinite_counts, nonzero_counts, stored_values
+from gradwatch.probe.ranks import Ranks, is_flat_piece
 from gradwatch.probe.scalars import DeviceScalars, batches
+from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
+from gradwatch.records import Array
 
 Slots = list[int]  # one a parameter; -1 where it has no such number
+Measured = tuple[list[int], list[Tensor], Tensor]  # positions, what stands there, a number for each
 NONE = -1
 
 
 class ParameterReading:
     """The numbers of one optimizer's parameters that should learn: those that require a gradient.
 
+    Of a parameter that is cut up they are about the part that this process holds.
+
     Args:
-        params: name -> parameter.
+        params: by name.
         scalars: takes the numbers.
+        ranks: the processes that train together; None where there is one alone.
         scale: what the gradients are still multiplied by, on the device; None where they are as the loss has them.
 
     Attributes:
         names: their names, with or without a gradient.
         sizes: their numbers of entries.
+        shares, grad_shares: what the entries of a parameter, or of its gradient, count in a sum over all processes.
         grad_norm, nonzero, nonfinite, weight_norm: for each, the slot of the number in ``scalars``, or -1.
         grad_norm_after: the same once the optimizer has stepped; None before :meth:`read_again`.
-        total: total gradient norm, a scalar on the device; None where no parameter has a gradient.
+        total: total gradient norm, a scalar on the device: of what counts here, so that the squares of all processes'
+            add up. None where no parameter has a gradient.
 
     Example:
         >>> layer, scalars = nn.Linear(2, 1, bias=False), DeviceScalars()
@@ -37,13 +47,20 @@ class ParameterReading:
         array([5.])
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars, scale: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, nn.Parameter],
+        scalars: DeviceScalars,
+        ranks: Ranks | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
         self.names = list(params)
-        self.sizes = [param.numel() for param in params.values()]
         self.grad_norm_after: Slots | None = None
         self._params = list(params.values())
-        grads = [param.grad for param in self._params]
-        self._seen = _fingerprint(grads)
+        self.sizes = [local_part(param.detach()).numel() for param in self._params]
+        self._seen = _fingerprint(self._params)
+        grads = _gradients(self._params)
+        self.shares, self.grad_shares = _shares(self._params, grads, ranks)
         self._grad_norms = _norms_over(scale)
         norms = _read(grads, self._grad_norms)
         counts = [(positions, batch, nonfinite_counts(batch, norm)) for positions, batch, norm in norms]
@@ -51,18 +68,18 @@ class ParameterReading:
         self.nonzero = self._keep(_read(grads, nonzero_counts), scalars)
         self.nonfinite = self._keep(counts, scalars)
         self.weight_norm = self._keep(_read(self._params, l2_norms), scalars)
-        self.total = _together([norm for _, _, norm in norms])
+        self.total = _together(norms, self.grad_shares)
 
     def read_again(self, scalars: DeviceScalars) -> None:
         """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same.
 
         What is written through ``.data`` goes unseen, as autograd does not count it.
         """
-        grads = [param.grad for param in self._params]
-        changed = _fingerprint(grads) != self._seen
-        self.grad_norm_after = self._keep(_read(grads, self._grad_norms), scalars) if changed else self.grad_norm
+        changed = self._seen is None or _fingerprint(self._params) != self._seen
+        norms = self._keep(_read(_gradients(self._params), self._grad_norms), scalars) if changed else self.grad_norm
+        self.grad_norm_after = norms
 
-    def _keep(self, results: Sequence[tuple[list[int], list[Tensor], Tensor]], scalars: DeviceScalars) -> Slots:
+    def _keep(self, results: Sequence[Measured], scalars: DeviceScalars) -> Slots:
         slots = [NONE] * len(self.names)
         for positions, _, numbers in results:
             for position, slot in zip(positions, scalars.values(numbers), strict=True):
@@ -70,9 +87,11 @@ class ParameterReading:
         return slots
 
 
-def _read(
-    tensors: Sequence[Tensor | None], measure: Callable[[list[Tensor]], Tensor]
-) -> list[tuple[list[int], list[Tensor], Tensor]]:
+def _gradients(params: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    return [None if param.grad is None else summed(param.grad) for param in params]
+
+
+def _read(tensors: Sequence[Tensor | None], measure: Callable[[list[Tensor]], Tensor]) -> list[Measured]:
     """Positions, tensors and measured numbers, in one fused pass for each device and dtype."""
     present = [position for position, tensor in enumerate(tensors) if tensor is not None]
     values = [stored_values(tensor) for tensor in tensors if tensor is not None]
@@ -85,30 +104,70 @@ def _norms_over(scale: Tensor | None) -> Callable[[list[Tensor]], Tensor]:
     return lambda tensors: l2_norms(tensors) / scale.to(tensors[0].device, non_blocking=True)
 
 
-def _fingerprint(grads: Sequence[Tensor | None]) -> list[tuple[int, int]]:
+def _shares(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None], ranks: Ranks | None) -> tuple[Array, Array]:
+    if ranks is None:
+        return np.ones(len(params)), np.ones(len(params))
+    held = [ranks.share(param) for param in params]
+    # FSDP2 and tensor parallelism may cut a gradient otherwise than its parameter.
+    cut = [ranks.share(grad) if grad is not None and is_sharded(grad) else None for grad in grads]
+    return np.array(held), np.array([own if other is None else other for own, other in zip(held, cut, strict=True)])
+
+
+def _fingerprint(params: Sequence[nn.Parameter]) -> list[tuple[int, int]] | None:
     # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
-    # second pass over all gradients on every step that clips nothing.
-    return [(id(grad), 0 if grad is None else grad._version) for grad in grads]
+    # second pass over all gradients on every step that clips nothing. Torch's clip moves no counter of a DTensor's.
+    grads = [param.grad for param in params]
+    is_kept = not any(is_sharded(grad) for grad in grads if grad is not None)
+    return [(id(grad), 0 if grad is None else grad._version) for grad in grads] if is_kept else None
 
 
-def _together(norms: Sequence[Tensor]) -> Tensor | None:
-    parts: list[Tensor] = [torch.linalg.vector_norm(norm) for norm in norms]
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    total: Tensor = torch.linalg.vector_norm(torch.stack([p.to(parts[0].device, non_blocking=True) for p in parts]))
+def _in_one_row(norms: Sequence[Measured]) -> tuple[list[int], Tensor]:
+    home = norms[0][2].device
+    row = torch.cat([norm.to(home, non_blocking=True) for _, _, norm in norms])
+    return [position for positions, _, _ in norms for position in positions], row
+
+
+def _together(norms: Sequence[Measured], shares: Array) -> Tensor | None:
+    if not norms:
+        return None
+    positions, row = _in_one_row(norms)
+    weights = np.sqrt(shares[positions])
+    if (weights != 1).any():
+        row = row * torch.from_numpy(weights).to(row.device, non_blocking=True)
+    total: Tensor = torch.linalg.vector_norm(row)
     return total
 
 
-def total_gradient_norm(params: Sequence[nn.Parameter], scale: Tensor | None = None) -> Tensor | None:
+def part_of_total_norm(
+    params: Sequence[nn.Parameter], ranks: Ranks | None, scale: Tensor | None = None
+) -> Tensor | None:
+    """Total L2 norm of the gradients as far as it counts in this process, see ``ParameterReading.total``."""
+    grads = _gradients(params)
+    return _together(_read(grads, _norms_over(scale)), _shares(params, grads, ranks)[1])
+
+
+def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
     """Total L2 norm of the gradients, a float64 scalar left on the device; None where there is none.
 
-    Args:
-        params: those to read.
-        scale: what their gradients are multiplied by, on the device.
+    Of DTensors it is the norm of the whole gradients, for which all their processes have to call this: one collective
+    for each way of sharding.
+
+    Raises:
+        NotImplementedError: for FSDP's first version, whose pieces don't tell how many others there are.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2)); weight.grad = torch.tensor([3.0, 4.0])
         >>> total_gradient_norm([weight])
         tensor(5., dtype=torch.float64)
     """
-    return _together([norm for _, _, norm in _read([param.grad for param in params], _norms_over(scale))])
+    if any(map(is_flat_piece, params)):
+        raise NotImplementedError(
+            "the parameters are pieces of FSDP's flat ones, and the norm of what is here is not the norm; use "
+            "GradientMonitor, which adds up the pieces, or FSDP2 (ModelParallelStrategy with fully_shard)"
+        )
+    grads = [grad for grad in _gradients(params) if grad is not None]
+    if not grads:
+        return None
+    positions, row = _in_one_row(_read(grads, l2_norms))
+    total: Tensor = torch.linalg.vector_norm(norms_over_shards(row, [grads[position] for position in positions]))
+    return total

@@ -21,15 +21,15 @@ class Pending:
     Attributes:
         step: index of the optimizer step.
         transfer: the numbers by slot.
-        build: makes the Snapshot of them.
+        build: makes the Snapshot of them; None where no process had a gradient.
     """
 
     step: int
     transfer: Transfer
-    build: Callable[[Array], Snapshot]
+    build: Callable[[Array], Snapshot | None]
 
-    def snapshot(self) -> Snapshot:
-        """The Snapshot; waits until its numbers have arrived."""
+    def snapshot(self) -> Snapshot | None:
+        """The Snapshot, if there is one; waits until its numbers have arrived."""
         return self.build(self.transfer.numbers())
 
 
@@ -58,12 +58,16 @@ class Arrivals:
     def take(self, step: int) -> Iterator[Snapshot]:
         """What has arrived by the end of a step, without waiting."""
         while self._pending and _is_due(self._pending[0], step):
-            yield self._pending.popleft().snapshot()
+            yield from _there_is(self._pending.popleft().snapshot())
 
     def wait(self) -> Iterator[Snapshot]:
         """All there is, waited for."""
         while self._pending:
-            yield self._pending.popleft().snapshot()
+            yield from _there_is(self._pending.popleft().snapshot())
+
+
+def _there_is(snapshot: Snapshot | None) -> list[Snapshot]:
+    return [] if snapshot is None else [snapshot]
 
 
 def _is_due(pending: Pending, step: int) -> bool:

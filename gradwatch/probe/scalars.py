@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -84,6 +86,16 @@ class DeviceScalars:
         for positions, batch in batches(tensors):
             self._chunks.append((l2_norms(batch), [self._waiting_slots[position] for position in positions]))
         self._waiting, self._waiting_slots, self._elements = [], [], 0
+
+    def on_device(self, device: torch.device) -> tuple[Tensor, npt.NDArray[np.intp]]:
+        """All numbers on one device, and the place of each slot among them; empty afterwards."""
+        self._flush()
+        places = np.empty(self.count, np.intp)
+        order = [np.asarray(slots, np.intp) for _, slots in self._chunks]
+        places[np.concatenate(order) if order else []] = np.arange(sum(map(len, order)))
+        chunks = [chunk.to(device, non_blocking=True) for chunk, _ in self._chunks]
+        self._chunks.clear()
+        return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.float64, device=device), places
 
     def send(self) -> Transfer:
         """Start the one transfer of a measured step (one a device), and keep nothing."""

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch.probe.activations import UnitActivity
-from gradwatch.probe.columns import call_columns, forward_columns, parameter_columns
+from gradwatch.probe.alone import Alone
+from gradwatch.probe.assembly import Assembly
 from gradwatch.probe.compiled import Reach
-from gradwatch.probe.graph import Graph
+from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.hooks import LayerHooks
-from gradwatch.probe.layers import find_layers, network_order, plain_name
-from gradwatch.probe.parameters import NONE, ParameterReading
+from gradwatch.probe.layers import find_layers, plain_name
+from gradwatch.probe.parallel import ParallelHooks
+from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_norm
 from gradwatch.probe.pending import Pending
+from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.probe.trace import Traces, trace_columns
+from gradwatch.probe.step import Model, Seen, StepSums
+from gradwatch.probe.together import Together
+from gradwatch.probe.trace import Traces
 from gradwatch.records import Array, Snapshot
 
 
@@ -26,15 +33,19 @@ class Probe:
         model: any module.
         include: patterns of the layers to watch; None watches all.
         exclude: patterns of the layers to leave out.
+        ranks: the processes that train the model together; None finds them out from the model.
         eagerly: measure without compiled code, which hides the layers in it from hooks.
 
     Attributes:
         is_attached: a step is being measured, so that hooks are in place.
-        total: total gradient norm of the last parameters read, a scalar on the device.
+        total: total gradient norm of the last parameters read, as far as it counts in this process, a scalar on the
+            device: the squares of all processes' add up. See :meth:`whole`.
+        ranks: the processes; None where this one trains alone.
+        since: the first step whose loss no Snapshot has yet.
 
     Raises:
         ValueError: when a pattern matches no layer.
-        NotImplementedError: when parameters are read that are sharded over processes.
+        NotImplementedError: when parameters are cut up over processes in a way whose parts are not told apart.
 
     Example:
         >>> import torch
@@ -52,21 +63,30 @@ class Probe:
         model: nn.Module,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
+        ranks: Ranks | None = None,
         *,
         eagerly: bool = False,
     ) -> None:
-        self.model = model
+        self.ranks = find_ranks(model) if ranks is None else ranks
+        self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self.is_attached = False
         self.total: Tensor | None = None
-        self._layers = find_layers(model, include, exclude)
+        self.since = 0
+        self._layers = find_layers(self.model, include, exclude)
         self.activity = UnitActivity()
-        self._reach = Reach(model, self._layers, eagerly=eagerly)
-        self._hooks = LayerHooks(self._reach.layers, self.activity)
+        self._reach = Reach(self.model, self._layers, eagerly=eagerly)
+        self._hooks = self._make_hooks(self._reach.layers)
+        self._group = Alone(self.activity) if self.ranks is None else Together(self.ranks, self.activity, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
-        self._ordered = False
+        self._assembly = Assembly(self._layers)
         self._names: dict[int, str] = {}
-        self._owners: dict[str, list[int]] = {}
+        self._listed: Model | None = None
+
+    def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
+        if self.ranks is None or self.ranks.sharing == 1:
+            return LayerHooks(layers, self.activity)
+        return ParallelHooks(layers, self.activity, self.ranks)
 
     def attach(self) -> None:
         """Put the hooks in place for one step."""
@@ -94,12 +114,28 @@ class Probe:
         """
         wanted = [param for param in params if param.requires_grad]
         if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
-            self._list_parameters()
+            self._listed = self._list()
         learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
-        reading = ParameterReading(learning, self._scalars, scale)
+        reading = ParameterReading(learning, self._scalars, self.ranks, scale)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total
+
+    def part_of_total(self, params: Sequence[nn.Parameter], scale: Tensor | None = None) -> Tensor | None:
+        """What counts here of the total gradient norm, of a step that is not measured; None without a gradient."""
+        return part_of_total_norm(params, self.ranks, scale)
+
+    def whole(self, part: Tensor | None) -> Tensor | None:
+        """The total norm that a part is of; None where each process holds other gradients: the Snapshot has it."""
+        if part is None or self.ranks is None:
+            return part
+        is_cut = any(map(self.ranks.is_cut, self.model.parameters()))
+        return None if is_cut else part * self.ranks.world**0.5
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process is the one that speaks for all."""
+        return self.ranks is None or self.ranks.is_first
 
     def read_again(self) -> None:
         """Read the total norm as the optimizers saw it, after clipping."""
@@ -107,14 +143,15 @@ class Probe:
             if reading.grad_norm_after is None:
                 reading.read_again(self._scalars)
 
-    def snapshot(self, step: int) -> Snapshot:
-        """Bring all numbers to the host, wait for them, and detach."""
+    def snapshot(self, step: int) -> Snapshot | None:
+        """Bring all numbers to the host, wait for them, and detach; None where no process had a gradient."""
+        self.since = step
         return self.finish(step, Traces()).snapshot()
 
     def finish(
         self, step: int, traces: Traces, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Pending:
-        """Send all numbers to the host and detach.
+        """Send all numbers to the host and detach. With several processes all have to call this.
 
         Args:
             step: index of the optimizer step.
@@ -122,68 +159,37 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
         """
-        self._put_in_order()
-        graph, scalars = self._hooks.graph, self._scalars
-        index = {layer: i for i, layer in enumerate(self._layers)}
-        trace_slots = traces.drain(scalars)
-        scale, skip = (scalars.many([number]) if isinstance(number, Tensor) else [] for number in (loss_scale, skipped))
-        slots = scalars.many([norm for _, _, norm in graph.norms])
-        norms = [(index[layer], size, slot) for (layer, size, _), slot in zip(graph.norms, slots, strict=True)]
-        shares = {
-            "saturated_fraction": _saturated(graph, index, scalars),
-            "dead_fraction": self._dead(index),
-        }
-        readings, owners = self._readings, self._owners
-        kinds = tuple(type(module).__name__ for module in self._layers.values())
+        model = self._listed = self._listed or self._list()
+        self._group.check([*model.layers, *model.params])
+        graph, scalars, readings = self._hooks.graph, self._scalars, self._readings
+        losses, totals = traces.drain(scalars)
+        span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
+        seen = Seen(graph, scalars, readings, span, losses, totals, loss_scale, skipped)
+        sums, transfer = StepSums(model, seen, self._group), scalars.send()
+        self.since = step + 1
         self.detach()
-        if self._reach.is_blocked(called=bool(graph.first_call), learning=_any_gradient(readings, owners)):
-            self._hooks = LayerHooks({}, self.activity)  # they would only be compiled into the model
+        if self._reach.is_blocked(called=bool(graph.first_call), learning=_has_gradient(model, readings)):
+            self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
-        def build(values: Array) -> Snapshot:
-            columns = parameter_columns(readings, owners, len(index), values)
-            columns |= call_columns(graph, index, values, float(values[scale[0]]) if scale else 1.0)
-            columns |= forward_columns(norms, shares, len(index), values) | trace_columns(trace_slots, values)
-            was_skipped = bool(values[skip[0]]) if skip else bool(skipped)
-            return Snapshot(step, tuple(index), kinds, skipped=was_skipped, **columns)
+        def build(values: Array) -> Snapshot | None:
+            return self._assembly.make(step, sums.columns(values))
 
-        return Pending(step, scalars.send(), build)
+        return Pending(step, transfer, build)
 
-    def _put_in_order(self) -> None:
-        if not self._ordered and self._hooks.graph.first_call:
-            order = network_order(list(self._layers), self._hooks.graph.first_call)
-            self._layers = {name: self._layers[name] for name in order}
-            self._list_parameters()
-            self._ordered = True
-
-    def _dead(self, index: dict[str, int]) -> list[tuple[int, int]]:
-        slots: dict[int, int] = {}
-        for layers, shares in self.activity.dead_shares():
-            slots.update(zip((index[layer] for layer in layers), self._scalars.values(shares), strict=True))
-        return list(slots.items())
-
-    def _list_parameters(self) -> None:
+    def _list(self) -> Model:
         self._names = {id(param): plain_name(name) for name, param in self.model.named_parameters()}
-        _refuse_sharded(self.model)
-        self._owners = {name: [] for name in self._names.values()}
-        for i, module in enumerate(self._layers.values()):
-            for param in module.parameters(recurse=False):
-                self._owners[self._names[id(param)]].append(i)
+        layers = {name: i for i, name in enumerate(self._layers)}
+        params = {name: i for i, name in enumerate(self._names.values())}
+        owners = [
+            (i, params[self._names[id(param)]])
+            for i, module in enumerate(self._layers.values())
+            for param in module.parameters(recurse=False)
+        ]
+        holders, held = np.array(owners, np.intp).reshape(-1, 2).T
+        return Model(layers, params, (holders, held))
 
 
-def _refuse_sharded(model: nn.Module) -> None:
-    for name, param in model.named_parameters():
-        if hasattr(param, "placements"):  # a DTensor: what is here is a part, and its norm is not the norm
-            raise NotImplementedError(
-                f"the parameter {name} is sharded over processes ({type(param.data).__name__}), which is not supported "
-                f"yet; train without the monitor, or with a strategy that keeps whole parameters, such as 'ddp'"
-            )
-
-
-def _saturated(graph: Graph, index: dict[str, int], scalars: DeviceScalars) -> list[tuple[int, int]]:
-    slots = scalars.many([share for _, share in graph.saturated])
-    return [(index[layer], slot) for (layer, _), slot in zip(graph.saturated, slots, strict=True)]
-
-
-def _any_gradient(readings: Iterable[ParameterReading], owners: Mapping[str, Sequence[int]]) -> bool:
-    slots = [slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True)]
-    return any(slot != NONE and owners.get(name) for name, slot in slots)
+def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:
+    owned = set(model.owners[1].tolist())
+    slots = (slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True))
+    return any(slot != NONE and model.params[name] in owned for name, slot in slots)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.records import Array
 
 _CHUNK = 1024
-_SKIPPED = -1.0  # stands for a total norm, which is never negative
+SKIPPED = 0.0  # stands for the total norm of a step that only the device knows to be left out
 
 
 class Trace:
@@ -92,11 +90,11 @@ class Traces:
         if norms and skipped is not True:  # a loss scaler's search is no trouble
             total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
             if isinstance(skipped, Tensor):
-                total = torch.where(skipped.to(total.device, non_blocking=True) > 0, _SKIPPED, total)
+                total = torch.where(skipped.to(total.device, non_blocking=True) > 0, SKIPPED, total)
             self._total.append(step, total)
 
     def drain(self, scalars: DeviceScalars) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
-        """Hand all over; returns steps and slots of the losses and of the total norms (negative: a skipped step)."""
+        """Hand all over; returns steps and slots of the losses and of the total norms (``SKIPPED``: left out)."""
         return self._loss.drain(scalars), self._total.drain(scalars)
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,14 +105,3 @@ class Traces:
         """Go on from there."""
         self._loss.load_state_dict(state["loss"])
         self._total.load_state_dict(state["total"])
-
-
-def trace_columns(traces: Sequence[tuple[list[int], list[int]]], values: Array) -> dict[str, Any]:
-    """A Snapshot's columns about every step since the last one, of what :meth:`Traces.drain` gave."""
-    steps = np.array(sorted({step for trace, _ in traces for step in trace}), np.int64)
-    losses, totals = (np.full(len(steps), np.nan) for _ in range(2))
-    for column, (at, slots) in zip((losses, totals), traces, strict=True):
-        column[np.searchsorted(steps, at)] = values[np.asarray(slots, np.intp)]
-    totals[totals < 0] = np.nan
-    loss = float(losses[-1]) if len(losses) else float("nan")
-    return {"loss": loss, "trace_step": steps, "trace_loss": losses, "trace_total_norm": totals}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gradwatch.probe.patterns import check_patterns, matches
+from gradwatch.probe.shards import over_shards
 from gradwatch.transforms.bounds import check_number, shrinking
 from gradwatch.transforms.gradients import Gradients, scale_exactly_
-from gradwatch.transforms.shards import over_shards
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext
 from gradwatch.transforms.units import Units, units
 

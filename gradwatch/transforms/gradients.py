@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gradwatch.transforms.norms import by_kind, norms_of, norms_over_shards
-from gradwatch.transforms.shards import local_part, refuse_partial
+from gradwatch.probe.shards import is_partial, local_part, norms_over_shards
+from gradwatch.transforms.norms import by_kind, norms_of
 
 
 def entries(tensor: Tensor) -> Tensor:
@@ -111,7 +111,11 @@ class Gradients:
 def _usable_gradient(name: str, param: nn.Parameter) -> Tensor:
     grad = param.grad
     assert grad is not None
-    refuse_partial(name, grad)
+    if is_partial(grad):
+        raise ValueError(
+            f"the gradient of {name!r} is a DTensor with placements {grad.placements}: "  # type: ignore[attr-defined]
+            "it is not yet summed over the ranks; redistribute it before transforms run"
+        )
     if grad.is_sparse and not grad.is_coalesced():
         grad = param.grad = grad.coalesce()
     return grad

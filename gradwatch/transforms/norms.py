@@ -1,4 +1,4 @@
-"""p-norms of many tensors of any kind: mixed devices and dtypes, empty, sharded."""
+"""p-norms of many tensors of any kind: mixed devices and dtypes, empty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gradwatch.probe.norms import l2_norms
-from gradwatch.transforms.shards import is_sharded, over_shards
 
 
 def by_kind(tensors: Sequence[Tensor]) -> list[list[int]]:
@@ -50,12 +49,3 @@ def _largest(values: Tensor) -> Tensor:
         return values.new_zeros(())
     low, high = torch.aminmax(values)
     return torch.maximum(high, -low)
-
-
-def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float) -> Tensor:
-    """Norms of whole tensors from those of the shards that this process holds."""
-    if not any(map(is_sharded, owners)):
-        return norms
-    if p == float("inf"):
-        return over_shards(norms, owners, "max")
-    return over_shards(norms**p, owners) ** (1 / p)

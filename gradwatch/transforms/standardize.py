@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.probe.shards import over_shards
 from gradwatch.transforms.bounds import check_number
 from gradwatch.transforms.gradients import Gradients
-from gradwatch.transforms.shards import over_shards
 from gradwatch.transforms.transform import GradientEdit, Transform
 from gradwatch.transforms.units import units
 

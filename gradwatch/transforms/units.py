@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradwatch.probe.shards import is_sharded, over_shards
 from gradwatch.transforms.gradients import Gradients, entries
-from gradwatch.transforms.shards import is_sharded, over_shards
 
 _HUGE = 1e18  # a float32 sum of squares overflows from here on
 

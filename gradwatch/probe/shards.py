@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -29,13 +30,30 @@ def local_part(tensor: Tensor) -> Tensor:
     return part
 
 
-def refuse_partial(name: str, grad: Tensor) -> None:
-    """Raise a ValueError for a gradient that is not yet summed over the ranks."""
-    if is_sharded(grad) and any(placement.is_partial() for placement in grad.placements):  # type: ignore[attr-defined]
-        raise ValueError(
-            f"the gradient of {name!r} is a DTensor with placements {grad.placements}: "  # type: ignore[attr-defined]
-            "it is not yet summed over the ranks; redistribute it before transforms run"
-        )
+def is_partial(tensor: Any) -> bool:
+    """Whether the tensor is the sum of what the processes hold, and that sum has not been taken yet."""
+    return is_sharded(tensor) and any(placement.is_partial() for placement in tensor.placements)
+
+
+def summed(tensor: Any) -> Any:
+    """The tensor, summed over the processes where that has not been done yet; costs a collective then."""
+    if not is_partial(tensor):
+        return tensor
+    placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
+    return tensor.redistribute(placements=placements)
+
+
+def part_count(tensor: Any) -> int:
+    """How many different parts a tensor is cut into; the processes beyond that many hold copies of them.
+
+    Example:
+        >>> part_count(torch.zeros(3))
+        1
+    """
+    if not is_sharded(tensor):
+        return 1
+    cut = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return math.prod(size for size, placement in cut if not placement.is_replicate())
 
 
 def over_shards(
@@ -79,6 +97,15 @@ def _reduced_mesh_dims(owner: Any, dims: Collection[int] | None) -> tuple[bool, 
     return tuple(
         not placement.is_replicate() and (dims is None or placement.dim in dims) for placement in owner.placements
     )
+
+
+def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float = 2.0) -> Tensor:
+    """The p-norms of whole tensors from those of the shards that this process holds."""
+    if not any(map(is_sharded, owners)):
+        return norms
+    if p == float("inf"):
+        return over_shards(norms, owners, "max")
+    return over_shards(norms**p, owners) ** (1 / p)
 
 
 def shard_like(full: Tensor, owner: Tensor) -> Tensor:

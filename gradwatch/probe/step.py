@@ -1,0 +1,138 @@
+"""One measured step: what was seen of it becomes one row of sums, and that the columns of a Snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from gradwatch.probe.alone import Alone
+from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
+from gradwatch.probe.graph import Graph
+from gradwatch.probe.parameters import ParameterReading
+from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.probe.sums import (
+    LAYER_SUMS,
+    PARAMETER_SUMS,
+    STEP_SUMS,
+    TRACE_SUMS,
+    CallSums,
+    Trail,
+    add_order,
+    add_outputs,
+    add_parameters,
+    add_traces,
+)
+from gradwatch.probe.terms import Indices, Terms, rows_of
+from gradwatch.probe.together import Together
+from gradwatch.records import Array
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is watched, in the order in which ``named_modules`` and ``named_parameters`` give it.
+
+    Attributes:
+        layers: layer -> its place.
+        params: parameter -> its place.
+        owners: pairs of a layer and a parameter of its own; a shared one is in several.
+    """
+
+    layers: Mapping[str, int]
+    params: Mapping[str, int]
+    owners: tuple[Indices, Indices]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a step on the host, and in ``scalars`` on the device."""
+
+    graph: Graph
+    scalars: DeviceScalars
+    readings: Sequence[ParameterReading]
+    span: range
+    loss: Trail
+    total: Trail
+    loss_scale: Tensor | None
+    skipped: bool | Tensor
+
+
+class StepSums:
+    """The sums of one step.
+
+    Args:
+        model: what is watched.
+        seen: what was seen.
+        group: adds up the sums, of this process alone or of several.
+    """
+
+    def __init__(self, model: Model, seen: Seen, group: Alone | Together) -> None:
+        self._model, self._span = model, seen.span
+        calls = CallSums(seen.graph, model.layers)
+        wanted = self._wanted(calls, group.unit_counts(model.layers))
+        room = group.room(wanted.reshape(-1)).reshape(wanted.shape)
+        self._calls, call_count = rows_of(room[0].tolist())
+        self._units, unit_count = rows_of(room[1].tolist())
+        terms = Terms(self._lengths(call_count, unit_count))
+        calls.add_to(terms, self._calls)
+        group.add_activity(terms, seen.scalars, model.layers, self._units, seen.graph)
+        _fill(terms, seen, model)
+        self._group, self._read = group, group.add_up(terms, seen.scalars, wanted.reshape(-1))
+
+    def _wanted(self, calls: CallSums, units: Mapping[int, int]) -> Indices:
+        """Sums for each layer's calls, where it has several, and for its units."""
+        wanted = np.zeros((2, len(self._model.layers)), np.intp)
+        for layer, several in calls.in_order.items():
+            wanted[0, layer] = len(several) if len(several) > 1 else 0
+        wanted[1, list(units)] = list(units.values())
+        return wanted
+
+    def _lengths(self, calls: int, units: int) -> dict[str, int]:
+        return {
+            **dict.fromkeys(LAYER_SUMS, len(self._model.layers)),
+            **dict.fromkeys(PARAMETER_SUMS, len(self._model.params)),
+            **dict.fromkeys(TRACE_SUMS, len(self._span)),
+            **dict.fromkeys(STEP_SUMS, 1),
+            **dict.fromkeys(("calls", "calls_seen"), calls),
+            **dict.fromkeys(("units", "fired"), units),
+        }
+
+    def columns(self, values: Array) -> Columns:
+        """What a Snapshot holds, by place: of layers, of parameters and of steps.
+
+        Args:
+            values: the numbers of ``scalars``, on the host.
+        """
+        sums, layers, params = self._read(values), self._model.layers, self._model.params
+        scale = self._group.batches * (sums["scale"][0] / sums["scaled"][0] if sums["scaled"][0] else 1.0)
+        return {
+            **parameter_columns(sums, list(params), self._model.owners, len(layers)),
+            **layer_columns(sums, scale),
+            **trace_columns(sums, self._span.start),
+            "dead_fraction": self._group.dead_fraction(sums, self._units),
+            "calls": call_column(sums, self._calls, scale),
+            "skipped": bool(sums["skipped"][0]),
+            "first_calls": {
+                layer: sums["position"][i] / sums["called"][i] for layer, i in layers.items() if sums["called"][i]
+            },
+        }
+
+
+def _fill(terms: Terms, seen: Seen, model: Model) -> None:
+    graph, scalars = seen.graph, seen.scalars
+    norms = scalars.many([norm for _, _, norm in graph.norms])
+    flat = scalars.many([share for _, share in graph.saturated])
+    add_outputs(terms, graph, model.layers, norms, flat)
+    add_order(terms, graph, model.layers)
+    for reading in seen.readings:
+        add_parameters(terms, reading, model.params)
+    add_traces(terms, seen.loss, seen.total, seen.span.start)
+    if seen.loss_scale is not None:
+        terms.add("scale", [0], scalars.many([seen.loss_scale]))
+        terms.count("scaled", [0])
+    if isinstance(seen.skipped, Tensor):
+        terms.add("skipped", [0], scalars.many([seen.skipped]))
+    else:
+        terms.count("skipped", [0], float(seen.skipped))
