@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.callbacks.either import EitherCallback
 from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers
 from gradwatch.transforms import Chain, StepContext, Transform, When
 from gradwatch.transforms.transform import walk
 
 
-class BackwardTransform(Callback):
+class BackwardTransform(EitherCallback):
     """Edit the gradient as it flows back through the outputs of chosen layers, with no change to the model.
 
     All that lies in front of such a layer gets what the transform left. That is then no gradient of the loss any more;

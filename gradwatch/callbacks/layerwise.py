@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from gradwatch.callbacks.either import EitherCallback
 from gradwatch.probe.layers import ROOT, find_layers
 
 
@@ -38,7 +39,7 @@ class Stage:
             raise ValueError(f"epochs is {self.epochs!r}; expected an integer of at least 1")
 
 
-class LayerwiseTraining(BaseFinetuning):
+class LayerwiseTraining(BaseFinetuning, EitherCallback):
     """Train layers in stages, each for some epochs, while all others are frozen.
 
     Use it where a deep network does not train as a whole, because gradients vanish on their way to the first layers:

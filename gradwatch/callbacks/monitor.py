@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch.callbacks.either import EitherCallback
 from gradwatch.callbacks.open_step import OpenStep
 from gradwatch.callbacks.refusals import ranks_of
 from gradwatch.callbacks.reports import Reports, open_reports
@@ -22,7 +23,7 @@ from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.watch import Watcher
 
 
-class GradientMonitor(Callback):
+class GradientMonitor(EitherCallback):
     """Watch every layer's gradient, find what is wrong, and show it in TensorBoard and on the terminal.
 
     Hooks exist only during a measured step. Watching changes nothing: the weights are bit for bit those of an
@@ -42,7 +43,9 @@ class GradientMonitor(Callback):
     ==============================  =====================================================================
 
     In TensorBoard a layer's name follows its place in the network (``grad_norm/03 conv1``), so that charts stand in
-    that order. All columns of a Snapshot are in the record and in ``history``.
+    that order. All columns of a Snapshot are in the record and in ``history``, which, like ``findings`` and
+    ``diagnosis()``, is there during the fit and after it. With
+    several processes the numbers are those of all batches together, the same in each, and the first one writes.
 
     Args:
         every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
@@ -65,9 +68,6 @@ class GradientMonitor(Callback):
     Example:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[GradientMonitor()], logger=False, enable_checkpointing=False)
-
-    ``GradientMonitor.findings``, ``.history`` and ``.diagnosis()`` hold the results after, and during, the fit. With
-    several processes the numbers are those of all batches together, the same in each, and the first one writes.
     """
 
     def __init__(
