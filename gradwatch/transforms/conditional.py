@@ -17,7 +17,8 @@ class When(Composed):
     """Apply a transform only while a finding of a kind is open, as the monitor says.
 
     Use it to interfere no more than needed: ``When("exploding", ClipByGlobalNorm(1.0))``. The step that opens a finding
-    was taken without the transform. In a plain loop, say what is open with a ``StepContext``.
+    was taken without the transform; on a CUDA device the next one or two are as well, as nobody waits for its numbers.
+    In a plain loop, say what is open with a ``StepContext``.
 
     Shapes: as the transform.
 
