@@ -1,117 +1,125 @@
 """What watching costs: the time of a step as a ratio to a bare Trainer with the same logger.
 
-    python tests/benchmarks/overhead.py --rounds 7
+    python tests/benchmarks/overhead.py --rounds 7 --csv_file overhead.csv
 
-All variants run in one process, in turn within each round; a round's figure is the mean time of a step after the dense
-first ones, and its ratio is to the bare run of the same round. The table gives the median and the range over the
-rounds. What comes before the first and after the last step (set-up, pictures, summary) is not in it.
+It is long: about ten minutes for the 64-layer MLP, an hour for all workloads. ``--workloads '[mlp-64]'`` takes one,
+``--variants '[gradwatch every 1, zclip]'`` some of the rows.
+
+All variants run in one process, once in each round, in another order in each; a round's figure is the mean time of a
+step after the dense first ones, and its ratio is to the bare run of the same round. The table gives the median and the
+range over the rounds, and the same ratio of processor time, which a busy machine disturbs less but which counts
+threads that wait. "bare again" is a second bare run: how far its range is from 1 is what the machine's noise does to
+every other row. What comes before the first and after the last timed step (set-up, pictures, summary) is not in it.
 """
 
 from __future__ import annotations
 
-import csv
+import gc
+import logging
+import random
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from figures import Row, publish
 from jsonargparse import auto_cli
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import grad_norm
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from torch import nn
+from variants import DENSE, VARIANTS, Variant
 from workloads import WORKLOADS, Workload
 
-from gradwatch import GradientMonitor
+Cost = tuple[float, float]  # seconds of a step, and seconds of all processors
 
-DENSE = 20
+
+class CannotRun(Exception):
+    """Why a variant has no figure on a workload."""
 
 
 class Timer(Callback):
-    """Mean seconds of a step, from the end of the dense first steps to the end of the fit."""
+    """Mean cost of a step, from the begin of step ``first`` to the begin of step ``first + steps``."""
 
-    seconds = float("nan")
-
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
+    def __init__(self, first: int, steps: int) -> None:
+        self.first, self.steps = first, steps
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == self.skip:
-            self.started = time.perf_counter()
+        if trainer.global_step == self.first:
+            self.begin = time.perf_counter(), time.process_time()
+        elif trainer.global_step == self.first + self.steps:
+            self.end = time.perf_counter(), time.process_time()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == trainer.max_steps:
-            self.seconds = (time.perf_counter() - self.started) / (trainer.max_steps - self.skip)
-
-
-class Recipe(Callback):
-    """Lightning's documented recipe: log_dict of grad_norm at every step."""
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
-        pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+    @property
+    def cost(self) -> Cost:
+        wall, processors = ((end - begin) / self.steps for begin, end in zip(self.begin, self.end, strict=True))
+        return wall, processors
 
 
-class ForeachNorm(Callback):
-    """The floor: one fused norm of all gradients, read once."""
+def cost_of_a_step(workload: Workload, variant: Variant, steps: int) -> Cost:
+    """Mean cost of a step over one fit.
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: object) -> None:
-        torch.stack(torch._foreach_norm([p.grad for p in pl_module.parameters() if p.grad is not None])).tolist()
-
-
-class FullHooks(Callback):
-    """Hand-written full backward hooks on every leaf module, each with an ``.item()``."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.norms: dict[int, float] = {}
-        for number, module in enumerate(m for m in pl_module.modules() if not list(m.children())):
-            module.register_full_backward_hook(self._hook(number))
-
-    def _hook(self, number: int) -> Callable[[nn.Module, object, tuple[torch.Tensor, ...]], None]:
-        def hook(module: nn.Module, grad_input: object, grad_output: tuple[torch.Tensor, ...]) -> None:
-            self.norms[number] = grad_output[0].norm().item()
-
-        return hook
-
-
-def monitor(every: int) -> Callable[[], Callback]:
-    return lambda: GradientMonitor(every_n_steps=every, dense_steps=DENSE, summary=False)
+    Raises:
+        CannotRun: when the variant fails on this workload.
+    """
+    timer = Timer(DENSE + 1, steps)
+    gc.collect()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        callback = variant.callback(folder)
+        trainer = Trainer(
+            accelerator="cpu", max_steps=timer.first + steps + 1, logger=TensorBoardLogger(folder),
+            callbacks=[timer, *filter(None, [callback])],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        try:
+            trainer.fit(workload.module(), workload.loader())
+        except RuntimeError as error:
+            raise CannotRun(f"cannot run: {str(error).splitlines()[0]}") from error
+    return timer.cost
 
 
-VARIANTS: dict[str, Callable[[], Callback | None]] = {
-    "bare": lambda: None,
-    "foreach_norm": ForeachNorm,
-    "gradwatch every 1": monitor(1),
-    "gradwatch every 10": monitor(10),
-    "gradwatch every 50": monitor(50),
-    "lightning recipe": Recipe,
-    "full backward hooks": FullHooks,
-}
+def measure(name: str, chosen: Sequence[str], rounds: int, steps: int | None) -> list[Row]:
+    """All rows of one workload: interleaved, after a round that is not counted."""
+    workload, order = WORKLOADS[name], random.Random(0)
+    cycle = max(VARIANTS[variant].every for variant in chosen)
+    steps = -(-(steps or workload.steps) // cycle) * cycle  # whole cycles of measured and unmeasured steps
+    costs: dict[str, list[Cost]] = {variant: [] for variant in chosen}
+    reasons = {v: f"left out: {VARIANTS[v].requires} is not installed" for v in chosen if VARIANTS[v].is_missing}
+    for _ in track(range(rounds + 1), description=name, console=Console(stderr=True)):
+        for variant in order.sample([v for v in chosen if v not in reasons], k=len(chosen) - len(reasons)):
+            try:
+                costs[variant].append(cost_of_a_step(workload, VARIANTS[variant], steps))
+            except CannotRun as reason:
+                reasons[variant] = str(reason)
+    return [row(name, v, reasons[v]) if v in reasons else figures(name, v, costs[v], costs["bare"]) for v in chosen]
 
 
-def seconds_a_step(workload: Workload, variant: str, steps: int, folder: str) -> float:
-    """Mean time of a step; NaN where the variant can't run."""
-    callback = VARIANTS[variant]()
-    timer = Timer(skip=DENSE + 1)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=DENSE + 1 + steps, logger=TensorBoardLogger(folder),
-        callbacks=[timer, *filter(None, [callback])],
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    try:
-        trainer.fit(workload.module(), workload.loader())
-    except RuntimeError as error:
-        print(f"{variant} cannot run: {str(error).splitlines()[0]}")
-    return timer.seconds
+def figures(workload: str, variant: str, costs: Sequence[Cost], bare: Sequence[Cost]) -> Row:
+    """A row of medians; the first round warmed up and is left out."""
+    pairs = list(zip(costs, bare, strict=True))[1:]
+    ratios = sorted(ours[0] / theirs[0] for ours, theirs in pairs)
+    processors = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
+    milliseconds = statistics.median(1e3 * ours[0] for ours, _ in pairs)
+    numbers = (milliseconds, statistics.median(ratios), ratios[0], ratios[-1], processors)
+    return row(workload, variant, "", *(f"{number:.3f}" for number in numbers))
+
+
+def row(workload: str, variant: str, note: str, *numbers: str) -> Row:
+    names = ("ms a step", "ratio", "lowest", "highest", "processor ratio")
+    return {
+        "workload": workload, "variant": variant, **dict(zip(names, numbers or [""] * len(names), strict=True)),
+        "note": note,
+    }  # fmt: skip
 
 
 def main(
-    workloads: list[str] | None = None, variants: list[str] | None = None, rounds: int = 5, csv_file: Path | None = None
+    workloads: list[str] | None = None,
+    variants: list[str] | None = None,
+    rounds: int = 5,
+    steps: int | None = None,
+    csv_file: Path | None = None,
 ) -> None:
     """Measure and print the table.
 
@@ -119,46 +127,18 @@ def main(
         workloads: some of mlp-64, resnet-18, transformer-6, rnn-cell-50; all by default.
         variants: some of the variants, beside the bare run; all by default.
         rounds: how often each is run, after one round that is not counted.
+        steps: how many steps a run times, rounded up to whole cycles; by default what suits the workload.
         csv_file: where the table goes too.
     """
     warnings.simplefilter("ignore")
-    chosen = ["bare", *(variants or [name for name in VARIANTS if name != "bare"])]
-    rows: list[dict[str, object]] = []
-    for name in workloads or WORKLOADS:
-        with tempfile.TemporaryDirectory() as folder:
-            # At every 50 a whole number of cycles has to be timed.
-            steps = max(WORKLOADS[name].steps, 50 if "gradwatch every 50" in chosen else 0)
-            times = [
-                {variant: seconds_a_step(WORKLOADS[name], variant, steps, folder) for variant in chosen}
-                for _ in track(range(rounds + 1), description=name, console=Console(stderr=True))
-            ][1:]
-        rows += [row(name, variant, times) for variant in chosen]
-    show(rows)
-    if csv_file:
-        with csv_file.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def row(workload: str, variant: str, times: list[dict[str, float]]) -> dict[str, object]:
-    ratios = sorted(round_[variant] / round_["bare"] for round_ in times)
-    return {
-        "workload": workload, "variant": variant,
-        "ms a step": round(1e3 * statistics.median(round_[variant] for round_ in times), 2),
-        "ratio": round(statistics.median(ratios), 3), "lowest": round(ratios[0], 3), "highest": round(ratios[-1], 3),
-    }  # fmt: skip
-
-
-def show(rows: list[dict[str, object]]) -> None:
-    table = Table(*rows[0], title=f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for cells in rows:
-        table.add_row(*map(str, cells.values()), end_section=cells["variant"] == list(VARIANTS)[-1])
-    Console().print(table)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    chosen = list(dict.fromkeys(["bare", *(variants or VARIANTS)]))
+    for variant in chosen:
+        if VARIANTS[variant].is_missing:
+            print(f"{variant} is left out: {VARIANTS[variant].requires} is not installed")
+    rows = [row for name in workloads or WORKLOADS for row in measure(name, chosen, rounds, steps)]
+    publish(rows, csv_file, group="workload")
 
 
 if __name__ == "__main__":
-    import logging
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     auto_cli(main)

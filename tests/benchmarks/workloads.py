@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 Batch = tuple[Tensor, Tensor]
+CLASSES = 10
 
 
 class Same(IterableDataset[Batch]):
@@ -49,7 +50,7 @@ def mlp(layers: int = 64, width: int = 128) -> nn.Module:
         linear = nn.Linear(width, width)
         nn.init.kaiming_normal_(linear.weight)
         blocks += [linear, nn.ReLU()]
-    return nn.Sequential(*blocks, nn.Linear(width, 10))
+    return nn.Sequential(*blocks, nn.Linear(width, CLASSES))
 
 
 class Block(nn.Module):
@@ -82,7 +83,7 @@ def resnet18(width: int = 64) -> nn.Module:
             outputs = width * 2**stage
             layers.append(Block(inputs, outputs, 2 if stage and not block else 1))
             inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, CLASSES))
 
 
 class Transformer(nn.Module):
@@ -93,7 +94,7 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(100, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Linear(width, 10)
+        self.head = nn.Linear(width, CLASSES)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.encoder(self.embed(tokens)).mean(1))
@@ -104,7 +105,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.cell, self.head = nn.RNNCell(32, width), nn.Linear(width, 10)
+        self.cell, self.head = nn.RNNCell(32, width), nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.new_zeros(x.shape[0], self.head.in_features)
@@ -128,7 +129,7 @@ class Workload:
 
     def loader(self) -> DataLoader[Batch]:
         torch.manual_seed(1)
-        return DataLoader(Same((self.inputs(), torch.randint(0, 10, (self.batch,)))), batch_size=None)
+        return DataLoader(Same((self.inputs(), torch.randint(0, CLASSES, (self.batch,)))), batch_size=None)
 
 
 WORKLOADS = {

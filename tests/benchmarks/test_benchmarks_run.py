@@ -1,0 +1,102 @@
+"""The commands run and write their tables; what they measure here, in a few steps, says nothing."""
+
+import csv
+import math
+from pathlib import Path
+
+import clip_cost
+import memory
+import overhead
+import pytest
+import scaling
+import torch
+from torch import nn
+from variants import VARIANTS
+from workloads import WORKLOADS, Workload
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A network with an in-place ReLU, on which full backward hooks can't be used."""
+    network = Workload(
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 10)), lambda: torch.randn(8, 4), 8, 4
+    )
+    monkeypatch.setitem(WORKLOADS, "tiny", network)
+    return "tiny"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_variant_has_a_row_with_a_ratio_or_a_reason(tiny: str, tmp_path: Path) -> None:
+    variants = [name for name, variant in VARIANTS.items() if variant.requires is None and variant.every == 1]
+    overhead.main([tiny], variants, rounds=1, steps=4, csv_file=tmp_path / "new" / "overhead.csv")
+    rows = {row["variant"]: row for row in read(tmp_path / "new" / "overhead.csv")}
+    assert list(rows) == variants
+    hooks = rows.pop("full backward hooks")
+    assert hooks["ratio"] == ""
+    assert hooks["note"].startswith("cannot run: Output 0 of BackwardHookFunction is a view")
+    for row in rows.values():
+        assert 0 < float(row["lowest"]) <= float(row["ratio"]) <= float(row["highest"])
+        assert row["note"] == ""
+
+
+def test_a_variant_whose_package_is_missing_says_so(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    overhead.main([tiny], ["wandb.watch"], rounds=1, steps=4, csv_file=tmp_path / "overhead.csv")
+    assert "wandb.watch is left out: wandb is not installed" in capsys.readouterr().out
+    assert read(tmp_path / "overhead.csv")[1]["note"] == "left out: wandb is not installed"
+
+
+def test_wandb_watch_runs_offline(tiny: str, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    overhead.main([tiny], ["wandb.watch"], rounds=1, steps=4, csv_file=tmp_path / "overhead.csv")
+    assert float(read(tmp_path / "overhead.csv")[1]["ratio"]) > 0
+
+
+def test_every_workload_trains() -> None:
+    for workload in WORKLOADS.values():
+        module = workload.module()
+        batch = next(iter(workload.loader()))
+        loss = nn.functional.cross_entropy(module.network(batch[0][:2]), batch[1][:2])
+        assert math.isfinite(loss.item())
+
+
+@pytest.mark.parametrize(("axis", "sizes"), [("layers", [10, 20, 30]), ("parameters", [1000, 4000, 9000])])
+def test_scaling_fits_a_line(axis: str, sizes: list[int], tmp_path: Path) -> None:
+    scaling.main([axis], sizes, rounds=1, cycles=2, csv_file=tmp_path / "scaling.csv")
+    rows = read(tmp_path / "scaling.csv")
+    assert [(row["axis"], int(row["size"])) for row in rows] == [(axis, size) for size in sizes]
+    assert all(float(row["R^2"]) <= 1 and math.isfinite(float(row["slope"])) for row in rows)
+
+
+def test_scaling_refuses_a_network_without_room_for_the_classes() -> None:
+    with pytest.raises(ValueError, match="10 layers of width 3 have no room for 10 classes"):
+        scaling.main(["parameters"], [100])
+
+
+def test_the_line_is_that_of_least_squares() -> None:
+    line = scaling.Line.through([1, 2, 3], [3.0, 5.0, 7.0])
+    assert (line.slope, line.start, line.r_squared) == pytest.approx((2, 1, 1))
+
+
+def test_memory_compares_processes(tmp_path: Path) -> None:
+    memory.main(["rnn-cell-50"], ["gradwatch every 1"], steps=4, csv_file=tmp_path / "memory.csv")
+    bare, watched = read(tmp_path / "memory.csv")
+    assert float(bare["over bare MB"]) == 0
+    assert float(watched["peak MB"]) >= float(watched["start MB"]) > 0
+    assert watched["verdict"] in ("within", "too much")
+
+
+def test_memory_wants_enough_steps() -> None:
+    with pytest.raises(ValueError, match="steps is 3; expected at least 4"):
+        memory.main(steps=3)
+
+
+def test_clip_cost_prints_a_line_for_each_transform(capsys: pytest.CaptureFixture[str]) -> None:
+    clip_cost.main(rounds=1)
+    assert capsys.readouterr().out.count("ClipByGlobalNorm") == 2
