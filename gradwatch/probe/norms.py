@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
-from gradwatch.probe.shards import local_part
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gradwatch.probe.shards import is_sharded, local_part
 
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
 _TINY, _HUGE = 1e-17, 1e18
 
+Batch = tuple[list[int], list[Tensor]]  # tensors that are alike, and where they stood
+_BLOCK = 1 << 16  # entries whose comparison with zero stays in the processor's cache
+
 
 def stored_values(tensor: Tensor) -> Tensor:
     """The entries a process stores, as a real strided tensor: same L2 norm, no graph, no copy where none is needed."""
-    tensor = local_part(tensor.detach())
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor if is_plain(tensor) else _stored(local_part(tensor))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor stores all its entries in this process, as real numbers."""
+    return tensor.layout is torch.strided and not tensor.is_complex() and not is_sharded(tensor)
+
+
+def _stored(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def batches(tensors: Sequence[Tensor | None]) -> list[Batch]:
+    """The stored values of tensors in batches of one device, dtype and kind, with their positions.
+
+    Example:
+        >>> tensors = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), None, torch.zeros(3)]
+        >>> [positions for positions, _ in batches(tensors)]
+        [[0, 3], [1]]
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for position, tensor in enumerate(tensors):
+        if tensor is not None:
+            key = tensor.dtype, tensor.device, tensor.layout, type(tensor)
+            try:
+                alike[key].append(position)
+            except KeyError:
+                alike[key] = [position]
+    return [(positions, _stored_all([tensors[i] for i in positions])) for positions in alike.values()]
+
+
+def _stored_all(batch: list[Any]) -> list[Tensor]:
+    return batch if is_plain(batch[0]) else [stored_values(tensor) for tensor in batch]
 
 
 def l2_norms(tensors: list[Tensor]) -> Tensor:
@@ -42,6 +80,18 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
     if device == "cpu":
         return _l2_norms_checked(tensors)
     return _l2_norms_scaled(tensors)
+
+
+def l2_norm_on_host(values: Tensor) -> float:
+    """L2 norm of one real tensor in the host's memory, as :func:`l2_norms` gives it.
+
+    Example:
+        >>> l2_norm_on_host(torch.tensor([3.0, 4.0]))
+        5.0
+    """
+    norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
+    number = float(norm.numpy())
+    return number if _TINY < number < _HUGE else float(torch.linalg.vector_norm(values, dtype=torch.float64).numpy())
 
 
 def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
@@ -68,7 +118,21 @@ def nonzero_counts(tensors: list[Tensor]) -> Tensor:
         >>> nonzero_counts([torch.tensor([0.0, 1.0, float("nan")])])
         tensor([2.], dtype=torch.float64)
     """
+    first = tensors[0]
+    # NumPy can't read a sum over processes that is still under way, which is a tensor of a kind of its own.
+    is_plain_kind = {type(tensor) for tensor in tensors} <= {Tensor, nn.Parameter}
+    if first.is_cpu and first.dtype in (torch.float32, torch.float64) and is_plain_kind:
+        arrays = [(t.detach() if t.requires_grad else t).resolve_neg().numpy() for t in tensors]
+        return torch.tensor([_nonzero_count(array) for array in arrays], dtype=torch.float64)
     return torch.stack([torch.count_nonzero(tensor) for tensor in tensors]).double()
+
+
+def _nonzero_count(values: npt.NDArray[np.floating[Any]]) -> int:
+    # A comparison is vectorized, and counting what it gives too: a fourth of the time that counting floats takes.
+    if values.size <= _BLOCK:
+        return values.size - int(np.count_nonzero(values == 0))
+    flat = values.ravel(order="K")
+    return sum(_nonzero_count(flat[i : i + _BLOCK]) for i in range(0, flat.size, _BLOCK))
 
 
 def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gradwatch.probe.norms import l2_norms, nonfinite_counts, nonzero_counts, stored_values
+from gradwatch.probe.norms import Batch, batches, l2_norms, nonfinite_counts, nonzero_counts
 from gradwatch.probe.ranks import Ranks, is_flat_piece
-from gradwatch.probe.scalars import DeviceScalars, batches
+from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
 from gradwatch.records import Array
 
-Slots = list[int]  # one a parameter; -1 where it has no such number
-Measured = tuple[list[int], list[Tensor], Tensor]  # positions, what stands there, a number for each
+Slots = npt.NDArray[np.int_]  # one a parameter; -1 where it has no such number
 NONE = -1
 
 
@@ -59,43 +59,44 @@ class ParameterReading:
         self._params = list(params.values())
         self.sizes = [local_part(param.detach()).numel() for param in self._params]
         self._seen = _fingerprint(self._params)
-        grads = _gradients(self._params)
-        self.shares, self.grad_shares = _shares(self._params, grads, ranks)
         self._grad_norms = _norms_over(scale)
-        norms = _read(grads, self._grad_norms)
-        counts = [(positions, batch, nonfinite_counts(batch, norm)) for positions, batch, norm in norms]
-        self.grad_norm = self._keep(norms, scalars)
-        self.nonzero = self._keep(_read(grads, nonzero_counts), scalars)
-        self.nonfinite = self._keep(counts, scalars)
-        self.weight_norm = self._keep(_read(self._params, l2_norms), scalars)
-        self.total = _together(norms, self.grad_shares)
+        with torch.no_grad():  # to detach each would cost as much as a pass over the small ones
+            grads = _gradients(self._params)
+            self.shares, self.grad_shares = _shares(self._params, grads, ranks)
+            self._read(grads, scalars)
+
+    def _read(self, grads: Sequence[Tensor | None], scalars: DeviceScalars) -> None:
+        alike, weights = batches(grads), batches(self._params)
+        norms = [self._grad_norms(batch) for _, batch in alike]
+        nonfinite = [nonfinite_counts(batch, norm) for (_, batch), norm in zip(alike, norms, strict=True)]
+        self.grad_norm = self._keep(alike, norms, scalars)
+        self.nonzero = self._keep(alike, [nonzero_counts(batch) for _, batch in alike], scalars)
+        self.nonfinite = self._keep(alike, nonfinite, scalars)
+        self.weight_norm = self._keep(weights, [l2_norms(batch) for _, batch in weights], scalars)
+        self.total = _together(alike, norms, self.grad_shares)
 
     def read_again(self, scalars: DeviceScalars) -> None:
         """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same.
 
         What is written through ``.data`` goes unseen, as autograd does not count it.
         """
-        changed = self._seen is None or _fingerprint(self._params) != self._seen
-        norms = self._keep(_read(_gradients(self._params), self._grad_norms), scalars) if changed else self.grad_norm
-        self.grad_norm_after = norms
+        if self._seen is not None and _fingerprint(self._params) == self._seen:
+            self.grad_norm_after = self.grad_norm
+            return
+        with torch.no_grad():
+            alike = batches(_gradients(self._params))
+            self.grad_norm_after = self._keep(alike, [self._grad_norms(batch) for _, batch in alike], scalars)
 
-    def _keep(self, results: Sequence[Measured], scalars: DeviceScalars) -> Slots:
-        slots = [NONE] * len(self.names)
-        for positions, _, numbers in results:
-            for position, slot in zip(positions, scalars.values(numbers), strict=True):
-                slots[position] = slot
+    def _keep(self, alike: Sequence[Batch], numbers: Sequence[Tensor], scalars: DeviceScalars) -> Slots:
+        slots = np.full(len(self.names), NONE)
+        for (positions, _), chunk in zip(alike, numbers, strict=True):
+            kept = scalars.values(chunk)
+            slots[positions] = np.arange(kept.start, kept.stop)
         return slots
 
 
 def _gradients(params: Sequence[nn.Parameter]) -> list[Tensor | None]:
     return [None if param.grad is None else summed(param.grad) for param in params]
-
-
-def _read(tensors: Sequence[Tensor | None], measure: Callable[[list[Tensor]], Tensor]) -> list[Measured]:
-    """Positions, tensors and measured numbers, in one fused pass for each device and dtype."""
-    present = [position for position, tensor in enumerate(tensors) if tensor is not None]
-    values = [stored_values(tensor) for tensor in tensors if tensor is not None]
-    return [([present[p] for p in positions], batch, measure(batch)) for positions, batch in batches(values)]
 
 
 def _norms_over(scale: Tensor | None) -> Callable[[list[Tensor]], Tensor]:
@@ -113,24 +114,24 @@ def _shares(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None], rank
     return np.array(held), np.array([own if other is None else other for own, other in zip(held, cut, strict=True)])
 
 
-def _fingerprint(params: Sequence[nn.Parameter]) -> list[tuple[int, int]] | None:
+def _fingerprint(params: Sequence[nn.Parameter]) -> tuple[list[int], list[int]] | None:
     # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
     # second pass over all gradients on every step that clips nothing. Torch's clip moves no counter of a DTensor's.
     grads = [param.grad for param in params]
-    is_kept = not any(is_sharded(grad) for grad in grads if grad is not None)
-    return [(id(grad), 0 if grad is None else grad._version) for grad in grads] if is_kept else None
+    if any(is_sharded(grad) for grad in grads if grad is not None):
+        return None
+    return list(map(id, grads)), [0 if grad is None else grad._version for grad in grads]
 
 
-def _in_one_row(norms: Sequence[Measured]) -> tuple[list[int], Tensor]:
-    home = norms[0][2].device
-    row = torch.cat([norm.to(home, non_blocking=True) for _, _, norm in norms])
-    return [position for positions, _, _ in norms for position in positions], row
+def _in_one_row(alike: Sequence[Batch], norms: Sequence[Tensor]) -> tuple[list[int], Tensor]:
+    row = torch.cat([norm.to(norms[0].device, non_blocking=True) for norm in norms])
+    return [position for positions, _ in alike for position in positions], row
 
 
-def _together(norms: Sequence[Measured], shares: Array) -> Tensor | None:
+def _together(alike: Sequence[Batch], norms: Sequence[Tensor], shares: Array) -> Tensor | None:
     if not norms:
         return None
-    positions, row = _in_one_row(norms)
+    positions, row = _in_one_row(alike, norms)
     weights = np.sqrt(shares[positions])
     if (weights != 1).any():
         row = row * torch.from_numpy(weights).to(row.device, non_blocking=True)
@@ -138,14 +139,17 @@ def _together(norms: Sequence[Measured], shares: Array) -> Tensor | None:
     return total
 
 
+@torch.no_grad()
 def part_of_total_norm(
     params: Sequence[nn.Parameter], ranks: Ranks | None, scale: Tensor | None = None
 ) -> Tensor | None:
     """Total L2 norm of the gradients as far as it counts in this process, see ``ParameterReading.total``."""
-    grads = _gradients(params)
-    return _together(_read(grads, _norms_over(scale)), _shares(params, grads, ranks)[1])
+    grads, measure = _gradients(params), _norms_over(scale)
+    alike = batches(grads)
+    return _together(alike, [measure(batch) for _, batch in alike], _shares(params, grads, ranks)[1])
 
 
+@torch.no_grad()
 def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
     """Total L2 norm of the gradients, a float64 scalar left on the device; None where there is none.
 
@@ -168,6 +172,7 @@ def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
     grads = [grad for grad in _gradients(params) if grad is not None]
     if not grads:
         return None
-    positions, row = _in_one_row(_read(grads, l2_norms))
+    alike = batches(grads)
+    positions, row = _in_one_row(alike, [l2_norms(batch) for _, batch in alike])
     total: Tensor = torch.linalg.vector_norm(norms_over_shards(row, [grads[position] for position in positions]))
     return total

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradwatch.probe.norms import l2_norms, stored_values
+from gradwatch.probe.norms import batches, l2_norm_on_host, l2_norms, stored_values
 from gradwatch.probe.transfer import Transfer
 from gradwatch.records import Array
-
-
-def batches(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Split tensors into batches of one device and dtype, each with the positions it came from.
-
-    Example:
-        >>> tensors = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(3)]
-        >>> [positions for positions, _ in batches(tensors)]
-        [[0, 2], [1]]
-    """
-    alike: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor]]] = {}
-    for position, tensor in enumerate(tensors):
-        positions, batch = alike.setdefault((tensor.device, tensor.dtype), ([], []))
-        positions.append(position)
-        batch.append(tensor)
-    yield from alike.values()
 
 
 class DeviceScalars:
     """Collects the numbers of one measured step without reading any.
 
-    Norms are computed in small fused batches, so that no tensor is held for longer than until ``max_tensors`` others
-    have come, or ``max_elements`` entries.
+    On a CPU a norm is taken at once, while the tensor is in the processor's cache. Elsewhere norms are computed in
+    small fused batches, so that no tensor is held for longer than until ``max_tensors`` others have come, or
+    ``max_elements`` entries.
 
     Attributes:
         count: how many slots were given out.
@@ -54,12 +39,16 @@ class DeviceScalars:
         self._waiting_slots: list[int] = []
         self._elements = 0
         self._chunks: list[tuple[Tensor, Sequence[int]]] = []
+        self._on_host: dict[int, float] = {}
 
     def norm(self, tensor: Tensor) -> int:
         """Ask for the L2 norm of a tensor that nobody changes; returns its slot."""
         slot = self.count
-        self.count += 1
-        self._waiting.append(tensor)
+        self.count = slot + 1
+        if tensor.is_cpu:
+            self._on_host[slot] = l2_norm_on_host(stored_values(tensor))
+            return slot
+        self._waiting.append(stored_values(tensor))
         self._waiting_slots.append(slot)
         self._elements += tensor.numel()
         if len(self._waiting) >= self._max_tensors or self._elements >= self._max_elements:
@@ -82,10 +71,12 @@ class DeviceScalars:
         return slots
 
     def _flush(self) -> None:
-        tensors = [stored_values(tensor) for tensor in self._waiting]
-        for positions, batch in batches(tensors):
+        for positions, batch in batches(self._waiting):
             self._chunks.append((l2_norms(batch), [self._waiting_slots[position] for position in positions]))
         self._waiting, self._waiting_slots, self._elements = [], [], 0
+        if self._on_host:
+            self._chunks.append((torch.tensor([*self._on_host.values()], dtype=torch.float64), [*self._on_host]))
+            self._on_host = {}
 
     def on_device(self, device: torch.device) -> tuple[Tensor, npt.NDArray[np.intp]]:
         """All numbers on one device, and the place of each slot among them; empty afterwards."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gradwatch.probe.activations import ENOUGH_SAMPLES
-from gradwatch.probe.scalars import DeviceScalars, batches
+from gradwatch.probe.norms import batches
+from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.terms import Rows, Sums, Terms
 from gradwatch.records import Array
 
