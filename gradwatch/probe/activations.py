@@ -61,9 +61,14 @@ class UnitActivity:
 
     def see(self, layer: str, output: Tensor) -> None:
         """Note the largest output of each unit of a ReLU."""
-        if output.dim() < 2:
+        output = output.detach()
+        dimensions = output.dim()
+        if dimensions < 2:
             return
-        peak = output.amax((0, *range(2, output.dim()))) if output.dim() > 3 else output.flatten(0, -2).amax(0)
+        if dimensions == 2:
+            peak = output.amax(0)
+        else:
+            peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
         samples = output.numel() // max(peak.numel(), 1)
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:

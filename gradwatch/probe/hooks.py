@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -84,7 +84,8 @@ class LayerHooks:
         ]
         self._handles: list[RemovableHandle] = []
         self._edges: dict[tuple[Any, int], int] = {}
-        self._inputs_before: dict[str, list[int]] = {}
+        self._takers: list[partial[None]] = []  # what is called with the gradient of each edge, for all steps
+        self._inputs_before: dict[str, Sequence[int]] = {}
         self._pass = 0
         self._arrived = 0  # how many gradients had come at the last forward call
 
@@ -123,13 +124,13 @@ class LayerHooks:
             return
         outputs = self._edges_of(output)
         if outputs:
-            inputs = self._inputs_before.pop(name, None)
+            inputs = self._inputs_before.pop(name, None) if self._inputs_before else None
             if inputs is None:
-                inputs = self._edges_of((args, kwargs) if kwargs else args)
+                inputs = self._edges_of((args, kwargs) if kwargs else args[0] if len(args) == 1 else args)
             self._note_call(name, inputs, outputs)
             look(output if isinstance(output, Tensor) else next(tensors_in(output)))
 
-    def _note_call(self, name: str, inputs: list[int], outputs: list[int]) -> None:
+    def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         graph = self.graph
         if len(graph.arrivals) != self._arrived and not _TRACKER.is_bw:
             self._pass += 1
@@ -137,33 +138,33 @@ class LayerHooks:
         call = len(graph.layers)
         graph.layers.append(name)
         graph.passes.append(self._pass)
-        graph.inputs += [(call, edge) for edge in inputs]
-        graph.outputs += [(call, edge) for edge in outputs]
+        for edge in inputs:
+            graph.inputs.append((call, edge))
+        for edge in outputs:
+            graph.outputs.append((call, edge))
         if name not in graph.first_call:
             graph.first_call[name] = len(graph.first_call)
 
     def _look(self, name: str, module: nn.Module) -> Callable[[Tensor], None]:
         """What is read of the output: at once, not in a batch, since an in-place module may overwrite it next."""
         if is_relu(module):
-            return lambda output: self._activity.see(name, output.detach())
+            return partial(self._activity.see, name)
         if isinstance(module, _PASS_ON):
-            return lambda output: None
+            return _do_nothing
         saturation = saturation_of(module)
 
         def look(output: Tensor) -> None:
-            values = stored_values(output)
+            values, graph = stored_values(output), self.graph
             dtype = torch.float32 if values.itemsize < 4 else None
-            self.graph.norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
+            graph.norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
             if saturation is not None:
-                self.graph.saturated.append((name, saturated_share(saturation, values)))
+                graph.saturated.append((name, saturated_share(saturation, values)))
 
         return look
 
-    def _edges_of(self, value: Any) -> list[int]:
-        if type(value) is tuple and len(value) == 1:
-            value = value[0]
+    def _edges_of(self, value: Any) -> Sequence[int]:
         if isinstance(value, Tensor):  # nearly always: the general way costs three times as much
-            return [self._edge(value)] if value.requires_grad else []
+            return (self._edge(value),) if value.requires_grad else ()
         return [self._edge(tensor) for tensor in tensors_in(value) if tensor.requires_grad]
 
     def _edge(self, tensor: Tensor) -> int:
@@ -172,9 +173,12 @@ class LayerHooks:
         key = (tensor, 0) if node is None else (node, tensor.output_nr)
         edge = self._edges.get(key)
         if edge is None:
-            edge = self._edges[key] = len(self.graph.sizes)
-            self.graph.sizes.append(tensor.numel())
-            handle: RemovableHandle = tensor.register_hook(partial(self._on_gradient, edge))  # type: ignore[no-untyped-call]
+            sizes = self.graph.sizes
+            edge = self._edges[key] = len(sizes)
+            sizes.append(tensor.numel())
+            if edge == len(self._takers):
+                self._takers.append(partial(self._on_gradient, edge))
+            handle: RemovableHandle = tensor.register_hook(self._takers[edge])  # type: ignore[no-untyped-call]
             if node is None:  # a leaf outlives the step, and a hook on it would too
                 self._handles.append(handle)
         return edge
