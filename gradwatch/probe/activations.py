@@ -87,10 +87,10 @@ class UnitActivity:
         for layer in ready:
             peak = self._peaks[layer][0]
             alike.setdefault((peak.shape, peak.device, peak.dtype), []).append(layer)
-        for layers in alike.values():
+        for layers in map(tuple, alike.values()):
             shares = (torch.stack([self._peaks.pop(layer)[0] for layer in layers]) <= 0).double().mean(1)
-            self._known = [known for known in self._known if not set(known[0]) <= set(layers)]
-            self._known.append((tuple(layers), shares))
+            kept = [known for known in self._known if known[0] != layers and not set(known[0]) <= set(layers)]
+            self._known = [*kept, (layers, shares)]
         return self._known
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,11 +19,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):  # after the others: to ask an abstract class costs more than they do
+        for item in value.values():
             yield from tensors_in(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
