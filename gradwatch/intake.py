@@ -13,7 +13,7 @@ from gradwatch.probe.history import History
 from gradwatch.probe.pending import Arrivals, Pending
 from gradwatch.probe.schedule import Schedule, require_count
 from gradwatch.probe.trace import Traces
-from gradwatch.records import Detector, Finding, GradientError, Snapshot
+from gradwatch.records import Detector, Finding, Snapshot
 
 
 class Intake:
@@ -82,15 +82,12 @@ class Intake:
             self._look_at(snapshot)
 
     def close(self, *, quietly: bool) -> None:
-        """Wait for the rest and act on it, the last time; ``quietly`` where an error is under way already."""
-        self.catch_up()
-        with suppress(GradientError) if quietly else nullcontext():
+        """Wait for the rest and act on it; ``quietly`` raises nothing: an error is under way, maybe the device's."""
+        with suppress(Exception) if quietly else nullcontext():
+            self.catch_up()
+            self.traces.leave_device()
             self._announce()
         self._opened.clear()
-
-    def release(self) -> None:
-        """Let go of what is not a record: tensors, and whoever is reported to."""
-        self.traces, self.on_snapshot = Traces(), None
 
     def _announce(self) -> None:
         while self._opened:
@@ -119,6 +116,6 @@ class Intake:
         return {"ledger": self.ledger, "history": self.history, "schedule": self.schedule, "traces": self.traces}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has what was recorded, holds no tensor and reports to nobody."""
+        """A copy has what was recorded and reports to nobody."""
         self.catch_up()
-        return {**self.__dict__, "traces": Traces(), "on_snapshot": None}
+        return {**self.__dict__, "on_snapshot": None}

@@ -184,7 +184,7 @@ class Watcher:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds what was recorded and watches nothing."""
-        return {**self.__dict__, "_probe": Probe(nn.Module()), "_read": {}}
+        return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: the step count, the findings, what detectors remember, some of the Snapshots."""

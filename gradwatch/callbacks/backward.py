@@ -12,14 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.callbacks.either import EitherCallback
+from gradwatch.callbacks.either import KeptCallback
 from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers
 from gradwatch.transforms import Chain, StepContext, Transform, When
 from gradwatch.transforms.transform import walk
 
 
-class BackwardTransform(EitherCallback):
+class BackwardTransform(KeptCallback):
     """Edit the gradient as it flows back through the outputs of chosen layers, with no change to the model.
 
     All that lies in front of such a layer gets what the transform left. That is then no gradient of the loss any more;
@@ -139,6 +139,7 @@ class BackwardTransform(EitherCallback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the hooks."""
         self._remove()
+        self.let_go()
 
     def _remove(self) -> None:
         for handle in self._handles:

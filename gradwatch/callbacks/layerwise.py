@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.either import EitherCallback
+from gradwatch.callbacks.either import KeptCallback
 from gradwatch.probe.layers import ROOT, find_layers
 
 
@@ -39,7 +39,7 @@ class Stage:
             raise ValueError(f"epochs is {self.epochs!r}; expected an integer of at least 1")
 
 
-class LayerwiseTraining(BaseFinetuning, EitherCallback):
+class LayerwiseTraining(BaseFinetuning, KeptCallback):
     """Train layers in stages, each for some epochs, while all others are frozen.
 
     Use it where a deep network does not train as a whole, because gradients vanish on their way to the first layers:
@@ -153,10 +153,12 @@ class LayerwiseTraining(BaseFinetuning, EitherCallback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the model as it came: what was trainable before the fit is trainable again."""
         self._unfreeze(pl_module)
+        self.let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The same, after a fit that was broken off."""
         self._unfreeze(pl_module)
+        self.let_go()
 
     def _unfreeze(self, pl_module: LightningModule) -> None:
         for param in self._trainable:

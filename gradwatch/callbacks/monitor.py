@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.either import EitherCallback
+from gradwatch.callbacks.either import KeptCallback
 from gradwatch.callbacks.open_step import OpenStep
 from gradwatch.callbacks.refusals import ranks_of
 from gradwatch.callbacks.reports import Reports, open_reports
@@ -23,7 +23,7 @@ from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.watch import Watcher
 
 
-class GradientMonitor(EitherCallback):
+class GradientMonitor(KeptCallback):
     """Watch every layer's gradient, find what is wrong, and show it in TensorBoard and on the terminal.
 
     Hooks exist only during a measured step. Watching changes nothing: the weights are bit for bit those of an
@@ -61,8 +61,7 @@ class GradientMonitor(EitherCallback):
             weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
 
     Raises:
-        ValueError: for a number out of range or an unknown ``on_finding``, here; for a pattern that matches no layer,
-            when the fit starts.
+        ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a vain pattern.
         TypeError: for a detector that can't be called.
 
     Example:
@@ -184,12 +183,13 @@ class GradientMonitor(EitherCallback):
         finally:  # a finding of the last steps that is raised is recorded first
             if reports is not None:
                 reports.close(self._watcher, summary=self._summary)
-            self._watcher.intake.release()
+            self._watcher.intake.on_snapshot = None
             self._watcher = copy(self._watcher)  # without the model
+            self.let_go()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and what was recorded; a fit that is under way stays with the original."""
-        return {**self.__dict__, "_step": None, "_reports": None}
+        return {**super().__getstate__(), "_step": None, "_reports": None}
 
     def state_dict(self) -> dict[str, Any]:
         """The step count, the findings, what detectors remember and some of the Snapshots, for a checkpoint."""

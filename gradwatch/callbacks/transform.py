@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.either import EitherCallback
+from gradwatch.callbacks.either import KeptCallback
 from gradwatch.callbacks.optimizer_run import OptimizerRun, total_norm
 from gradwatch.callbacks.refusals import check_monitor, check_trainer, find_monitor
 from gradwatch.probe.layers import plain_name
@@ -21,7 +21,7 @@ from gradwatch.transforms.transform import walk
 _ENOUGH_STEPS = 100  # before a share of clipped steps says anything about the learning rate
 
 
-class GradientTransform(EitherCallback):
+class GradientTransform(KeptCallback):
     """Clip, normalize or otherwise edit gradients just before each optimizer step.
 
     The transforms see what the optimizer is about to use: unscaled, accumulated, of its own parameters alone. With

@@ -42,7 +42,8 @@ class Alone:
         """Add the shares of dead units."""
         latest: dict[int, int] = {}
         for layers, shares in self._activity.dead_shares():
-            latest.update(zip((index[layer] for layer in layers), scalars.values(shares), strict=True))
+            numbered = zip(layers, scalars.values(shares), strict=True)
+            latest |= {index[layer]: slot for layer, slot in numbered if layer in index}  # a checkpoint may know others
         terms.add("dead", list(latest), list(latest.values()))
         terms.count("looked_at", list(latest))
 

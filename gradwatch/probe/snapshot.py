@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from torch import Tensor, nn
@@ -104,6 +105,13 @@ class Probe:
         self._readings = []
         self.total = None
         self.is_attached = False
+
+    def without_model(self) -> Probe:
+        """One that knows what was seen of the units, and holds nothing on the device."""
+        blank = Probe(nn.Module())
+        with suppress(RuntimeError):  # a device that has failed has nothing to tell
+            blank.activity.load_state_dict(self.activity.state_dict())
+        return blank
 
     def read(self, params: Iterable[nn.Parameter], scale: Tensor | None = None) -> None:
         """Read an optimizer's parameters: accumulated, before clipping. Sets ``total``.

@@ -97,6 +97,10 @@ class Traces:
         """Hand all over; returns steps and slots of the losses and of the total norms (``SKIPPED``: left out)."""
         return self._loss.drain(scalars), self._total.drain(scalars)
 
+    def leave_device(self) -> None:
+        """Bring what waits there to the host; waits for it."""
+        self.load_state_dict(self.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
         """Both, for a checkpoint."""
         return {"loss": self._loss.state_dict(), "total": self._total.state_dict()}
