@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from gradwatch.probe.layers import plain_name
 from gradwatch.probe.parameters import total_gradient_norm
 from gradwatch.probe.patterns import check_patterns
 
@@ -93,7 +94,7 @@ class GradientNorm(Metric):
     def _parameters_of(self, module: nn.Module) -> list[nn.Parameter]:
         if not isinstance(module, nn.Module):
             raise TypeError(f"GradientNorm was updated with a {type(module).__name__}; expected a torch.nn.Module")
-        params = dict(module.named_parameters())
+        params = {plain_name(name): param for name, param in module.named_parameters()}
         check_patterns([self.pattern], params, "parameter")
         return [param for name, param in params.items() if fnmatchcase(name, self.pattern)]
 

@@ -36,6 +36,8 @@ class BackwardTransform(KeptCallback):
         ValueError: when a pattern matches no layer, at the start of the fit; for transforms that need weights
             (``AdaptiveClip``, ``ScaleByTrustRatio``), remove gradients (``SkipNonFinite``) or wait for a finding.
 
+    Compiled code takes the hooks in, if it is compiled in the fit; with ``fullgraph=True`` torch refuses them.
+
     Non-finite gradients: as the transforms.
     Cost: that of the transforms, for each chosen output. Under fp16 the loss scale is read once a batch, a sync:
     gradients are divided by it, edited in float32, and multiplied again.

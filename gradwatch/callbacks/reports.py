@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from gradwatch.callbacks.refusals import is_a
+from gradwatch.probe.layers import plain_name
 from gradwatch.records import Finding, Snapshot
 from gradwatch.reporting.jsonl import JsonlRecord
 from gradwatch.reporting.keys import scalars
@@ -71,7 +72,7 @@ class Reports:
     def histograms(self, module: LightningModule, step: int) -> None:
         """Write histograms of all gradients."""
         for board in self._boards:
-            board.histograms(dict(module.named_parameters()), step)
+            board.histograms({plain_name(name): param for name, param in module.named_parameters()}, step)
 
     def close(self, watcher: Watcher, *, summary: bool) -> None:
         """Draw the last pictures, print the summary and close the record."""

@@ -57,14 +57,13 @@ class Reach:
         """End it: compiled code runs again, and nothing has to be compiled anew."""
         self._switched_off.close()
 
-    def is_blocked(self, *, called: bool, learning: bool) -> bool:
+    def is_blocked(self, *, unseen: bool) -> bool:
         """Whether hooks are of no use at all; says once which layers can't be read, and what to do.
 
         Args:
-            called: a layer was called as a module in the step.
-            learning: a layer has a gradient.
+            unseen: layers have gradients, and none was called as a module.
         """
-        count, lost = len(self._all), learning and not called and not self._hidden
+        count, lost = len(self._all), unseen and not self._hidden
         if self._hidden and not self._has_warned:
             what = (
                 f"{len(self._hidden)} of {count} layers ({_few(self._hidden)}) run inside compiled code, where no hook"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-import numpy as np
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -176,7 +175,7 @@ class Probe:
         sums, transfer = StepSums(model, seen, self._group), scalars.send()
         self.since = step + 1
         self.detach()
-        if self._reach.is_blocked(called=bool(graph.first_call), learning=_has_gradient(model, readings)):
+        if self._reach.is_blocked(unseen=not graph.first_call and _has_gradient(model, readings)):
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
         def build(values: Array) -> Snapshot | None:
@@ -186,15 +185,7 @@ class Probe:
 
     def _list(self) -> Model:
         self._names = {id(param): plain_name(name) for name, param in self.model.named_parameters()}
-        layers = {name: i for i, name in enumerate(self._layers)}
-        params = {name: i for i, name in enumerate(self._names.values())}
-        owners = [
-            (i, params[self._names[id(param)]])
-            for i, module in enumerate(self._layers.values())
-            for param in module.parameters(recurse=False)
-        ]
-        holders, held = np.array(owners, np.intp).reshape(-1, 2).T
-        return Model(layers, params, (holders, held))
+        return Model.of(self._layers, self._names)
 
 
 def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:

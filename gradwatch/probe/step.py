@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradwatch.probe.alone import Alone
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
@@ -43,6 +43,19 @@ class Model:
     layers: Mapping[str, int]
     params: Mapping[str, int]
     owners: tuple[Indices, Indices]
+
+    @classmethod
+    def of(cls, modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> Model:
+        """The layers by name, and the parameters whose names are given by their ids."""
+        layers = {name: i for i, name in enumerate(modules)}
+        params = {name: i for i, name in enumerate(names.values())}
+        owners = [
+            (layers[name], params[names[id(param)]])
+            for name, module in modules.items()
+            for param in module.parameters(recurse=False)
+        ]
+        holders, held = np.array(owners, np.intp).reshape(-1, 2).T
+        return cls(layers, params, (holders, held))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ class LossScale:
         left: the same where the optimizer unscales by itself, so that its gradients are still multiplied by it.
         skipped: as in :class:`Stepping`; False without a scaler.
 
+    Raises:
+        TypeError: when the scaler is something else.
+
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> LossScale(torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight])).value
@@ -89,6 +92,10 @@ class LossScale:
     """
 
     def __init__(self, scaler: Any, optimizer: Optimizer) -> None:
+        if scaler is not None and not hasattr(scaler, "unscale_"):
+            raise TypeError(
+                f"scaler is a {type(scaler).__name__}; expected the torch.amp.GradScaler of the loss, or None"
+            )
         self._scaler, self._optimizer = scaler, optimizer
         self._wraps = type(optimizer).__module__.endswith("fabric.wrappers")
         self._inner: Optimizer = optimizer.optimizer if self._wraps else optimizer  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from models import Net, loader, mlp, trainer
 from torch import Tensor, nn
 
 from gradwatch import GradientMonitor, Snapshot, watch
+from gradwatch.metrics import GradientNorm
 
 STEPS = 14
 CAN_SWITCH_OFF = hasattr(torch.compiler, "set_stance")
@@ -178,6 +179,12 @@ def test_a_layer_whose_forward_is_compiled_is_read() -> None:
 def test_patterns_name_layers_as_without_compiling() -> None:
     snapshots, _, _, _ = run(inside, include=("network.layers.*",), exclude=("*.2",))
     assert snapshots[0].layers == tuple(f"network.layers.{i}" for i in (0, 1, 3, 4))
+
+
+def test_the_metric_names_parameters_as_without_compiling() -> None:
+    model, norm = torch.compile(mlp(), backend=Backend()), GradientNorm("0.*")
+    model(torch.ones(2, 8)).sum().backward()
+    assert norm(model) == pytest.approx(torch.cat([p.grad.flatten() for p in model[0].parameters()]).norm().item())
 
 
 @needs_stance

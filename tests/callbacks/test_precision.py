@@ -226,3 +226,8 @@ def test_fabric_steps_the_scaler_by_itself() -> None:
     assert_close(watcher.history[0], 1e-3)
     moved = [(a - b).abs().max().item() for a, b in zip(model.parameters(), before.parameters(), strict=True)]
     assert 0 < max(moved) < 0.01
+
+
+def test_a_scaler_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"scaler is a float; expected the torch\.amp\.GradScaler of the loss, or None"):
+        watch(nn.Linear(1, 1)).step(torch.optim.SGD([nn.Parameter(torch.ones(1))]), scaler=1024.0)
