@@ -182,9 +182,10 @@ def test_patterns_name_layers_as_without_compiling() -> None:
 
 
 def test_the_metric_names_parameters_as_without_compiling() -> None:
-    model, norm = torch.compile(mlp(), backend=Backend()), GradientNorm("0.*")
+    body, norm = mlp(), GradientNorm("0.*")
+    model = torch.compile(body, backend=Backend())
     model(torch.ones(2, 8)).sum().backward()
-    assert norm(model) == pytest.approx(torch.cat([p.grad.flatten() for p in model[0].parameters()]).norm().item())
+    assert norm(model) == pytest.approx(torch.cat([p.grad.flatten() for p in body[0].parameters()]).norm().item())
 
 
 @needs_stance
