@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -37,18 +37,22 @@ def main(model_class: type[Baseline], args: list[str] | None = None) -> float:
     return accuracy
 
 
-def make_parser(description: str) -> ArgumentParser:
+def make_parser(description: str, datasets: Any = Name) -> ArgumentParser:
     """The options of all examples.
+
+    Args:
+        description: what the program does.
+        datasets: a Literal of the data sets to choose from; the first is the default.
 
     Example:
         >>> make_parser("An example.").parse_args(["--max-epochs", "5"]).max_epochs
         5
     """
     parser = ArgumentParser(description=description)
-    parser.add_argument("--dataset", type=Name, default="digits", help="what to learn")
-    parser.add_argument("--data-dir", type=Path | None, default=None, help="folder of the Fashion-MNIST files")
+    parser.add_argument("--dataset", type=datasets, default=get_args(datasets)[0], help="what to learn")
+    parser.add_argument("--data-dir", type=Path | None, default=None, help="folder of a data set's files")
     parser.add_argument("--max-epochs", type=PositiveInt, default=100, help="how long to train")
-    parser.add_argument("--batch-size", type=PositiveInt, default=512, help="images a step")
+    parser.add_argument("--batch-size", type=PositiveInt, default=512, help="samples a step")
     parser.add_argument("--seed", type=int, default=42, help="of the weights, the split and the shuffling")
     parser.add_argument("--fast", action="store_true", help=f"at most {FAST_EPOCHS} epochs of {FAST_BATCHES} batches")
     return parser

@@ -13,6 +13,7 @@ FIELDS = ("Symptom", "Idea", "Paper", "The change", "Measured", "When not to use
 def test_there_is_a_remedy_of_every_kind() -> None:
     kinds = {path.stem.split("_")[0] for path in REMEDIES}
     assert {"init", "activation", "optimizer", "schedule", "norm", "skip", "layerwise", "gradient", "clip"} <= kinds
+    assert {"lstm", "gru"} <= kinds
 
 
 @pytest.mark.parametrize("path", REMEDIES, ids=lambda path: path.stem)
