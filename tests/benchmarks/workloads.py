@@ -116,7 +116,7 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, its data, and how many steps make a round."""
+    """A network, its data, and how many steps make a turn."""
 
     network: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]
@@ -133,8 +133,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 128, 100),
-    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 20),
-    "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 16, 20),
-    "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 128, 100),
+    "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 128, 10),
+    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 2),
+    "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 16, 2),
+    "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 128, 10),
 }
