@@ -113,12 +113,12 @@ class Watcher:
 
     def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
         """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
-        params = [param for group in optimizer.param_groups for param in group["params"]]
+        groups = optimizer.param_groups if self.is_measuring or self._every_total else []
+        params = [param for group in groups for param in group["params"]]
         if self.is_measuring:
             self._probe.read(params, scale)
-            self._read[id(optimizer)] = self._probe.total
-        else:
-            self._read[id(optimizer)] = self._probe.part_of_total(params, scale) if self._every_total else None
+        part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
+        self._read[id(optimizer)] = part
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
@@ -141,7 +141,7 @@ class Watcher:
                 self.intake.catch_up()
             self.read_again()
             self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=loss_scale, skipped=skipped))
-        else:  # not measured, or no gradient at all: a training step that was left out
+        elif self.is_measuring:  # no gradient at all: a training step that was left out
             self._probe.detach()
         return self.intake.take(step)
 

@@ -130,7 +130,7 @@ class Probe:
 
     def part_of_total(self, params: Sequence[nn.Parameter], scale: Tensor | None = None) -> Tensor | None:
         """What counts here of the total gradient norm, of a step that is not measured; None without a gradient."""
-        return part_of_total_norm(params, self.ranks, scale)
+        return part_of_total_norm(params, self.ranks, scale) if params else None
 
     def whole(self, part: Tensor | None) -> Tensor | None:
         """The total norm that a part is of; None where each process holds other gradients: the Snapshot has it."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from shown_runs import FINDING, INF, NAN, vanishing_run
 
-from gradwatch.records import Snapshot
+from gradwatch.records import Finding, Snapshot
 from gradwatch.reporting.jsonl import JsonlRecord, read_record
 
 
@@ -88,10 +89,27 @@ def test_new_layers_get_a_new_header(path: Path) -> None:
 
 
 def test_each_line_is_in_the_file_at_once(path: Path) -> None:
-    record = JsonlRecord(path)
-    record.snapshot(vanishing_run()[0])
-    assert len(read_record(path)[0]) == 1
-    record.close()
+    with closing(JsonlRecord(path)) as record:
+        record.snapshot(vanishing_run()[0])
+        assert len(read_record(path)[0]) == 1
+
+
+def test_of_fast_snapshots_the_later_ones_wait_for_a_finding_or_for_a_second_to_pass(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    run = vanishing_run()
+    with closing(JsonlRecord(path)) as record:
+        record.snapshot(run[0])
+        record.snapshot(run[1])
+        assert len(read_record(path)[0]) == 1
+        record.finding(Finding("vanishing", ("a",), 1, 1e-9, 1e-3, "it vanishes"))
+        assert len(read_record(path)[0]) == 2
+        record.snapshot(run[2])
+        assert len(read_record(path)[0]) == 2
+        monkeypatch.setattr("time.monotonic", lambda: 1.1)
+        record.snapshot(run[2])
+        assert len(read_record(path)[0]) == 3
 
 
 @pytest.mark.parametrize("cut", [1, 30, 300])
