@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradwatch.reporting.words import shortened
 
@@ -40,16 +40,21 @@ def new_figure(rows: int) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
-    """The picture as height x width x RGB.
+def png(figure: Figure) -> tuple[bytes, int, int]:
+    """The picture as a PNG, and its height and width in pixels; the figure can't be used afterwards.
 
     Example:
-        >>> pixels(new_figure(rows=1)[0]).shape
-        (532, 900, 3)
+        >>> content, height, width = png(new_figure(rows=1)[0])
+        >>> content[1:4], height, width
+        (b'PNG', 532, 900)
     """
     canvas: Any = figure.canvas
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
+    with BytesIO() as file:
+        canvas.print_png(file)
+        width, height = canvas.get_width_height()
+        content = file.getvalue()
+    figure.clear()
+    return content, height, width
 
 
 def every_so_many(count: int, most: int) -> list[int]:

@@ -51,8 +51,11 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
     names, values = _matrix(history, column)
     figure, axes = new_figure(len(names))
     low, high = _decades(values)
-    image = axes.imshow(_logarithm(values), _colour_map(), vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    bar = figure.colorbar(image, pad=0.02, aspect=30)
+    # A mesh of cells, not an image: that would be spread over all pixels in several arrays of floats, 50 MB of them.
+    across, down = (np.arange(count + 1) - 0.5 for count in reversed(values.shape))
+    mesh = axes.pcolormesh(across, down, _logarithm(values), cmap=_colour_map(), vmin=low, vmax=high)
+    axes.invert_yaxis()
+    bar = figure.colorbar(mesh, pad=0.02, aspect=30)
     powers = log_ticks(low, high)
     bar.set_ticks(powers, labels=[f"1e{power}" for power in powers])
     label_layers(axes, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.canvas import pixels
+from gradwatch.reporting.canvas import png
 from gradwatch.reporting.histograms import finite_entries
 from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
 from gradwatch.reporting.markdown import findings_text
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
 _MOST_CALL_PICTURES = 4
+_RGBA = 4  # as TensorBoard's summary.proto numbers the kinds of pixels
 
 
 class TensorBoardReport:
@@ -121,9 +123,16 @@ class TensorBoardReport:
         at = history[-1].step if step is None else step
         try:
             for name, draw in _drawings(history, findings).items():
-                self._writer.add_image(f"gradient_flow/{name}", pixels(draw()), at, dataformats="HWC")
+                self._picture(f"gradient_flow/{name}", draw(), at)
         except ImportError as error:
             _say_once(str(error))
+        gc.collect()  # a figure is full of cycles: several would wait for the next collection, 10 MB each
+
+    def _picture(self, tag: str, figure: Figure, step: int) -> None:
+        """Write a finished PNG: ``add_image`` takes numbers, and makes several arrays of floats of them, 40 MB."""
+        content, height, width = png(figure)
+        image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
+        self._writer.file_writer.add_summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
 
     def histograms(self, params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], step: int) -> None:
         """Write a histogram of each gradient's finite entries; a parameter without any is left out.
