@@ -13,6 +13,7 @@ from gradwatch.diagnosis import diagnose
 from gradwatch.intake import Intake
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.schedule import Schedule
+from gradwatch.probe.settings import Settings
 from gradwatch.probe.snapshot import Probe
 from gradwatch.probe.stepping import LossScale
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
@@ -37,8 +38,7 @@ class Watcher:
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function that is called with the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: how many Snapshots are kept.
-        measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
-            weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
+        measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
         ranks: processes whose numbers are added up, by which all watch the model; None finds those of DDP and FSDP.
 
     Raises:
@@ -113,10 +113,10 @@ class Watcher:
 
     def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
         """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
-        groups = optimizer.param_groups if self.is_measuring or self._every_total else []
-        params = [param for group in groups for param in group["params"]]
+        looks = self.is_measuring or self._every_total
+        params = [param for group in optimizer.param_groups for param in group["params"]] if looks else []
         if self.is_measuring:
-            self._probe.read(params, scale)
+            self._probe.read(params, scale, Settings.of(optimizer))
         part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
         self._read[id(optimizer)] = part
 

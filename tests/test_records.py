@@ -70,6 +70,7 @@ def test_a_finding_is_open_until_it_has_a_closing_step() -> None:
 
 
 def test_a_diagnosis_reads_as_a_sentence() -> None:
-    diagnosis = Diagnosis(FOUND, "weights too small", "The Linear multiplies it by 0.1.", ("He", "BatchNorm"))
-    text = "vanishing: weights too small. The Linear multiplies it by 0.1. Try: He; BatchNorm."
+    evidence = "The Linear multiplies it by 0.1."
+    diagnosis = Diagnosis("initialization too small", evidence, 0.9, (FOUND,), ("He", "BatchNorm"))
+    text = "initialization too small. The Linear multiplies it by 0.1. Try: He; BatchNorm."
     assert str(diagnosis) == text

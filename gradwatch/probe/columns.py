@@ -73,6 +73,7 @@ def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indic
 
     nonzero, nonfinite = (by_layer(_known(sums[field], sums["present"])) for field in ("nonzero", "nonfinite"))
     read = np.flatnonzero(sums["read"])
+    entries = by_layer(sizes)
     return {
         "params": tuple(names[i] for i in read.tolist()),
         "param_grad_norm": np.sqrt(squares[read]),
@@ -81,7 +82,8 @@ def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indic
         "grad_norm": np.sqrt(by_layer(squares)),
         "weight_norm": np.sqrt(by_layer(_known(sums["weight"], sums["read"]))),
         "nonfinite": nonfinite,
-        "zero_fraction": 1 - _ratio(nonzero, by_layer(sizes)),
+        "zero_fraction": 1 - _ratio(nonzero, entries),
+        "size": entries,
     }
 
 

@@ -45,6 +45,8 @@ class Graph:
         saturated: layer and share of saturated outputs (a device scalar), for each call of a bounded activation.
         shares, arrival_shares, norm_shares: how much each edge, arrival and norm counts where other ranks, which share
             the batch, hold copies of it; empty where nobody does.
+        inputs_given: entries and norm (a device scalar) of the floating tensors that the first call was given.
+        dtype: the half precision that a layer put out last; empty where none did.
         cut_by_unit: layers of whose units this process holds only some.
     """
 
@@ -62,4 +64,6 @@ class Graph:
         self.shares: list[float] = []
         self.arrival_shares: list[float] = []
         self.norm_shares: list[float] = []
+        self.inputs_given: list[tuple[int, Tensor]] = []
+        self.dtype = ""
         self.cut_by_unit: set[str] = set()

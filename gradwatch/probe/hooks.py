@@ -127,8 +127,17 @@ class LayerHooks:
             inputs = self._inputs_before.pop(name, None) if self._inputs_before else None
             if inputs is None:
                 inputs = self._edges_of((args, kwargs) if kwargs else args[0] if len(args) == 1 else args)
+            if not self.graph.layers:
+                self._see_inputs((args, kwargs))
             self._note_call(name, inputs, outputs)
             look(output if isinstance(output, Tensor) else next(tensors_in(output)))
+
+    def _see_inputs(self, given: Any) -> None:
+        for tensor in tensors_in(given):
+            if tensor.is_floating_point():
+                values = stored_values(tensor)
+                norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
+                self.graph.inputs_given.append((values.numel(), norm))
 
     def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         graph = self.graph
@@ -155,7 +164,9 @@ class LayerHooks:
 
         def look(output: Tensor) -> None:
             values, graph = stored_values(output), self.graph
-            dtype = torch.float32 if values.itemsize < 4 else None
+            dtype = None
+            if values.itemsize < 4:
+                dtype, graph.dtype = torch.float32, str(values.dtype).removeprefix("torch.")
             graph.norms.append((name, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
             if saturation is not None:
                 graph.saturated.append((name, saturated_share(saturation, values)))

@@ -20,6 +20,7 @@ from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_nor
 from gradwatch.probe.pending import Pending
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.probe.settings import Settings
 from gradwatch.probe.step import Model, Seen, StepSums
 from gradwatch.probe.together import Together
 from gradwatch.probe.trace import Traces
@@ -82,6 +83,7 @@ class Probe:
         self._assembly = Assembly(self._layers)
         self._names: dict[int, str] = {}
         self._listed: Model | None = None
+        self._settings = Settings()
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
@@ -112,13 +114,17 @@ class Probe:
             blank.activity.load_state_dict(self.activity.state_dict())
         return blank
 
-    def read(self, params: Iterable[nn.Parameter], scale: Tensor | None = None) -> None:
+    def read(
+        self, params: Iterable[nn.Parameter], scale: Tensor | None = None, settings: Settings | None = None
+    ) -> None:
         """Read an optimizer's parameters: accumulated, before clipping. Sets ``total``.
 
         Args:
             params: those of the optimizer that is about to step.
             scale: what their gradients are still multiplied by, on the device; None where they are unscaled.
+            settings: the optimizer's.
         """
+        self._settings = settings or Settings()
         wanted = [param for param in params if param.requires_grad]
         if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
             self._listed = self._list()
@@ -172,14 +178,14 @@ class Probe:
         losses, totals = traces.drain(scalars)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         seen = Seen(graph, scalars, readings, span, losses, totals, loss_scale, skipped)
-        sums, transfer = StepSums(model, seen, self._group), scalars.send()
+        sums, transfer, settings = StepSums(model, seen, self._group), scalars.send(), vars(self._settings)
         self.since = step + 1
         self.detach()
         if self._reach.is_blocked(unseen=not graph.first_call and _has_gradient(model, readings)):
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
         def build(values: Array) -> Snapshot | None:
-            return self._assembly.make(step, sums.columns(values))
+            return self._assembly.make(step, {**sums.columns(values), **settings})
 
         return Pending(step, transfer, build)
 

@@ -27,6 +27,7 @@ from gradwatch.probe.sums import (
 )
 from gradwatch.probe.terms import Indices, Terms, rows_of
 from gradwatch.probe.together import Together
+from gradwatch.probe.weights import WeightGains
 from gradwatch.records import Array
 
 
@@ -38,11 +39,13 @@ class Model:
         layers: layer -> its place.
         params: parameter -> its place.
         owners: pairs of a layer and a parameter of its own; a shared one is in several.
+        weights: how the gain of each layer's weights follows from their norm.
     """
 
     layers: Mapping[str, int]
     params: Mapping[str, int]
     owners: tuple[Indices, Indices]
+    weights: WeightGains
 
     @classmethod
     def of(cls, modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> Model:
@@ -55,7 +58,8 @@ class Model:
             for param in module.parameters(recurse=False)
         ]
         holders, held = np.array(owners, np.intp).reshape(-1, 2).T
-        return cls(layers, params, (holders, held))
+        weights = WeightGains.of(modules, {number: params[name] for number, name in names.items()})
+        return cls(layers, params, (holders, held), weights)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class StepSums:
     """
 
     def __init__(self, model: Model, seen: Seen, group: Alone | Together) -> None:
-        self._model, self._span = model, seen.span
+        self._model, self._span, self._dtype = model, seen.span, seen.graph.dtype
         calls = CallSums(seen.graph, model.layers)
         wanted = self._wanted(calls, group.unit_counts(model.layers))
         room = group.room(wanted.reshape(-1)).reshape(wanted.shape)
@@ -127,6 +131,10 @@ class StepSums:
             "dead_fraction": self._group.dead_fraction(sums, self._units),
             "calls": call_column(sums, self._calls, scale),
             "skipped": bool(sums["skipped"][0]),
+            "weight_gain": self._model.weights.gains(sums["weight"], len(layers)),
+            "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
+            "loss_scale": float(sums["scale"][0] / sums["scaled"][0]) if sums["scaled"][0] else np.nan,
+            "dtype": self._dtype,
             "first_calls": {
                 layer: sums["position"][i] / sums["called"][i] for layer, i in layers.items() if sums["called"][i]
             },
@@ -145,6 +153,9 @@ def _fill(terms: Terms, seen: Seen, model: Model) -> None:
     if seen.loss_scale is not None:
         terms.add("scale", [0], scalars.many([seen.loss_scale]))
         terms.count("scaled", [0])
+    given = graph.inputs_given
+    terms.add("input", [0] * len(given), scalars.many([norm for _, norm in given]), power=2)
+    terms.count("inputs", [0] * len(given), [entries for entries, _ in given])
     if isinstance(seen.skipped, Tensor):
         terms.add("skipped", [0], scalars.many([seen.skipped]))
     else:

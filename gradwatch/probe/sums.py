@@ -25,7 +25,7 @@ Index = Mapping[str, int]  # layer or parameter -> its place
 Trail = tuple[Sequence[int], Sequence[int]]  # steps, and where their numbers wait
 PARAMETER_SUMS = ("read", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
 TRACE_SUMS = ("loss", "losses", "total", "totals")
-STEP_SUMS = ("scale", "scaled", "skipped", "short")
+STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs")
 
 
 def _weights(shares: Sequence[float], numbers: int) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradwatch.records import Array, Finding, Snapshot
-from gradwatch.reporting.reading import ARRAYS, FORMAT, NAMES, NUMBERS, VERSION, read_record
+from gradwatch.reporting.reading import ARRAYS, FORMAT, NAMES, NUMBERS, VERSION, WORDS, read_record
 
 __all__ = ["JsonlRecord", "read_record"]
 
@@ -108,6 +108,9 @@ def _parts(snapshot: Snapshot) -> Iterator[str]:
     for name in NUMBERS:
         if not math.isnan(getattr(snapshot, name)):
             yield f'"{name}": {_numbers([getattr(snapshot, name)])}'
+    for name in WORDS:
+        if getattr(snapshot, name):
+            yield f'"{name}": {json.dumps(getattr(snapshot, name))}'
     if snapshot.skipped:
         yield '"skipped": true'
     for name in ARRAYS:

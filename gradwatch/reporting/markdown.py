@@ -33,7 +33,7 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
     count = f"**{len(open_ones)} open finding{'s' * (len(open_ones) != 1)}**, {len(closed)} closed"
     table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
     known = list(diagnoses)
-    texts = [_sentences(finding, [d for d in known if d.finding == finding]) for finding in open_ones]
+    texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
     return "\n\n".join([count, table, *texts])
 
 

@@ -15,7 +15,8 @@ from gradwatch.records import COLUMNS, Array, Finding, Snapshot
 
 FORMAT, VERSION = "gradwatch", 1
 NAMES = ("layers", "kinds", "params")
-NUMBERS = ("loss", "total_norm", "total_norm_after")
+NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale")
+WORDS = ("optimizer", "dtype")
 ARRAYS = (*COLUMNS, "param_grad_norm", "trace_loss", "trace_total_norm")
 
 
@@ -79,6 +80,7 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
 def _snapshot(line: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Snapshot:
     given: dict[str, Any] = dict(names) | {name: _array(line[name]) for name in ARRAYS if name in line}
     given |= {name: float(line[name]) for name in NUMBERS if name in line}
+    given |= {name: line[name] for name in WORDS if name in line}
     given["trace_step"] = np.array(line.get("trace_step", []), np.int64)
     for name, like in (("param_grad_norm", names["params"]), *((n, given["trace_step"]) for n in ARRAYS[-2:])):
         given.setdefault(name, np.full(len(like), np.nan))

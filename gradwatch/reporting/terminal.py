@@ -46,7 +46,7 @@ class Summary:
         if not ordered:
             yield Text("No finding.", style="bold green")
         for finding in ordered[:_MOST_FINDINGS]:
-            yield from _finding(finding, [d for d in self.diagnoses if d.finding == finding])
+            yield from _finding(finding, [d for d in self.diagnoses if finding in d.findings][:1])
         if len(ordered) > _MOST_FINDINGS:
             yield Text(f"... and {len(ordered) - _MOST_FINDINGS} more findings", style="dim")
 

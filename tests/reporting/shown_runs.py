@@ -39,4 +39,6 @@ def vanishing_run(depth: int = 7, steps: int = 3) -> list[Snapshot]:
 
 
 FINDING = Finding("vanishing", ("net.1", "net.3"), 0, 1e-5, 1e-3, "the gradient vanishes (healthy: above 0.001).")
-DIAGNOSIS = Diagnosis(FINDING, "saturating activation", "Each Sigmoid takes 0.25.", ("ReLU with He", "skips", "norms"))
+DIAGNOSIS = Diagnosis(
+    "saturating activation", "Each Sigmoid takes 0.25.", 1.0, (FINDING,), ("ReLU with He", "skips", "norms")
+)

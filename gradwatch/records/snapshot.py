@@ -1,34 +1,18 @@
-"""The nouns that travel through gradwatch: Snapshot, Finding, Diagnosis."""
+"""A Snapshot: one measured optimizer step, as columns over the layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Kind = Literal["vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike"]
-Severity = Literal["warning", "error"]
 
 NO_VALUES: Array = np.empty(0)
-
-
-class GradientWarning(UserWarning):
-    """What ``on_finding="warn"`` emits when a finding opens."""
-
-
-class GradientError(RuntimeError):
-    """What ``on_finding="raise"`` raises when a finding opens; ``finding`` holds it."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
-
-    def __reduce__(self) -> tuple[type[GradientError], tuple[Finding]]:
-        return type(self), (self.finding,)
+_SELF_SCALING = ("adam", "lion", "rmsprop", "adagrad", "adafactor", "lamb")  # in the names of optimizers
 
 
 def _column() -> Any:
@@ -58,6 +42,9 @@ class Snapshot:
         output_rms: root mean square of the layer's output in the forward pass; ReLUs and normalization layers,
             which only pass on NaN and Inf, are left out.
         dead_fraction: share of the units of a ReLU that were active for no sample.
+        weight_gain: by what a layer's weights alone multiply the RMS of a gradient, for Linears and convolutions: their
+            L2 norm over the square root of the inputs (times the stride's area), as if they were independent.
+        size: how many parameters of its own it has that should learn.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
         params: names of the parameters that should learn: they require a gradient and stand in the optimizer.
         param_grad_norm: L2 norm of each one's gradient, aligned with ``params``; NaN where ``.grad`` is None.
@@ -67,6 +54,11 @@ class Snapshot:
         total_norm_after: the same when the optimizer stepped, after clipping.
         loss: the step's loss; ``inf`` where it was NaN.
         skipped: the optimizer did not step (a loss scaler met an overflow).
+        optimizer: class name of the one that stepped last.
+        learning_rate: the largest of its groups.
+        input_rms: root mean square of the floating tensors that the first layer was given.
+        dtype: the half precision that a layer put out, such as ``float16``; empty where none did.
+        loss_scale: what the loss was multiplied by for the backward pass.
         trace_step, trace_loss, trace_total_norm: every optimizer step since the last Snapshot, this one included: its
             index, its loss and, where it was asked for, its total norm. Non-finite values are ``inf``.
 
@@ -91,6 +83,8 @@ class Snapshot:
     output_rms: Array = _column()
     dead_fraction: Array = _column()
     saturated_fraction: Array = _column()
+    weight_gain: Array = _column()
+    size: Array = _column()
     params: tuple[str, ...] = ()
     param_grad_norm: Array = field(default_factory=lambda: NO_VALUES)
     calls: Mapping[str, Array] = field(default_factory=dict)
@@ -98,6 +92,11 @@ class Snapshot:
     total_norm_after: float = float("nan")
     loss: float = float("nan")
     skipped: bool = False
+    optimizer: str = ""
+    learning_rate: float = float("nan")
+    input_rms: float = float("nan")
+    dtype: str = ""
+    loss_scale: float = float("nan")
     trace_step: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     trace_loss: Array = field(default_factory=lambda: NO_VALUES)
     trace_total_norm: Array = field(default_factory=lambda: NO_VALUES)
@@ -121,6 +120,21 @@ class Snapshot:
         return self.grad_norm / np.where(learning, self.weight_norm, np.nan)
 
     @property
+    def step_to_weight(self) -> Array:
+        """About how large the optimizer's step is over the weights, by layer: one without momentum.
+
+        Optimizers that divide by the gradient's own size (Adam and its kin) move every parameter by the learning rate.
+        """
+        if any(name in self.optimizer.lower() for name in _SELF_SCALING):
+            step = self.learning_rate * np.sqrt(self.size)
+        else:
+            coefficient = self.clip_coefficient if np.isfinite(self.clip_coefficient) else 1.0
+            step = self.learning_rate * coefficient * self.grad_norm
+        known = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
+        ratio: Array = step / np.where(known, self.weight_norm, np.nan)
+        return ratio
+
+    @property
     def clip_coefficient(self) -> float:
         """Total norm after clipping over that before: 1 where nothing was clipped."""
         return 1.0 if self.total_norm == 0 else self.total_norm_after / self.total_norm
@@ -133,61 +147,3 @@ class Snapshot:
 
 
 COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Snapshot) if f.metadata.get("column"))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is wrong: it opens at ``step``, lasts, and closes at ``closed_step``.
-
-    Attributes:
-        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike``, or the name of your own.
-        layers: the layers (or parameters, or quantities such as ``loss``) it is about, in network order.
-        step: optimizer step at which it began.
-        value: what was measured.
-        threshold: what it was held against.
-        message: a sentence with value, threshold and the next thing to try.
-        severity: ``"error"`` where training can't go on (NaN, Inf), else ``"warning"``.
-        closed_step: optimizer step at which it was found gone; None while it lasts.
-
-    Example:
-        >>> Finding("vanishing", ("first",), step=3, value=1e-7, threshold=1e-3, message="it vanishes").is_open
-        True
-    """
-
-    kind: str
-    layers: tuple[str, ...]
-    step: int
-    value: float
-    threshold: float
-    message: str
-    severity: Severity = "warning"
-    closed_step: int | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the trouble was still there at the last measured step."""
-        return self.closed_step is None
-
-
-Detector = Callable[[Snapshot], "Iterable[Finding] | Finding | None"]
-"""What looks at a Snapshot and returns what is wrong in it, if anything. A plain function is one."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A cause for a finding, with the evidence for it, and remedies in the order to try.
-
-    Attributes:
-        finding: what it explains.
-        cause: the cause in a few words, such as ``saturating activation``.
-        evidence: the measured numbers that speak for it, as a sentence.
-        remedies: what to do, the first thing to try first.
-    """
-
-    finding: Finding
-    cause: str
-    evidence: str
-    remedies: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.finding.kind}: {self.cause}. {self.evidence} Try: {'; '.join(self.remedies)}."
