@@ -52,7 +52,7 @@ class ReplaceActivations(ModelRemedy):
     seed: int = 0
     fits: ClassVar[Mapping[str, float]] = {
         "saturating activation": 1.0,
-        "dead ReLU": 0.0,
+        "dead ReLU": 1.0,
         "initialization too small": 0.6,
     }
 

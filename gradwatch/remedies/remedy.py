@@ -109,11 +109,9 @@ class Combination(Remedy):
     Example:
         >>> from gradwatch.remedies import InitializeAgain, InsertNormalization
         >>> both = Combination((InsertNormalization(), InitializeAgain()))
-        >>> both.apply(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2)))[0]
-        Sequential(
-          (0): Linear(in_features=8, out_features=8, bias=True)
-          (1): LayerNorm((8,), eps=1e-05, elementwise_affine=True)
-        )
+        >>> changed = both.apply(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2)))
+        >>> [type(layer).__name__ for layer in changed[0]]
+        ['Linear', 'LayerNorm']
     """
 
     remedies: tuple[Remedy, ...]
