@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,71 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import exchange, optimizers_in, scale_rates
-from gradwatch.remedies.method import wrap_method
-from gradwatch.remedies.remedy import Remedy
-from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
-
-
-class OptimizerRemedy(Remedy):
-    """A remedy that changes what ``configure_optimizers`` returns, on the copy alone."""
-
-    def change(self, setup: Setup) -> Setup:
-        """Wrap the method."""
-        if not setup.trains_itself:
-            raise NotApplicable(
-                f"{type(setup.module).__name__} does not say how it is trained (it has no configure_optimizers). "
-                f"In your training loop, write:\n{self.code(setup.module)}"
-            )
-        wrap_method(setup.module, "configure_optimizers", self)
-        return setup
-
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
-        """What the module configures, changed."""
-        return self.configure(method(*args))
-
-    @abstractmethod
-    def configure(self, configured: Any) -> Any:
-        """Change what was configured, in any form that Lightning allows."""
-
-
-def optimizers_of(module: nn.Module) -> list[Optimizer]:
-    """The optimizers that a copy of a module configures; none where it has to be in a Trainer for that.
-
-    Example:
-        >>> optimizers_of(nn.Linear(1, 1))
-        []
-    """
-    if not callable(getattr(module, "configure_optimizers", None)):
-        return []
-    copied: Any = copy_of(module)
-    try:
-        return optimizers_in(copied.configure_optimizers())
-    except Exception:  # whatever a user's method raises outside of a Trainer
-        return []
-
-
-def class_of(module: nn.Module, otherwise: str) -> str:
-    """The class of the optimizer that a module configures, if that can be told."""
-    found = optimizers_of(module)
-    return type(found[0]).__name__ if found else otherwise
-
-
-def _rate_of(module: nn.Module) -> float | None:
-    found = optimizers_of(module)
-    return float(found[0].param_groups[0]["lr"]) if found else None
-
-
-def method_code(module: nn.Module, lines: list[str]) -> str:
-    """The lines as a method of a LightningModule, else as lines of a training loop.
-
-    Example:
-        >>> print(method_code(nn.Linear(1, 1), ["optimizer = torch.optim.SGD({model}.parameters(), lr=0.1)"]))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    """
-    if not callable(getattr(module, "configure_optimizers", None)):
-        return "\n".join(line.format(model="model") for line in lines if not line.startswith("return"))
-    body = [f"    {line.format(model='self')}" for line in lines]
-    return "\n".join(["def configure_optimizers(self):", *body])
+from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, construction_like, method_code, optimizers_of
+from gradwatch.remedies.setup import NotApplicable, Setup
 
 
 @dataclass(frozen=True)
@@ -187,7 +123,5 @@ class LowerLearningRate(OptimizerRemedy):
 
     def code(self, module: nn.Module) -> str:
         """With the new rate as a number, where the old one is known."""
-        rate = _rate_of(module)
-        new = f"{rate * self.factor:.3g}" if rate else f"{self.factor} * lr"
-        made = f"torch.optim.{class_of(module, 'SGD')}({{model}}.parameters(), lr={new})"
+        made = construction_like(module, "SGD", self.factor)
         return method_code(module, [f"optimizer = {made}", "return optimizer"])

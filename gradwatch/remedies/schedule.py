@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import optimizers_in
-from gradwatch.remedies.optimizer import OptimizerRemedy, class_of, method_code
+from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, construction_like, method_code
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,9 @@ class WarmUp(OptimizerRemedy):
 
     def code(self, module: nn.Module) -> str:
         """A LinearLR; one that there is already goes behind it in a SequentialLR."""
-        made = f"torch.optim.{class_of(module, 'AdamW')}({{model}}.parameters())  # with your settings"
-        ramp = (
-            f"torch.optim.lr_scheduler.LinearLR(optimizer, start_factor={1 / self.steps:.3g}, total_iters={self.steps})"
-        )
+        made = construction_like(module, "AdamW")
+        settings = f"start_factor={1 / self.steps:.3g}, total_iters={self.steps}"
+        ramp = f"torch.optim.lr_scheduler.LinearLR(optimizer, {settings})"
         step = "return {{'optimizer': optimizer, 'lr_scheduler': {{'scheduler': warm_up, 'interval': 'step'}}}}"
         return method_code(module, [f"optimizer = {made}", f"warm_up = {ramp}", step])
 
