@@ -13,11 +13,13 @@ from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
 from gradwatch.remedies.remedy import Advice, Combination, Remedy
 from gradwatch.remedies.residual import AddSkips, Skip
+from gradwatch.remedies.result import Row, Trial
 from gradwatch.remedies.scaling import Rescale, Standardize
 from gradwatch.remedies.schedule import WarmUp
 from gradwatch.remedies.setup import NotApplicable, Setup
 from gradwatch.remedies.suggestion import suggest
 from gradwatch.remedies.targets import RescaleTargets
+from gradwatch.remedies.trial import try_remedies
 
 __all__ = [
     "AddSkips",
@@ -42,13 +44,16 @@ __all__ = [
     "Rescale",
     "RescaleInputs",
     "RescaleTargets",
+    "Row",
     "Setup",
     "Skip",
     "SkipBadSteps",
     "Standardize",
+    "Trial",
     "UnfreezeAll",
     "UseBfloat16",
     "WarmUp",
     "draw_recurrent_",
     "suggest",
+    "try_remedies",
 ]

@@ -154,7 +154,7 @@ def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]]
 
 def _drawable(root: nn.Module, pairs: list[tuple[Event, Event | None]]) -> Iterator[tuple[str, Event | None]]:
     """Layers whose weight learns and is no other kind of layer's, such as a tied embedding; shared ones once."""
-    drawn = {id(pair[0].module) for pair in pairs}
+    drawn = {id(root.get_submodule(layer.name)) for layer, _ in pairs}
     others = {id(p) for m in root.modules() if id(m) not in drawn for p in m.parameters(recurse=False)}
     done: set[int] = set()
     for layer, after in pairs:

@@ -38,7 +38,7 @@ _OF_FLOW = {
 _WORTH_SAYING = 0.5  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
 ADVICE = (
-    Advice("unguarded operation", "Guard divisions, logs and roots at the layer named.", "x = torch.log(x.clamp(min=1e-6))"),
+    Advice("unguarded operation", "Guard the logs, roots and divisions there.", "x = torch.log(x.clamp(min=1e-6))"),
     Advice("outlier batch", "Look at the batch of that step, and clean or drop it in the data."),
     Advice("frozen or detached part", "Remove the detach(), no_grad() or .data between that part and the loss."),
     Advice("precision underflow", "Let the loss scaler find its scale.", "scaler = torch.amp.GradScaler()"),
@@ -76,7 +76,7 @@ def suggest(
     Example:
         >>> from types import SimpleNamespace
         >>> network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2))
-        >>> suggest([SimpleNamespace(cause="saturating activation", score=0.9)], network)[0]
+        >>> suggest([SimpleNamespace(cause="missing normalization or skip", score=0.9)], network)[0]
         InsertNormalization(kind='batch')
         >>> suggest([], network)
         []
@@ -89,7 +89,8 @@ def suggest(
     ranked = [(_worth(found, remedy, scores, flow), found) for remedy in candidates(setup, history)
               for found in _applicable(remedy, setup, scores)]  # fmt: skip
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
-    return [remedy for worth, remedy in sorted(ranked, key=lambda pair: -pair[0]) if worth > 0]
+    # What differs by less than theory can tell stays in the candidates' order.
+    return [remedy for worth, remedy in sorted(ranked, key=lambda pair: -round(pair[0], 2)) if worth > 0]
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
@@ -153,6 +154,6 @@ def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:
 def _targets(setup: Setup, history: Sequence[Snapshot]) -> RescaleTargets:
     """The first loss of a squared error is about the targets' mean square."""
     loss = next((snapshot.loss for snapshot in history if np.isfinite(snapshot.loss) and snapshot.loss > 0), None)
-    return (
-        RescaleTargets() if setup.batch is not None or loss is None else RescaleTargets(0.0, float(f"{loss**0.5:.3g}"))
-    )
+    if setup.batch is not None or loss is None:
+        return RescaleTargets()
+    return RescaleTargets(0.0, float(f"{loss**0.5:.3g}"))
