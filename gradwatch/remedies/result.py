@@ -56,19 +56,19 @@ class Row:
 
 
 def short_name(remedy: Remedy) -> str:
-    """A remedy with the settings that differ from its defaults.
+    """A remedy with its first setting, and the others that differ from their defaults.
 
     Example:
         >>> from gradwatch.remedies import Clip, Combination, InitializeAgain
         >>> short_name(Combination((Clip(), InitializeAgain("he", seed=0))))
-        "Clip() + InitializeAgain(scheme='he')"
+        "Clip(max_norm=1.0) + InitializeAgain(scheme='he')"
     """
     parts = getattr(remedy, "remedies", None)
     if parts:
         return " + ".join(map(short_name, parts))
     fields: dict[str, Any] = getattr(remedy, "__dataclass_fields__", {})
-    shown = [f"{name}={getattr(remedy, name)!r}" for name, field in fields.items()
-             if name != "kinds" and getattr(remedy, name, None) != field.default]  # fmt: skip
+    shown = [f"{name}={getattr(remedy, name)!r}" for place, (name, field) in enumerate(fields.items())
+             if name not in ("kinds", "fits") and (place == 0 or getattr(remedy, name, None) != field.default)]  # fmt: skip
     return f"{type(remedy).__name__}({', '.join(shown)})"
 
 
@@ -111,10 +111,8 @@ class Trial:
 
     def table(self) -> Table:
         """The rows as a table for the terminal."""
-        table = Table(
-            title=self._title(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-        )
-        for head in ("remedy", self.metric, "train loss", "first/last grad", "open findings", "s"):
+        table = Table(title=self._title(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for head in ("remedy", self.metric, "train loss", "first/last grad", "open findings", "seconds"):
             table.add_column(head, justify="left" if head in ("remedy", "open findings") else "right")
         for place, row in enumerate(self.rows):
             style = "dim" if row.error else "bold green" if place == 0 and self.best else None
@@ -124,7 +122,7 @@ class Trial:
     def _title(self) -> str:
         broken = ", broken off" if self.interrupted else ""
         better = "higher" if self.higher_is_better else "lower"
-        return f"gradwatch: {self.steps} steps with each remedy, seed {self.seed}; {better} {self.metric} is better{broken}"
+        return f"gradwatch: {self.steps} steps each, seed {self.seed}; {better} {self.metric} is better{broken}"
 
     def report(self, path: str | Path) -> None:
         """Write table, diagnosis and patch as Markdown.
@@ -187,6 +185,8 @@ def _diagnosis_lines(diagnoses: Sequence[Any]) -> list[str]:
 def _markdown_table(trial: Trial) -> str:
     heads = ["remedy", trial.metric, "train loss", "gradient, first / last layer", "open findings", "seconds"]
     lines = [heads, ["---"] * len(heads), *([f"`{cells[0]}`", *cells[1:]] for cells in map(_cells, trial.rows))]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in line)} |" for line in lines
-    )
+    return "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

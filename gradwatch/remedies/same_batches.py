@@ -33,20 +33,19 @@ class SameBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        own = getattr(self.loader, "generator", None)
-        before = own.get_state() if isinstance(own, torch.Generator) else None
+        given = getattr(self.loader, "generator", None)
+        own = given if isinstance(given, torch.Generator) else torch.Generator()
+        before = own.get_state()
         with kept_randomness():
             set_seed(self.seed + self.epoch)
-            if before is not None:
-                own.manual_seed(self.seed + self.epoch)
+            own.manual_seed(self.seed + self.epoch)
             iterator = iter(self.loader)
             states = random_states()
         self.epoch += 1
         try:
             yield from _drawn_apart(iterator, states)
         finally:
-            if before is not None:
-                own.set_state(before)
+            own.set_state(before)
 
 
 def _drawn_apart(iterator: Iterator[Any], states: Any) -> Iterator[Any]:

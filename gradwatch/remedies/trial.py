@@ -145,7 +145,7 @@ class _Session:
     def _best_two(self) -> Remedy | None:
         """The two best changes of the model that beat the untreated training and can be had together."""
         chosen = self._metric()
-        better = []
+        better: list[Remedy] = []
         for row in self.trial(None).rows:
             if row.remedy is None:
                 break
