@@ -13,7 +13,8 @@ from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
 from gradwatch.remedies.remedy import Advice, Combination, Remedy
 from gradwatch.remedies.residual import AddSkips, Skip
-from gradwatch.remedies.result import Row, Trial
+from gradwatch.remedies.result import Trial
+from gradwatch.remedies.rows import Row
 from gradwatch.remedies.scaling import Rescale, Standardize
 from gradwatch.remedies.schedule import WarmUp
 from gradwatch.remedies.setup import NotApplicable, Setup

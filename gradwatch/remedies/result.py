@@ -1,8 +1,7 @@
-"""What a trial came to: a row for each training, ranked, as a table and as a report."""
+"""What a trial came to, as a table and as a report."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,64 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.records import Finding
-from gradwatch.remedies.remedy import Remedy
+from gradwatch.remedies.rows import Row, cells_of, markdown_table
 from gradwatch.reporting.words import number
-
-UNTREATED = "untreated"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training.
-
-    Attributes:
-        remedy: what was applied; None for the untreated one.
-        result: the metric at the end; NaN where there is none.
-        loss: mean training loss over the last tenth of the steps, in the untreated one's unit.
-        findings: those still open at the end.
-        first, last: norms of the gradients of the first and the last layer with weights, at the last measured step.
-        seconds: that it took.
-        error: why it has no result; empty where it has one.
-        code: the patch.
-    """
-
-    remedy: Remedy | None
-    result: float = math.nan
-    loss: float = math.nan
-    findings: tuple[Finding, ...] = ()
-    first: float = math.nan
-    last: float = math.nan
-    seconds: float = 0.0
-    error: str = ""
-    code: str = ""
-
-    @property
-    def name(self) -> str:
-        """The remedy with its settings, as short as its repr can be."""
-        return short_name(self.remedy) if self.remedy else UNTREATED
-
-    @property
-    def flow(self) -> float:
-        """Gradient of the first layer over that of the last."""
-        return self.first / self.last if self.last > 0 else math.nan
-
-
-def short_name(remedy: Remedy) -> str:
-    """A remedy with its first setting, and the others that differ from their defaults.
-
-    Example:
-        >>> from gradwatch.remedies import Clip, Combination, InitializeAgain
-        >>> short_name(Combination((Clip(), InitializeAgain("he", seed=0))))
-        "Clip(max_norm=1.0) + InitializeAgain(scheme='he')"
-    """
-    parts = getattr(remedy, "remedies", None)
-    if parts:
-        return " + ".join(map(short_name, parts))
-    fields: dict[str, Any] = getattr(remedy, "__dataclass_fields__", {})
-    shown = [f"{name}={getattr(remedy, name)!r}" for place, (name, field) in enumerate(fields.items())
-             if name not in ("kinds", "fits") and (place == 0 or getattr(remedy, name, None) != field.default)]  # fmt: skip
-    return f"{type(remedy).__name__}({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
@@ -116,7 +59,7 @@ class Trial:
             table.add_column(head, justify="left" if head in ("remedy", "open findings") else "right")
         for place, row in enumerate(self.rows):
             style = "dim" if row.error else "bold green" if place == 0 and self.best else None
-            table.add_row(*map(Text, _cells(row)), style=style)
+            table.add_row(*map(Text, cells_of(row)), style=style)
         return table
 
     def _title(self) -> str:
@@ -136,57 +79,20 @@ class Trial:
 
     def markdown(self) -> str:
         """The report as text."""
-        parts = ["# What cures this training", _sentence(self), "## Diagnosis", *_diagnosis_lines(self.diagnoses)]
-        parts += ["## Remedies", f"{self._title()}.", _markdown_table(self)]
+        parts = ["# What cures this training", self._sentence(), "## Diagnosis", *_diagnosis_lines(self.diagnoses)]
+        parts += ["## Remedies", f"{self._title()}.", markdown_table(self.metric, self.rows)]
         if self.best:
             parts += ["## Patch", f"{self.best.name}:", f"```python\n{self.patch}\n```"]
         return "\n\n".join(parts) + "\n"
 
-
-def rank(rows: Sequence[Row], higher_is_better: bool) -> tuple[Row, ...]:
-    """Finite results first, the best of them first; of equal ones the lower loss, then the earlier.
-
-    Example:
-        >>> rows = Row(None, 0.1), Row(None, error="it broke"), Row(None, 0.9)
-        >>> [row.result for row in rank(rows, higher_is_better=True)]
-        [0.9, 0.1, nan]
-    """
-    sign = -1 if higher_is_better else 1
-
-    def key(row: Row) -> tuple[bool, bool, float, float]:
-        finite = math.isfinite(row.result)
-        loss = row.loss if math.isfinite(row.loss) else math.inf
-        return bool(row.error), not finite, sign * row.result if finite else 0.0, loss
-
-    return tuple(sorted(rows, key=key))
-
-
-def _cells(row: Row) -> list[str]:
-    if row.error:
-        return [row.name, "", "", "", row.error, f"{row.seconds:.1f}"]
-    kinds = sorted({finding.kind for finding in row.findings})
-    flow = f"{row.flow:.1e}" if math.isfinite(row.flow) else ""
-    return [row.name, number(row.result), number(row.loss), flow, ", ".join(kinds) or "none", f"{row.seconds:.1f}"]
-
-
-def _sentence(trial: Trial) -> str:
-    before = number(trial.untreated.result) or "not a number"
-    if trial.best is None:
-        return f"No remedy beats the untreated training ({trial.metric} {before})."
-    return f"{trial.best.name} brings {trial.metric} from {before} to {number(trial.best.result)}."
+    def _sentence(self) -> str:
+        before = number(self.untreated.result) or "not a number"
+        if self.best is None:
+            return f"No remedy beats the untreated training ({self.metric} {before})."
+        return f"{self.best.name} brings {self.metric} from {before} to {number(self.best.result)}."
 
 
 def _diagnosis_lines(diagnoses: Sequence[Any]) -> list[str]:
     if not diagnoses:
         return ["Nothing was found in the untreated training."]
     return [f"- **{diagnosis.cause}**: {diagnosis.evidence}" for diagnosis in diagnoses]
-
-
-def _markdown_table(trial: Trial) -> str:
-    heads = ["remedy", trial.metric, "train loss", "gradient, first / last layer", "open findings", "seconds"]
-    lines = [heads, ["---"] * len(heads), *([f"`{cells[0]}`", *cells[1:]] for cells in map(_cells, trial.rows))]
-    return "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
-
-
-def _in_cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")

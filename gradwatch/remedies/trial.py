@@ -15,7 +15,8 @@ from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.measures import TRAIN_LOSS, choose_metric, first_and_last, is_better_higher
 from gradwatch.remedies.one_training import Interrupted, Measured, OneTraining
 from gradwatch.remedies.remedy import Advice, Combination, Remedy
-from gradwatch.remedies.result import UNTREATED, Row, Trial, rank, short_name
+from gradwatch.remedies.result import Trial
+from gradwatch.remedies.rows import UNTREATED, Row, rank, short_name
 from gradwatch.remedies.same_batches import first_batch
 from gradwatch.remedies.setup import NotApplicable, Setup
 from gradwatch.remedies.suggestion import suggest
