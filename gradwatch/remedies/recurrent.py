@@ -75,10 +75,13 @@ class ReplaceRecurrence(ModelRemedy):
         return setup
 
     def code(self, module: nn.Module) -> str:
-        """One line a network."""
+        """Two lines a network."""
         names = self._names(module)
-        imports = "from gradwatch.remedies import LSTMLikeRNN\n" if self._uses_lstm(module, names) else ""
-        return imports + lines_for(names, lambda name: f"{path_of(module, name)} = {self._made(module, name)}")
+        needed = "LSTMLikeRNN, draw_recurrent_" if self._uses_lstm(module, names) else "draw_recurrent_"
+        lines = [f"from gradwatch.remedies import {needed}"]
+        for path, made in ((path_of(module, name), self._made(module, name)) for name in names):
+            lines += [f"{path} = {made}", f"draw_recurrent_({path})"]
+        return "\n".join(lines)
 
     def _new(self, old: Any) -> nn.Module:
         kind: Any = nn.GRUCell if isinstance(old, nn.RNNCell) else nn.GRU if self.cell == "GRU" else LSTMLikeRNN

@@ -64,11 +64,10 @@ class AddSkips(ModelRemedy):
             replace_module(root, name, Skip(root.get_submodule(name)))
         for owner, start, end in rows:
             sequence: Any = root.get_submodule(owner)
-            block = Skip(nn.Sequential(*sequence[start : end + 1]))
-            block.train(sequence.training)
-            sequence[start] = block
+            inner = nn.Sequential(*sequence[start : end + 1]).train(sequence.training)
+            replace_module(sequence, str(start), Skip(inner).train(sequence.training))
             for index in range(start + 1, end + 1):
-                sequence[index] = nn.Identity()
+                replace_module(sequence, str(index), nn.Identity())
         return setup
 
     def code(self, module: nn.Module) -> str:

@@ -35,6 +35,7 @@ _OF_FLOW = {
     "initialization too large",
     "missing normalization or skip",
 }
+_VARIANT = 0.6
 _WORTH_SAYING = 0.5  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
 ADVICE = (
@@ -89,8 +90,22 @@ def suggest(
     ranked = [(_worth(found, remedy, scores, flow), found) for remedy in candidates(setup, history)
               for found in _applicable(remedy, setup, scores)]  # fmt: skip
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
-    # What differs by less than theory can tell stays in the candidates' order.
-    return [remedy for worth, remedy in sorted(ranked, key=lambda pair: -round(pair[0], 2)) if worth > 0]
+    return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+
+
+def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
+    """The most worthy first; what differs by less than theory can tell stays in the candidates' order."""
+    return sorted(ranked, key=lambda pair: -round(pair[0], 2))
+
+
+def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
+    """A variant of a remedy that stands before it is worth less: where that fails, it may fail for the same reason."""
+    seen: list[type[Remedy]] = []
+    changed = []
+    for worth, remedy in ranked:
+        changed.append((worth * _VARIANT ** seen.count(type(remedy)), remedy))
+        seen += [type(remedy)] if not isinstance(remedy, Advice) else []
+    return _sorted(changed)
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
