@@ -71,8 +71,9 @@ class ChangeOptimizer(OptimizerRemedy):
         return exchange(configured, self._new)
 
     def _new(self, old: Optimizer) -> Optimizer:
-        kept = ("params", "lr", "initial_lr", "max_lr", "min_lr", "name", "weight_decay")
-        groups = [{key: group[key] for key in kept if key in group} for group in old.param_groups]
+        # What is no setting of the old optimizer was put there by a scheduler or the user, and is needed again.
+        dropped = {*old.defaults} - {"lr", "weight_decay"}
+        groups = [{key: group[key] for key in group if key not in dropped} for group in old.param_groups]
         if self.weight_decay is not None:
             groups = [{**group, "weight_decay": self.weight_decay} for group in groups]
         made: Optimizer = getattr(torch.optim, self.to)(groups, lr=self.lr)

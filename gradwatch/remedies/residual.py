@@ -65,9 +65,9 @@ class AddSkips(ModelRemedy):
         for owner, start, end in rows:
             sequence: Any = root.get_submodule(owner)
             inner = nn.Sequential(*sequence[start : end + 1]).train(sequence.training)
-            replace_module(sequence, str(start), Skip(inner).train(sequence.training))
+            sequence[start] = Skip(inner).train(sequence.training)
             for index in range(start + 1, end + 1):
-                replace_module(sequence, str(index), nn.Identity())
+                sequence[index] = nn.Identity().train(sequence.training)
         return setup
 
     def code(self, module: nn.Module) -> str:
