@@ -25,7 +25,7 @@ class Flow:
 
     Attributes:
         pairs: each hidden layer with the activation behind it.
-        measured: log10 of the gradient at the first layer's output over that at the last one's.
+        measured: log10 of the gradient at the first hidden layer's output over that at the last one's.
     """
 
     def __init__(self, module: nn.Module, history: Sequence[Snapshot] = (), batch: Any = None) -> None:
@@ -44,9 +44,10 @@ class Flow:
 
 
 def _measured(history: Sequence[Snapshot]) -> float:
-    """Of the latest Snapshot that has two layers with weights and a gradient."""
+    """Of the latest Snapshot that has two hidden layers with weights and a gradient."""
     for snapshot in reversed(history):
-        norms = snapshot.grad_output_rms[snapshot.weight_norm >= 0]
+        is_layer = np.array(["Norm" not in kind for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
+        norms = snapshot.grad_output_rms[is_layer][:-1]  # without the head, whose few outputs say nothing of depth
         norms = norms[(norms > 0) & np.isfinite(norms)]
         if len(norms) > 1:
             return float(np.log10(norms[0] / norms[-1]))

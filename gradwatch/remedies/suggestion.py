@@ -36,7 +36,7 @@ _OF_FLOW = {
     "missing normalization or skip",
 }
 _VARIANT = 0.6
-_WORTH_SAYING = 0.5  # a remedy that treats a cause so directly is told even where it can't be applied from outside
+_WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
 ADVICE = (
     Advice("unguarded operation", "Guard the logs, roots and divisions there.", "x = torch.log(x.clamp(min=1e-6))"),
@@ -133,7 +133,7 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
         remedy.apply(setup)
         yield remedy
     except NotApplicable as error:
-        if fits[cause] > _WORTH_SAYING and not remedy.changes_model:
+        if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
             yield Advice(cause, str(error), _code(remedy, setup.module))
 
 

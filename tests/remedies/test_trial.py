@@ -106,7 +106,8 @@ class TestDigits:
 
 
 def loader(samples: int = 48) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*labelled(8, samples=samples)), batch_size=16, shuffle=True)
+    inputs, _ = labelled(8, samples=samples)
+    return DataLoader(TensorDataset(inputs, inputs[:, :3].argmax(1)), batch_size=16, shuffle=True)
 
 
 def sick() -> Classifier:
@@ -165,7 +166,8 @@ def test_ctrl_c_ends_it_with_the_rows_so_far() -> None:
 
 
 def test_options_and_transforms_are_used() -> None:
-    setup = Setup(sick(), options={"gradient_clip_val": 1e-6})
+    torch.manual_seed(0)
+    setup = Setup(Classifier(mlp(nn.ReLU)), options={"gradient_clip_val": 1e-6})
     remedies: list[Remedy] = [RemoveClip(), SkipBadSteps(), ChangeOptimizer(), LowerLearningRate()]
     trial = try_remedies(setup, loader(), remedies=remedies, steps=60)
     results = {type(row.remedy).__name__: row.result for row in trial.rows}
