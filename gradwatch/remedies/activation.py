@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -79,15 +78,15 @@ class ReplaceActivations(ModelRemedy):
             initialize_pairs(root, pairs, "auto", self.seed)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line an activation, then those of the initialization."""
-        events = events_of(module)
-        names = self._hidden(module, events)
+        events = events_of(setup.module, setup.batch)
+        names = self._hidden(setup.module, events)
         made = construction_of(getattr(nn, self.to)())
-        lines = lines_for(names, lambda name: f"{path_of(module, name)} = {made}")
+        lines = lines_for(names, lambda name: f"{path_of(setup.module, name)} = {made}")
         if not self.initialize:
             return lines
-        changed = copy.deepcopy(replace(self, initialize=False)).apply(module)
+        changed = replace(self, initialize=False).apply(setup).module
         return f"{lines}\n{initialization_code(changed, self._pairs(events, names), 'auto')}"
 
     def _hidden(self, root: nn.Module, events: list[Event]) -> list[str]:

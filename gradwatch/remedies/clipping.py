@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import nn
-
 from gradwatch.remedies.remedy import Remedy
 from gradwatch.remedies.setup import NotApplicable, Setup
 
@@ -29,6 +27,7 @@ class Clip(Remedy):
         ValueError: for a bound that is not positive.
 
     Example:
+        >>> from torch import nn
         >>> Clip(0.5).apply(Setup(nn.Linear(1, 1))).options
         {'gradient_clip_val': 0.5}
 
@@ -63,9 +62,9 @@ class Clip(Remedy):
             )
         return setup.with_options(**{CLIP: self.max_norm})
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The Trainer's argument, or the line of a loop."""
-        if callable(getattr(module, "configure_optimizers", None)):
+        if setup.trains_itself:
             return f"trainer = Trainer(gradient_clip_val={self.max_norm})"
         return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.max_norm})"
 
@@ -75,6 +74,7 @@ class RemoveClip(Remedy):
     """Take the clip away, where it meets its bound on nearly every step and leaves too little of the gradient.
 
     Example:
+        >>> from torch import nn
         >>> RemoveClip().apply(Setup(nn.Linear(1, 1), options={"gradient_clip_val": 1e-4})).options
         {}
     """
@@ -91,7 +91,7 @@ class RemoveClip(Remedy):
             )
         return replace(setup, transforms=kept).without_options(*_OPTIONS)
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The Trainer's argument."""
         return "trainer = Trainer(gradient_clip_val=None)"
 

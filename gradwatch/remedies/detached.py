@@ -30,9 +30,9 @@ class UnfreezeAll(ModelRemedy):
             param.requires_grad_(True)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line."""
-        return f"model.requires_grad_(True)  # {len(_frozen(module))} parameters are frozen"
+        return f"model.requires_grad_(True)  # {len(_frozen(setup.module))} parameters are frozen"
 
 
 def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:

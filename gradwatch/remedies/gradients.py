@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import nn
-
 from gradwatch.remedies.remedy import Remedy
 from gradwatch.remedies.setup import NotApplicable, Setup
 from gradwatch.transforms import NormalizeByNorm, SkipNonFinite, Transform, ZScoreClip
@@ -31,11 +29,11 @@ class TransformRemedy(Remedy):
         both = (new, *setup.transforms) if self.goes_first else (*setup.transforms, new)
         return replace(setup, transforms=both)
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The callback, or the line of a loop."""
         new = self.transform()
         name = type(new).__name__
-        if callable(getattr(module, "configure_optimizers", None)):
+        if setup.trains_itself:
             return (
                 "from gradwatch import GradientTransform\n"
                 f"from gradwatch.transforms import {name}\n"
@@ -58,6 +56,7 @@ class NormalizeGradients(TransformRemedy):
         norm: of each parameter's gradient, positive.
 
     Example:
+        >>> from torch import nn
         >>> NormalizeGradients().apply(Setup(nn.Linear(1, 1))).transforms
         (NormalizeByNorm(target=1.0, by_layer=False, eps=1e-12),)
     """
@@ -82,6 +81,7 @@ class SkipBadSteps(TransformRemedy):
         budget: how many in a row.
 
     Example:
+        >>> from torch import nn
         >>> SkipBadSteps().apply(Setup(nn.Linear(1, 1))).transforms
         (SkipNonFinite(budget=10),)
     """
@@ -104,6 +104,7 @@ class ClipOutliers(TransformRemedy):
         warmup: steps that set the first mean and deviation.
 
     Example:
+        >>> from torch import nn
         >>> ClipOutliers(warmup=10).apply(Setup(nn.Linear(1, 1))).transforms
         (ZScoreClip(z_max=2.5, alpha=0.97, warmup=10, max_norm=None),)
     """

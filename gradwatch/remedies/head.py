@@ -44,11 +44,11 @@ class FixHead(ModelRemedy):
         replace_module(setup.module, name, _instead(setup.module, events))
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line."""
-        events = events_of(module)
-        made = type(_instead(module, events)).__name__
-        return f"{path_of(module, _softmax(module, events))} = nn.{made}()"
+        events = events_of(setup.module, setup.batch)
+        made = type(_instead(setup.module, events)).__name__
+        return f"{path_of(setup.module, _softmax(setup.module, events))} = nn.{made}()"
 
 
 def _softmax(root: nn.Module, events: list[Event]) -> str:

@@ -119,9 +119,9 @@ class InitializeAgain(ModelRemedy):
         initialize_pairs(setup.module, pairs, self.scheme, self.seed)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """Two lines a layer."""
-        return initialization_code(module, hidden_pairs(events_of(module)), self.scheme)
+        return initialization_code(setup.module, hidden_pairs(events_of(setup.module, setup.batch)), self.scheme)
 
 
 def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme, seed: int) -> None:

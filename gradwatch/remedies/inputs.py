@@ -54,10 +54,10 @@ class RescaleInputs(ModelRemedy):
         replace_module(setup.module, first.name, nn.Sequential(scaling, layer))
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """Two lines; the statistics are those of your training data."""
-        first = _first(module, events_of(module))
-        path = path_of(module, first.name)
+        first = _first(setup.module, events_of(setup.module, setup.batch))
+        path = path_of(setup.module, first.name)
         dim = f", dim={_feature_dim(first)}" if _feature_dim(first) != -1 else ""
         made = f"of(inputs{dim})" if self.mean is None else f"({self.mean}, {self.std})"
         call = f"Standardize.{made}" if self.mean is None else f"Standardize{made}"

@@ -69,10 +69,11 @@ class InsertNormalization(ModelRemedy):
             replace_module(setup.module, event.name, nn.Sequential(layer, norm))
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line a layer."""
-        norms = {event.name: self._norm_for(event) for event in self._bare(module, events_of(module))}
-        paths = {name: path_of(module, name) for name in norms}
+        bare = self._bare(setup.module, events_of(setup.module, setup.batch))
+        norms = {event.name: self._norm_for(event) for event in bare}
+        paths = {name: path_of(setup.module, name) for name in norms}
         return lines_for(
             [*norms],
             lambda name: f"{paths[name]} = nn.Sequential({paths[name]}, {construction_of(norms[name])})",
@@ -163,9 +164,9 @@ class NormalizeFirst(ModelRemedy):
             layer.norm_first = True
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line a layer."""
-        return lines_for(self._names(module), lambda name: f"{path_of(module, name)}.norm_first = True")
+        return lines_for(self._names(setup.module), lambda name: f"{path_of(setup.module, name)}.norm_first = True")
 
     def _names(self, root: nn.Module) -> list[str]:
         kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)

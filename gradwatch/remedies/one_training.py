@@ -41,7 +41,7 @@ _QUIET: dict[str, Any] = {
 _NEVER = 10**9  # epochs
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Ctrl+C during a training."""
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import exchange, optimizers_in, scale_rates
@@ -30,6 +29,7 @@ class ChangeOptimizer(OptimizerRemedy):
         ValueError: when ``torch.optim`` has no such class, or ``lr`` is not positive.
 
     Example:
+        >>> from torch import nn
         >>> print(ChangeOptimizer().code(nn.Linear(1, 1)))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
 
@@ -79,11 +79,11 @@ class ChangeOptimizer(OptimizerRemedy):
         made: Optimizer = getattr(torch.optim, self.to)(groups, lr=self.lr)
         return made
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The method, or the line of a loop."""
         decay = "" if self.weight_decay is None else f", weight_decay={self.weight_decay}"
         made = f"torch.optim.{self.to}({{model}}.parameters(), lr={self.lr}{decay})"
-        return method_code(module, [f"optimizer = {made}", "return optimizer"])
+        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class LowerLearningRate(OptimizerRemedy):
         scale_rates(configured, self.factor)
         return configured
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """With the new rate as a number, where the old one is known."""
-        made = construction_like(module, "SGD", self.factor)
-        return method_code(module, [f"optimizer = {made}", "return optimizer"])
+        made = construction_like(setup.module, "SGD", self.factor)
+        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from gradwatch.remedies.remedy import Remedy
 from gradwatch.remedies.setup import NotApplicable, Setup
@@ -20,6 +19,7 @@ class UseBfloat16(Remedy):
     """Compute in bfloat16, which has the range of float32, and not in float16; a half module becomes float32.
 
     Example:
+        >>> from torch import nn
         >>> UseBfloat16().apply(Setup(nn.Linear(1, 1), options={"precision": "16-mixed"})).options
         {'precision': 'bf16-mixed'}
 
@@ -42,8 +42,8 @@ class UseBfloat16(Remedy):
             setup.module.float()
         return setup.with_options(precision=_HALF[precision]) if precision in _HALF else setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The Trainer's argument, or the line of a loop."""
-        if callable(getattr(module, "configure_optimizers", None)):
+        if setup.trains_itself:
             return 'trainer = Trainer(precision="bf16-mixed")'
         return "model = model.bfloat16()"

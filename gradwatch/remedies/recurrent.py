@@ -69,17 +69,18 @@ class ReplaceRecurrence(ModelRemedy):
         for name in self._names(setup.module):
             old: Any = setup.module.get_submodule(name)
             new = self._new(old)
-            new.to(old.weight_ih.device if isinstance(old, nn.RNNCell) else old.weight_ih_l0.device)
+            weight = next(old.parameters())
+            new.to(weight.device, weight.dtype)
             draw_recurrent_(new, self.seed)
             replace_module(setup.module, name, new)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """Two lines a network."""
-        names = self._names(module)
-        needed = "LSTMLikeRNN, draw_recurrent_" if self._uses_lstm(module, names) else "draw_recurrent_"
+        names = self._names(setup.module)
+        needed = "LSTMLikeRNN, draw_recurrent_" if self._uses_lstm(setup.module, names) else "draw_recurrent_"
         lines = [f"from gradwatch.remedies import {needed}"]
-        for path, made in ((path_of(module, name), self._made(module, name)) for name in names):
+        for path, made in ((path_of(setup.module, name), self._made(setup.module, name)) for name in names):
             lines += [f"{path} = {made}", f"draw_recurrent_({path})"]
         return "\n".join(lines)
 
@@ -143,9 +144,9 @@ class OrthogonalRecurrence(ModelRemedy):
             draw_recurrent_(setup.module.get_submodule(name), self.seed)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line a network."""
-        lines = lines_for(self._names(module), lambda name: f"draw_recurrent_({path_of(module, name)})")
+        lines = lines_for(self._names(setup.module), lambda name: f"draw_recurrent_({path_of(setup.module, name)})")
         return f"from gradwatch.remedies import draw_recurrent_\n{lines}"
 
     def _names(self, root: nn.Module) -> list[str]:

@@ -54,8 +54,12 @@ class Remedy(ABC):
         """Change a set-up whose module is a copy already."""
 
     @abstractmethod
+    def patch(self, setup: Setup) -> str:
+        """The code that a user would write, in the names of the module, which it calls ``model``."""
+
     def code(self, module: nn.Module) -> str:
-        """The patch that a user would write, in the names of this module; the module is called ``model``."""
+        """The patch for a module of which nothing more is known."""
+        return self.patch(Setup(module))
 
     def fit_for(self, cause: str) -> float:
         """How directly it treats a cause, 0 to 1."""
@@ -93,8 +97,8 @@ class Advice(Remedy):
         """It can't."""
         raise NotApplicable(f"This is for you to change: {self.text} {self.line}".rstrip())
 
-    def code(self, module: nn.Module) -> str:
-        """The line, below the sentence where there is none."""
+    def patch(self, setup: Setup) -> str:
+        """The line; where there is none, the sentence."""
         return self.line or f"# {self.text}"
 
     def fit_for(self, cause: str) -> float:
@@ -127,12 +131,12 @@ class Combination(Remedy):
             setup = remedy.change(setup)
         return setup
 
-    def code(self, module: nn.Module) -> str:
-        """The patches, each for the module that the one before it leaves behind."""
-        parts, current = [], module
+    def patch(self, setup: Setup) -> str:
+        """The patches, each for what the one before it leaves behind."""
+        parts = []
         for remedy in self.remedies:
-            parts.append(remedy.code(current))
-            current = remedy.apply(current) if remedy.changes_model else current
+            parts.append(remedy.patch(setup))
+            setup = remedy.apply(setup) if remedy.changes_model else setup
         return "\n".join(parts)
 
     def fit_for(self, cause: str) -> float:

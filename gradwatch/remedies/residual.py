@@ -70,14 +70,14 @@ class AddSkips(ModelRemedy):
                 sequence[index] = nn.Identity().train(sequence.training)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """One line a block."""
-        blocks, rows = _places(module)
+        blocks, rows = _places(setup.module)
         lines = ["from gradwatch.remedies import Skip"]
         for name in blocks:
-            lines.append(f"{path_of(module, name)} = Skip({path_of(module, name)})")
+            lines.append(f"{path_of(setup.module, name)} = Skip({path_of(setup.module, name)})")
         for owner, start, end in rows:
-            parts = [f"{path_of(module, owner)}[{index}]" for index in range(start, end + 1)]
+            parts = [f"{path_of(setup.module, owner)}[{index}]" for index in range(start, end + 1)]
             rest = ", nn.Identity()" * (end - start)
             lines.append(f"{', '.join(parts)} = Skip(nn.Sequential({', '.join(parts)})){rest}")
         return "\n".join(lines)

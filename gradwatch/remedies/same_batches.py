@@ -85,7 +85,8 @@ def first_batch(data: Any, seed: int) -> Any:
     """A batch of training data, for remedies that have to see one; None where none can be had outside of a Trainer."""
     with kept_randomness(seed):
         try:
-            return next(iter(_train_loader(data)), None)
+            batches = iter(SameBatches(_train_loader(copy.copy(data)), seed))
+            return next(batches, None)
         except Exception:  # whatever a user's data module raises outside of a Trainer
             return None
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import optimizers_in
 from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, construction_like, method_code
+from gradwatch.remedies.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class WarmUp(OptimizerRemedy):
 
     Example:
         >>> import torch
-        >>> weight = nn.Parameter(torch.ones(1))
+        >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> weight.grad = torch.ones(1)
         >>> optimizer = WarmUp(steps=4).configure(torch.optim.SGD([weight], lr=1.0))
         >>> for _ in range(2):
@@ -56,13 +56,13 @@ class WarmUp(OptimizerRemedy):
             optimizer.register_step_post_hook(ramp.restore)
         return configured
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """A LinearLR; one that there is already goes behind it in a SequentialLR."""
-        made = construction_like(module, "AdamW")
+        made = construction_like(setup.module, "AdamW")
         settings = f"start_factor={1 / self.steps:.3g}, total_iters={self.steps}"
         ramp = f"torch.optim.lr_scheduler.LinearLR(optimizer, {settings})"
         step = "return {{'optimizer': optimizer, 'lr_scheduler': {{'scheduler': warm_up, 'interval': 'step'}}}}"
-        return method_code(module, [f"optimizer = {made}", f"warm_up = {ramp}", step])
+        return method_code(setup.module, [f"optimizer = {made}", f"warm_up = {ramp}", step])
 
 
 class _Ramp:

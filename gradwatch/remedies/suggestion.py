@@ -134,12 +134,12 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
         yield remedy
     except NotApplicable as error:
         if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
-            yield Advice(cause, str(error), _code(remedy, setup.module))
+            yield Advice(cause, str(error), _patch(remedy, setup))
 
 
-def _code(remedy: Remedy, module: nn.Module) -> str:
+def _patch(remedy: Remedy, setup: Setup) -> str:
     try:
-        return remedy.code(module)
+        return remedy.patch(setup)
     except NotApplicable:
         return ""
 

@@ -37,7 +37,8 @@ def path_of(root: nn.Module, name: str, variable: str = "model") -> str:
         if isinstance(owner, nn.ModuleDict):
             expression += f"[{part!r}]"
         else:
-            expression += f"[{part}]" if part.isdigit() else f".{part}"
+            name_like = f".{part}" if part.isidentifier() else f"._modules[{part!r}]"
+            expression += f"[{part}]" if part.isdigit() else name_like
         owner = owner.get_submodule(part)
     return expression
 

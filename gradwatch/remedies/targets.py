@@ -52,9 +52,8 @@ class RescaleTargets(ModelRemedy):
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the last layer, and the training step where there is one."""
-        events = events_of(setup.module, setup.batch)
-        known = self if self.mean is not None else self._measured(setup.batch, events)
-        last = _last(setup.module, events)
+        known = self if self.mean is not None else self._measured(setup)
+        last = _last(setup.module, events_of(setup.module, setup.batch))
         layer: Any = last.module
         scaling = Rescale(known.mean or 0.0, known.std or 1.0).to(layer.weight.device)
         replace_module(setup.module, last.name, nn.Sequential(layer, scaling))
@@ -71,17 +70,19 @@ class RescaleTargets(ModelRemedy):
         loss = found["loss"]
         return {**found, "loss": loss / (self.std or 1.0) ** self.power, LOSS_IN_UNIT: loss.detach()}
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         """The last layer; the loss is divided in your own step."""
-        path = path_of(module, _last(module, events_of(module)).name)
-        mean, std = ("targets.mean()", "targets.std()") if self.mean is None else (self.mean, self.std)
+        known = self if self.mean is not None or setup.batch is None else self._measured(setup)
+        path = path_of(setup.module, _last(setup.module, events_of(setup.module, setup.batch)).name)
+        mean, std = ("targets.mean()", "targets.std()") if known.mean is None else (known.mean, known.std)
         return (
             "from gradwatch.remedies import Rescale\n"
             f"{path} = nn.Sequential({path}, Rescale({mean}, {std}))\n"
-            f"loss = loss / {std} ** {self.power:g}  # in training_step"
+            f"loss = loss / {std} ** {known.power:g}  # in training_step"
         )
 
-    def _measured(self, batch: Any, events: list[Event]) -> RescaleTargets:
+    def _measured(self, setup: Setup) -> RescaleTargets:
+        batch, events = setup.batch, events_of(setup.module, setup.batch)
         targets = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
         losses = [event.kind for event in events if event.module is None and event.kind.endswith(("loss", "entropy"))]
         if not isinstance(targets, Tensor) or not targets.is_floating_point() or "cross_entropy" in losses:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.randomness import kept_randomness
@@ -54,7 +55,7 @@ class Event:
     @property
     def is_weighted(self) -> bool:
         """Whether it is a Linear or a convolution."""
-        return isinstance(self.module, WEIGHTED)
+        return isinstance(self.module, WEIGHTED) and not any(is_lazy(param) for param in self.module.parameters())
 
 
 def events_of(module: nn.Module, batch: Any = None) -> list[Event]:
@@ -89,6 +90,23 @@ def run_forward(module: nn.Module, batch: Any) -> Any:
     return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
 
 
+def on_device_of(module: nn.Module, batch: Any) -> Any:
+    """The batch with its tensors where the module's parameters are.
+
+    Example:
+        >>> on_device_of(nn.Linear(1, 1), {"x": [torch.ones(1)], "name": "a"})
+        {'x': [tensor([1.])], 'name': 'a'}
+    """
+    if isinstance(batch, Tensor):
+        home = next(module.parameters(), batch)
+        return batch.to(home.device)
+    if isinstance(batch, dict):
+        return {name: on_device_of(module, part) for name, part in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(on_device_of(module, part) for part in batch)
+    return batch
+
+
 def _is_leaf(module: nn.Module) -> bool:
     return not any(True for _ in module.children()) or isinstance(module, nn.MultiheadAttention)
 
@@ -114,7 +132,7 @@ class _Recorder(TorchFunctionMode):
                 part.register_forward_hook(self._note(name), always_call=True)
         with kept_randomness(), torch.no_grad(), warnings.catch_warnings(), self:
             warnings.simplefilter("ignore")
-            forward(self._copy, batch)
+            forward(self._copy, on_device_of(self._copy, batch))
         return self._events
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:

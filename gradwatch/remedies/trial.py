@@ -18,7 +18,7 @@ from gradwatch.remedies.remedy import Advice, Combination, Remedy
 from gradwatch.remedies.result import Trial
 from gradwatch.remedies.rows import UNTREATED, Row, rank, short_name
 from gradwatch.remedies.same_batches import first_batch
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
 from gradwatch.remedies.suggestion import suggest
 
 OnProgress = Callable[[str, int, int], object]
@@ -64,11 +64,14 @@ def try_remedies(
     setup = module if isinstance(module, Setup) else Setup(module)
     if not setup.trains_itself:
         raise TypeError(f"module is a {type(setup.module).__name__}; expected a LightningModule, which trains itself")
-    setup = setup if setup.batch is not None else replace(setup, batch=first_batch(datamodule, seed))
-    session = _Session(setup, datamodule, steps, seed, on_progress)
+    batch = setup.batch if setup.batch is not None else first_batch(datamodule, seed)
+    on_host = replace(setup, module=copy_of(setup.module).cpu(), batch=batch)
+    session = _Session(on_host, datamodule, steps, seed, on_progress)
     try:
         session.run(remedies, most)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
+        if not session.done:
+            raise
         session.interrupted = True
     return session.trial(metric)
 
@@ -126,7 +129,7 @@ class _Session:
         first, last = first_and_last(measured.history)
         error = measured.error or ("broken off" if measured.interrupted else "")
         findings = tuple(finding for finding in measured.findings if finding.is_open)
-        code = "" if remedy is None or error else remedy.code(self.setup.module)
+        code = "" if remedy is None or error else remedy.patch(self.setup)
         return Row(remedy, math.nan, measured.loss, findings, first, last, seconds, error, code)
 
     def trial(self, metric: str | None) -> Trial:

@@ -43,7 +43,7 @@ class Breaks(ModelRemedy):
         setup.module.network = nn.Linear(1, 1)
         return setup
 
-    def code(self, module: nn.Module) -> str:
+    def patch(self, setup: Setup) -> str:
         return "pass"
 
 
