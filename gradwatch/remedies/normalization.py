@@ -12,7 +12,7 @@ from torch import nn
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NotApplicable, Setup
 from gradwatch.remedies.surgery import construction_of, is_inside, lines_for, path_of, replace_module
-from gradwatch.remedies.tracing import Event, events_of
+from gradwatch.remedies.tracing import WEIGHTED, Event, events_of
 
 Kind = Literal["auto", "layer", "batch", "group"]
 KINDS = ("auto", "layer", "batch", "group")
@@ -51,7 +51,7 @@ class InsertNormalization(ModelRemedy):
         "saturating activation": 0.9,
         "initialization too small": 0.9,
         "initialization too large": 0.9,
-        "missing normalization or skip": 1.0,
+        "missing normalization or skip": 0.9,
         "dead ReLU": 0.6,
         "unscaled input": 0.5,
         "learning rate too high": 0.3,
@@ -111,6 +111,18 @@ class InsertNormalization(ModelRemedy):
         dimensions = len(getattr(event.module, "kernel_size", (1,)))
         made: nn.Module = getattr(nn, f"BatchNorm{dimensions}d")(units)
         return made
+
+
+def has_normalization(root: nn.Module) -> bool:
+    """Whether a network has a normalization layer for every four Linears and convolutions, as transformers have.
+
+    Example:
+        >>> has_normalization(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
+        True
+    """
+    kinds = [module for module in root.modules() if isinstance(module, (*_NORMS, *WEIGHTED))]
+    norms = sum(isinstance(module, _NORMS) for module in kinds)
+    return norms > 0 and 5 * norms >= len(kinds)
 
 
 def _units(layer: Any) -> int:

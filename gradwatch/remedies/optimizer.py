@@ -106,7 +106,7 @@ class LowerLearningRate(OptimizerRemedy):
     factor: float = 0.1
     fits: ClassVar[Mapping[str, float]] = {
         "learning rate too high": 1.0,
-        "missing warm-up": 0.6,
+        "missing warm-up": 0.4,
         "unscaled target": 0.5,
         "dead ReLU": 0.5,
         "unscaled input": 0.4,

@@ -15,7 +15,7 @@ from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization
 from gradwatch.remedies.remedy import Remedy
-from gradwatch.remedies.residual import AddSkips
+from gradwatch.remedies.residual import AddSkips, count_skips
 from gradwatch.remedies.theory import critical_gain, gain_at_depth, normalized_gain, width_spread
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
 
@@ -25,11 +25,13 @@ class Flow:
 
     Attributes:
         pairs: each hidden layer with the activation behind it.
+        blocks: how many of them a skip connection could go around.
         measured: log10 of the gradient at the first hidden layer's output over that at the last one's.
     """
 
     def __init__(self, module: nn.Module, history: Sequence[Snapshot] = (), batch: Any = None) -> None:
         self.pairs = hidden_pairs(events_of(module, batch))[:-1]
+        self.blocks = count_skips(module)
         self.measured = _measured(history) if history else self._from_weights()
 
     @property
@@ -78,7 +80,7 @@ def predicted_flow(remedy: Remedy, flow: Flow) -> float:
         >>> blocks = [nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()) for _ in range(7)]
         >>> flow = Flow(nn.Sequential(*blocks, nn.Linear(64, 2)))
         >>> [round(predicted_flow(r, flow)) for r in (InitializeAgain(), ReplaceActivations(), AddSkips())]
-        [-1, 0, -1]
+        [-1, 0, 0]
     """
     return _predict(remedy, flow)
 
@@ -115,9 +117,10 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
 
 @_predict.register
 def _(remedy: AddSkips, flow: Flow) -> float:
-    blocks = max(len(flow.pairs) - 1, 1)  # the first one rarely keeps the shape
-    branch = 10 ** (flow.measured / max(len(flow.pairs), 1))
-    return flow.measured / max(len(flow.pairs), 1) + blocks * 0.5 * math.log10(1 + min(branch, 1e6) ** 2)
+    layers = max(len(flow.pairs), 1)
+    skipped = min(flow.blocks, layers)
+    branch = flow.measured / layers
+    return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))
 
 
 def _each(flow: Flow) -> list[tuple[str, Event]]:

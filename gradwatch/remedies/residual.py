@@ -83,6 +83,20 @@ class AddSkips(ModelRemedy):
         return "\n".join(lines)
 
 
+def count_skips(root: nn.Module) -> int:
+    """How many blocks a skip connection could go around.
+
+    Example:
+        >>> count_skips(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh()))
+        1
+    """
+    try:
+        blocks, rows = _places(root)
+    except NotApplicable:
+        return 0
+    return len(blocks) + len(rows)
+
+
 def _places(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
     """Names of the blocks, and rows of flat Sequentials as (name, first, last)."""
     sequences = {

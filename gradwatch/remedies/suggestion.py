@@ -17,10 +17,11 @@ from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipB
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.prediction import Flow, health, predicted_flow
+from gradwatch.remedies.rates import rate_factor
 from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Remedy
 from gradwatch.remedies.residual import AddSkips
@@ -36,6 +37,7 @@ _OF_FLOW = {
     "missing normalization or skip",
 }
 _VARIANT = 0.6
+_TELLING = 0.05  # two worths that differ by less than it are alike
 _WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
 ADVICE = (
@@ -49,10 +51,12 @@ ADVICE = (
 def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
     """Every remedy with the settings that the history speaks for, the simpler of two alike first."""
     yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
-    yield from (InsertNormalization("batch"), InsertNormalization(), NormalizeFirst(), InitializeAgain())
-    yield from (InitializeAgain("orthogonal"), AddSkips(), FixHead(), UnfreezeAll(), ReplaceRecurrence())
+    if not has_normalization(setup.module):
+        yield from (InsertNormalization("batch"), InsertNormalization())
+    yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
+    yield from (FixHead(), UnfreezeAll(), ReplaceRecurrence())
     yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
-    factor = _rate_factor(history)
+    factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(factor / 10), WarmUp(), ChangeOptimizer())
     yield from (Clip(_usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
@@ -77,8 +81,8 @@ def suggest(
     Example:
         >>> from types import SimpleNamespace
         >>> network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2))
-        >>> suggest([SimpleNamespace(cause="missing normalization or skip", score=0.9)], network)[0]
-        InsertNormalization(kind='batch')
+        >>> suggest([SimpleNamespace(cause="missing normalization or skip", score=0.9)], network)[:2]
+        [AddSkips(), InsertNormalization(kind='batch')]
         >>> suggest([], network)
         []
     """
@@ -95,7 +99,7 @@ def suggest(
 
 def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
     """The most worthy first; what differs by less than theory can tell stays in the candidates' order."""
-    return sorted(ranked, key=lambda pair: -round(pair[0], 2))
+    return sorted(ranked, key=lambda pair: -round(pair[0] / _TELLING))
 
 
 def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
@@ -142,16 +146,6 @@ def _patch(remedy: Remedy, setup: Setup) -> str:
         return remedy.patch(setup)
     except NotApplicable:
         return ""
-
-
-def _rate_factor(history: Sequence[Snapshot]) -> float:
-    """By how much to lower the rate: to steps of a hundredth of the weights where their size is known, else to 1/10."""
-    steps = [np.asarray(getattr(snapshot, "step_to_weight", [])) for snapshot in history[:20]]
-    known = np.concatenate([step[np.isfinite(step)] for step in steps]) if steps else np.empty(0)
-    largest = float(known.max(initial=0.0))
-    if largest <= 1e-2:
-        return 0.1
-    return min(max(10.0 ** math.floor(math.log10(1e-2 / largest)), 1e-4), 0.1)
 
 
 def _usual_norm(history: Sequence[Snapshot]) -> float:
