@@ -1,0 +1,110 @@
+"""Other activations in the place of those that take the gradient away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+
+from gradwatch.remedies.initialization import initialization_code, initialize_pairs
+from gradwatch.remedies.remedy import ModelRemedy
+from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.surgery import construction_of, lines_for, path_of, replace_module
+from gradwatch.remedies.tracing import ACTIVATIONS, Event, events_of, hidden_pairs
+
+BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid")
+RELUS = ("ReLU", "ReLU6", "Hardshrink", "Threshold")
+
+
+@dataclass(frozen=True)
+class ReplaceActivations(ModelRemedy):
+    """Put another activation in the place of the hidden ones, with the initialization that belongs to it.
+
+    Sigmoids and Tanhs take gradient from every layer; a ReLU passes it on whole where it is active. For ReLUs that have
+    died, a LeakyReLU. What stands behind the last layer belongs to the loss and stays. It can't replace activations
+    that ``forward`` calls as functions.
+
+    Args:
+        to: class of the new activation, in ``torch.nn``.
+        kinds: classes of those that are replaced.
+        initialize: draw the weights in front of them anew.
+        seed: of the draw.
+
+    Raises:
+        ValueError: when ``torch.nn`` has no such activation.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
+        >>> [type(layer).__name__ for layer in ReplaceActivations().apply(network)]
+        ['Linear', 'ReLU', 'Linear', 'Sigmoid']
+
+    References: Glorot, Bordes, Bengio, Deep sparse rectifier neural networks, 2011; Maas, Hannun, Ng, Rectifier
+    nonlinearities improve neural network acoustic models, 2013 (LeakyReLU); Klambauer et al., 2017,
+    https://arxiv.org/abs/1706.02515 (SELU).
+    """
+
+    to: str = "ReLU"
+    kinds: tuple[str, ...] = BOUNDED
+    initialize: bool = True
+    seed: int = 0
+    fits: ClassVar[Mapping[str, float]] = {
+        "saturating activation": 1.0,
+        "dead ReLU": 1.0,
+        "initialization too small": 0.6,
+    }
+
+    def __post_init__(self) -> None:
+        made = getattr(nn, self.to, None)
+        if not (isinstance(made, type) and issubclass(made, ACTIVATIONS)):
+            raise ValueError(f"to is {self.to!r}; expected the name of an activation in torch.nn, such as 'ReLU'")
+
+    def fit_for(self, cause: str) -> float:
+        """ReLUs are what dies, bounded activations are what saturates."""
+        if cause == "dead ReLU":
+            return float("ReLU" in self.kinds and self.to != "ReLU")
+        return 0.0 if "ReLU" in self.kinds else super().fit_for(cause)
+
+    def change(self, setup: Setup) -> Setup:
+        """Replace, then draw."""
+        root = setup.module
+        events = events_of(root, setup.batch)
+        names = self._hidden(root, events)
+        pairs = self._pairs(events, names)
+        for name in names:
+            replace_module(root, name, getattr(nn, self.to)())
+        if self.initialize and pairs:
+            initialize_pairs(root, pairs, "auto", self.seed)
+        return setup
+
+    def patch(self, setup: Setup) -> str:
+        """One line an activation, then those of the initialization."""
+        events = events_of(setup.module, setup.batch)
+        names = self._hidden(setup.module, events)
+        made = construction_of(getattr(nn, self.to)())
+        lines = lines_for(names, lambda name: f"{path_of(setup.module, name)} = {made}")
+        if not self.initialize:
+            return lines
+        changed = replace(self, initialize=False).apply(setup).module
+        return f"{lines}\n{initialization_code(changed, self._pairs(events, names), 'auto')}"
+
+    def _hidden(self, root: nn.Module, events: list[Event]) -> list[str]:
+        last = max((index for index, event in enumerate(events) if event.is_weighted), default=0)
+        behind = {id(event.module) for event in events[last:]}
+        found = {event.name: event.module for event in events[:last] if event.module and event.kind in self.kinds}
+        names = [name for name, module in found.items() if id(module) not in behind]
+        if not names:
+            raise NotApplicable(self._refusal(root, events))
+        return names
+
+    def _refusal(self, root: nn.Module, events: list[Event]) -> str:
+        called = sorted({event.kind for event in events if event.module is None and event.kind in self.kinds})
+        if called:
+            return f"forward of {type(root).__name__} calls {', '.join(called)} as a function; write {self.to} there"
+        return f"{type(root).__name__} has no hidden layer of {', '.join(self.kinds)} to replace"
+
+    def _pairs(self, events: list[Event], names: list[str]) -> list[tuple[Event, Event | None]]:
+        """The layers in front of what is replaced, with the new activation behind them."""
+        new: Any = Event("", self.to)
+        return [(layer, new) for layer, after in hidden_pairs(events) if after is not None and after.name in names]

@@ -1,0 +1,164 @@
+"""Draw the weights again, each layer's for the activation that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.remedies.remedy import ModelRemedy
+from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.surgery import path_of
+from gradwatch.remedies.theory import critical_gain
+from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
+
+Scheme = Literal["auto", "he", "xavier", "lecun", "orthogonal"]
+SCHEMES = ("auto", "he", "xavier", "lecun", "orthogonal")
+_BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A function of ``torch.nn.init`` and its settings, which can be called and printed.
+
+    Example:
+        >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head")
+        'nn.init.xavier_normal_(model.head.weight, gain=1.0)'
+    """
+
+    function: str
+    settings: dict[str, float | str]
+
+    def fill(self, weight: Tensor, generator: torch.Generator) -> None:
+        """Draw on the host, so that a seed means the same on every device."""
+        made = torch.empty(weight.shape, dtype=torch.float32)
+        function: Any = getattr(nn.init, self.function)
+        with torch.no_grad():
+            weight.copy_(function(made, generator=generator, **self.settings))
+
+    def line(self, path: str) -> str:
+        """The same as code."""
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"nn.init.{self.function}({path}.weight{settings})"
+
+
+def draw_for(scheme: Scheme, after: Event | None) -> Draw:
+    """How to draw a layer's weights, by the activation behind it.
+
+    The gain is the one at which that activation passes on as much gradient as it gets (chi = 1): He's root of 2 for a
+    ReLU. ``"auto"`` takes Xavier's fan for bounded activations, LeCun's for SELU and for none, He's for all others.
+
+    Example:
+        >>> draw_for("auto", None)
+        Draw(function='kaiming_normal_', settings={'nonlinearity': 'linear'})
+        >>> draw_for("he", None).settings
+        {'nonlinearity': 'relu'}
+    """
+    kind = after.kind if after else "Identity"
+    if scheme == "lecun" or (scheme == "auto" and kind in ("Identity", "SELU")):
+        return Draw("kaiming_normal_", {"nonlinearity": "linear"})
+    if scheme == "he" or (scheme == "auto" and kind == "ReLU"):
+        return Draw("kaiming_normal_", {"nonlinearity": "relu"})
+    gain = round(critical_gain(kind), 3)
+    if scheme == "orthogonal":
+        return Draw("orthogonal_", {"gain": gain})
+    if scheme == "xavier" or kind in _BOUNDED:
+        return Draw("xavier_normal_", {"gain": gain})
+    # kaiming_normal_ has no gain; a slope of a LeakyReLU that has the same stands in for it
+    return Draw("kaiming_normal_", {"a": round(max(2 / gain**2 - 1, 0.0) ** 0.5, 4), "nonlinearity": "leaky_relu"})
+
+
+@dataclass(frozen=True)
+class InitializeAgain(ModelRemedy):
+    """Draw the weights of all Linears and convolutions again, and set their biases to 0.
+
+    Use it where gradients shrink or grow from the first step on. It forgets what was learned: apply it before training.
+    Frozen weights and weights that are shared with another kind of layer stay as they are.
+
+    Args:
+        scheme: ``"auto"`` chooses by the activation behind each layer; ``"he"``, ``"xavier"``, ``"lecun"`` and
+            ``"orthogonal"`` are the same for all.
+        seed: of the draw.
+
+    Raises:
+        ValueError: for an unknown scheme.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(400, 300), nn.ReLU(), nn.Linear(300, 2))
+        >>> round(InitializeAgain().apply(network)[0].weight.std().item() * 400**0.5, 1)
+        1.4
+        >>> print(InitializeAgain("xavier").code(nn.Sequential(nn.Linear(2, 1))))
+        nn.init.xavier_normal_(model[0].weight, gain=1.0)
+        nn.init.zeros_(model[0].bias)
+
+    References: Glorot and Bengio, 2010, https://proceedings.mlr.press/v9/glorot10a.html; He et al., 2015,
+    https://arxiv.org/abs/1502.01852; Saxe et al., 2014, https://arxiv.org/abs/1312.6120; LeCun et al., Efficient
+    BackProp, 1998.
+    """
+
+    scheme: Scheme = "auto"
+    seed: int = 0
+    fits: ClassVar[Mapping[str, float]] = {
+        "initialization too small": 1.0,
+        "initialization too large": 1.0,
+        "saturating activation": 0.8,
+        "dead ReLU": 0.7,
+        "missing normalization or skip": 0.5,
+    }
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme is {self.scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
+
+    def change(self, setup: Setup) -> Setup:
+        """Draw."""
+        pairs = hidden_pairs(events_of(setup.module, setup.batch))
+        initialize_pairs(setup.module, pairs, self.scheme, self.seed)
+        return setup
+
+    def patch(self, setup: Setup) -> str:
+        """Two lines a layer."""
+        return initialization_code(setup.module, hidden_pairs(events_of(setup.module, setup.batch)), self.scheme)
+
+
+def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme, seed: int) -> None:
+    """Draw these layers' weights."""
+    generator, count = torch.Generator().manual_seed(seed), 0
+    for name, after in _drawable(root, pairs):
+        layer: Any = root.get_submodule(name)
+        draw_for(scheme, after).fill(layer.weight, generator)
+        count += 1
+        if isinstance(layer.bias, nn.Parameter):
+            with torch.no_grad():
+                layer.bias.zero_()
+    if not count:
+        raise NotApplicable(
+            f"{type(root).__name__} has no Linear or convolution with weights to draw; "
+            "write nn.init.orthogonal_(weight) for each weight of your own layers"
+        )
+
+
+def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme) -> str:
+    """The lines that draw these layers' weights."""
+    lines = []
+    for name, after in _drawable(root, pairs):
+        path = path_of(root, name)
+        lines.append(draw_for(scheme, after).line(path))
+        if isinstance(root.get_submodule(name).bias, nn.Parameter):
+            lines.append(f"nn.init.zeros_({path}.bias)")
+    return "\n".join(lines)
+
+
+def _drawable(root: nn.Module, pairs: list[tuple[Event, Event | None]]) -> Iterator[tuple[str, Event | None]]:
+    """Layers whose weight learns and is no other kind of layer's, such as a tied embedding; shared ones once."""
+    drawn = {id(root.get_submodule(layer.name)) for layer, _ in pairs}
+    others = {id(p) for m in root.modules() if id(m) not in drawn for p in m.parameters(recurse=False)}
+    done: set[int] = set()
+    for layer, after in pairs:
+        weight: Any = root.get_submodule(layer.name).weight
+        if isinstance(weight, nn.Parameter) and weight.requires_grad and id(weight) not in others | done:
+            done.add(id(weight))
+            yield layer.name, after

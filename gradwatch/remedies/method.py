@@ -1,0 +1,60 @@
+"""Methods that a remedy puts on one object: they can be copied and pickled with it, as no closure can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Wraps(Protocol):
+    """What changes a method: a remedy."""
+
+    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call the method that was there before, and change what it is given or what it gives."""
+
+
+class Wrapped:
+    """A method of one object, around the one it had, which may be wrapped itself.
+
+    Args:
+        owner: whose method it is.
+        name: of the method.
+        remedy: changes it.
+    """
+
+    def __init__(self, owner: Any, name: str, remedy: Wraps) -> None:
+        self.owner, self.name, self.remedy = owner, name, remedy
+        self.before: Callable[..., Any] | None = owner.__dict__.get(name)
+
+    def __call__(self, *args: Any) -> Any:
+        """The changed result."""
+        return self.remedy.wrap(self._method, *args)
+
+    @property
+    def _method(self) -> Callable[..., Any]:
+        method: Callable[..., Any] = self.before or getattr(type(self.owner), self.name).__get__(self.owner)
+        return method
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The class's own method: a Trainer looks at its signature, and whether it is overridden."""
+        return self.before.__wrapped__ if isinstance(self.before, Wrapped) else self._method
+
+
+def wrap_method(owner: Any, name: str, remedy: Wraps) -> None:
+    """Put a wrapped method on an object.
+
+    Example:
+        >>> class Twice:
+        ...     def wrap(self, method, *args):
+        ...         return 2 * method(*args)
+        >>> class Counter:
+        ...     def count(self):
+        ...         return 1
+        >>> counter = Counter()
+        >>> wrap_method(counter, "count", Twice())
+        >>> wrap_method(counter, "count", Twice())
+        >>> counter.count()
+        4
+    """
+    object.__setattr__(owner, name, Wrapped(owner, name, remedy))

@@ -1,0 +1,168 @@
+"""Which remedies to try, the most promising first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from gradwatch.records import Snapshot
+from gradwatch.remedies.activation import RELUS, ReplaceActivations
+from gradwatch.remedies.clipping import Clip, RemoveClip
+from gradwatch.remedies.detached import UnfreezeAll
+from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
+from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.initialization import InitializeAgain
+from gradwatch.remedies.inputs import RescaleInputs
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
+from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
+from gradwatch.remedies.precision import UseBfloat16
+from gradwatch.remedies.prediction import Flow, health, predicted_flow
+from gradwatch.remedies.rates import rate_factor
+from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
+from gradwatch.remedies.remedy import Advice, Remedy
+from gradwatch.remedies.residual import AddSkips
+from gradwatch.remedies.schedule import WarmUp
+from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.targets import RescaleTargets
+
+# Causes that lie in how the network passes the gradient on: a remedy is then worth what it makes of that.
+_OF_FLOW = {
+    "saturating activation",
+    "initialization too small",
+    "initialization too large",
+    "missing normalization or skip",
+}
+_VARIANT = 0.6
+_TELLING = 0.05  # two worths that differ by less than it are alike
+_WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
+
+ADVICE = (
+    Advice("unguarded operation", "Guard the logs, roots and divisions there.", "x = torch.log(x.clamp(min=1e-6))"),
+    Advice("outlier batch", "Look at the batch of that step, and clean or drop it in the data."),
+    Advice("frozen or detached part", "Remove the detach(), no_grad() or .data between that part and the loss."),
+    Advice("precision underflow", "Let the loss scaler find its scale.", "scaler = torch.amp.GradScaler()"),
+)  # fmt: skip
+
+
+def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
+    """Every remedy with the settings that the history speaks for, the simpler of two alike first."""
+    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
+    if not has_normalization(setup.module):
+        yield from (InsertNormalization("batch"), InsertNormalization())
+    yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
+    yield from (FixHead(), UnfreezeAll(), ReplaceRecurrence())
+    yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
+    factor = rate_factor(setup.module, history)
+    yield from (LowerLearningRate(factor), LowerLearningRate(factor / 10), WarmUp(), ChangeOptimizer())
+    yield from (Clip(_usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
+    yield _inputs(setup, history)
+    yield _targets(setup, history)
+
+
+def suggest(
+    diagnoses: Iterable[Any], module: nn.Module | Setup, history: Sequence[Snapshot] = (), *, batch: Any = None
+) -> list[Remedy]:
+    """Remedies that can be applied to a module, ranked by the diagnosed causes and what the gains predict.
+
+    A remedy is worth, for each cause, the diagnosis's score times how directly it treats that cause; where the cause
+    lies in the network, also how well the gradient would then reach the first layer. What treats a cause but can't be
+    applied from outside comes as an :class:`Advice`.
+
+    Args:
+        diagnoses: with ``cause`` and ``score``, as ``monitor.diagnosis()`` gives them.
+        module: a module, or its :class:`Setup`.
+        history: measured steps; without them the weights tell what the gradient will do.
+        batch: of training data, where ``module`` is no Setup that has one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2))
+        >>> suggest([SimpleNamespace(cause="missing normalization or skip", score=0.9)], network)[:2]
+        [AddSkips(), InsertNormalization(kind='batch')]
+        >>> suggest([], network)
+        []
+    """
+    setup = module if isinstance(module, Setup) else Setup(module, batch=batch)
+    scores = _scores(diagnoses)
+    if not scores:
+        return []
+    flow = Flow(setup.module, history, setup.batch)
+    ranked = [(_worth(found, remedy, scores, flow), found) for remedy in candidates(setup, history)
+              for found in _applicable(remedy, setup, scores)]  # fmt: skip
+    ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
+    return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+
+
+def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
+    """The most worthy first; what differs by less than theory can tell stays in the candidates' order."""
+    return sorted(ranked, key=lambda pair: -round(pair[0] / _TELLING))
+
+
+def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
+    """A variant of a remedy that stands before it is worth less: where that fails, it may fail for the same reason."""
+    seen: list[type[Remedy]] = []
+    changed = []
+    for worth, remedy in ranked:
+        changed.append((worth * _VARIANT ** seen.count(type(remedy)), remedy))
+        seen += [type(remedy)] if not isinstance(remedy, Advice) else []
+    return _sorted(changed)
+
+
+def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for diagnosis in diagnoses:
+        scores[diagnosis.cause] = max(scores.get(diagnosis.cause, 0.0), float(getattr(diagnosis, "score", 1.0)))
+    return scores
+
+
+def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
+    total = 0.0
+    for cause, score in scores.items():
+        works = health(predicted_flow(remedy, flow)) if cause in _OF_FLOW and remedy.changes_model else 1.0
+        total += score * remedy.fit_for(cause) * works
+    return total / 2 if isinstance(found, Advice) else total
+
+
+def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Iterator[Remedy]:
+    """The remedy; an advice where it can't be applied but would treat a cause well; else nothing."""
+    fits = {cause: remedy.fit_for(cause) for cause in scores}
+    cause = max(fits, key=lambda known: fits[known])
+    if not fits[cause]:
+        return
+    try:
+        remedy.apply(setup)
+        yield remedy
+    except NotApplicable as error:
+        if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
+            yield Advice(cause, str(error), _patch(remedy, setup))
+
+
+def _patch(remedy: Remedy, setup: Setup) -> str:
+    try:
+        return remedy.patch(setup)
+    except NotApplicable:
+        return ""
+
+
+def _usual_norm(history: Sequence[Snapshot]) -> float:
+    """The 90th percentile of the total norms, at most 1, as a bound that touches few of the healthy steps."""
+    norms = np.array([snapshot.total_norm for snapshot in history])
+    norms = norms[np.isfinite(norms) & (norms > 0)]
+    return min(float(f"{np.percentile(norms, 90):.2g}"), 1.0) if len(norms) else 1.0
+
+
+def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:
+    rms = next((value for s in history if np.isfinite(value := getattr(s, "input_rms", math.nan)) and value > 0), None)
+    return RescaleInputs() if setup.batch is not None or rms is None else RescaleInputs(0.0, float(f"{rms:.3g}"))
+
+
+def _targets(setup: Setup, history: Sequence[Snapshot]) -> RescaleTargets:
+    """The first loss of a squared error is about the targets' mean square."""
+    loss = next((snapshot.loss for snapshot in history if np.isfinite(snapshot.loss) and snapshot.loss > 0), None)
+    if setup.batch is not None or loss is None:
+        return RescaleTargets()
+    return RescaleTargets(0.0, float(f"{loss**0.5:.3g}"))

@@ -1,0 +1,79 @@
+"""Taking a module out of its place in a network and putting another there; and what that place is called in code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` in the place of a submodule, and wherever else the same object stands.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())
+        >>> replace_module(network, "1", nn.ReLU())
+        >>> network[1]
+        ReLU()
+    """
+    old = root.get_submodule(name)
+    new.train(old.training)
+    places = [found for found, module in root.named_modules(remove_duplicate=False) if module is old]
+    for place in places:
+        owner, _, attribute = place.rpartition(".")
+        root.get_submodule(owner).register_module(attribute, new)
+
+
+def path_of(root: nn.Module, name: str, variable: str = "model") -> str:
+    """The expression that reads a submodule.
+
+    Example:
+        >>> network = nn.ModuleDict({"a": nn.Sequential(nn.ReLU()), "1": nn.ReLU()})
+        >>> path_of(network, "a.0"), path_of(network, "1")
+        ("model['a'][0]", "model['1']")
+    """
+    expression, owner = variable, root
+    for part in name.split(".") if name else ():
+        if isinstance(owner, nn.ModuleDict):
+            expression += f"[{part!r}]"
+        else:
+            name_like = f".{part}" if part.isidentifier() else f"._modules[{part!r}]"
+            expression += f"[{part}]" if part.isdigit() else name_like
+        owner = owner.get_submodule(part)
+    return expression
+
+
+def construction_of(module: nn.Module) -> str:
+    """The code that makes a module of torch again, by what its repr shows.
+
+    Example:
+        >>> construction_of(nn.LeakyReLU(0.1)), construction_of(nn.LayerNorm(4))
+        ('nn.LeakyReLU(negative_slope=0.1)', 'nn.LayerNorm(4)')
+    """
+    kind = type(module).__name__
+    if isinstance(module, nn.LayerNorm):
+        return f"nn.LayerNorm({', '.join(map(str, module.normalized_shape))})"
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        return f"nn.{kind}({module.num_features})"
+    if isinstance(module, nn.GroupNorm):
+        return f"nn.GroupNorm({module.num_groups}, {module.num_channels})"
+    settings = module.extra_repr()
+    return f"nn.{kind}({settings})"
+
+
+def lines_for(names: list[str], line: Callable[[str], str]) -> str:
+    """One line of code for each name."""
+    return "\n".join(line(name) for name in names)
+
+
+def is_inside(root: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a submodule is part of a module of one of these kinds.
+
+    Example:
+        >>> attention = nn.Sequential(nn.MultiheadAttention(4, 1))
+        >>> is_inside(attention, "0.out_proj", (nn.MultiheadAttention,)), is_inside(attention, "0", (nn.ReLU,))
+        (True, False)
+    """
+    parts = name.split(".")[:-1] if name else []
+    owners = [".".join(parts[:count]) for count in range(len(parts) + 1)]
+    return any(isinstance(root.get_submodule(owner), kinds) for owner in owners)

@@ -1,0 +1,185 @@
+"""What is suggested for a cause, and that it does what was predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from every_remedy import (
+    Classifier,
+    LastStep,
+    Transformer,
+    frozen,
+    labelled,
+    mlp,
+    of,
+    regression,
+    sick_mlp,
+)
+from torch import Tensor, nn
+
+import gradwatch
+from gradwatch import Snapshot
+from gradwatch.remedies import (
+    AddSkips,
+    Advice,
+    Clip,
+    InitializeAgain,
+    InsertNormalization,
+    LowerLearningRate,
+    NotApplicable,
+    Remedy,
+    ReplaceActivations,
+    RescaleInputs,
+    RescaleTargets,
+    Setup,
+    suggest,
+)
+from gradwatch.remedies.prediction import Flow, predicted_flow
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a diagnosis is read for."""
+
+    cause: str
+    score: float = 0.9
+
+
+def half() -> Setup:
+    return sick_mlp(precision="16-mixed")
+
+
+EXPECTED = {
+    "saturating activation": (sick_mlp, "ReplaceActivations"),
+    "initialization too small": (lambda: of(mlp(nn.ReLU), 8), "InitializeAgain"),
+    "initialization too large": (lambda: of(mlp(nn.ReLU), 8), "InitializeAgain"),
+    "learning rate too high": (sick_mlp, "LowerLearningRate"),
+    "dead ReLU": (lambda: of(mlp(nn.ReLU), 8), "ReplaceActivations"),
+    "zero-gradient head": (lambda: of(mlp(nn.ReLU, nn.Softmax(dim=1)), 8), "FixHead"),
+    "unscaled input": (sick_mlp, "RescaleInputs"),
+    "unscaled target": (regression, "RescaleTargets"),
+    "recurrent depth": (lambda: of(LastStep(nn.RNN(2, 8, batch_first=True)), 6, 2), "ReplaceRecurrence"),
+    "missing normalization or skip": (sick_mlp, "AddSkips"),
+    "missing warm-up": (lambda: of(Transformer(), 5, 8), "WarmUp"),
+    "outlier batch": (sick_mlp, "Clip"),
+    "unguarded operation": (sick_mlp, "SkipBadSteps"),
+    "frozen or detached part": (frozen, "UnfreezeAll"),
+    "precision underflow": (half, "UseBfloat16"),
+    "clipping too hard": (lambda: sick_mlp(gradient_clip_val=1e-5), "RemoveClip"),
+}
+
+
+@pytest.mark.parametrize("cause", EXPECTED)
+def test_the_first_suggestion_removes_the_cause_and_applies(cause: str) -> None:
+    make, name = EXPECTED[cause]
+    setup = make()
+    found = suggest([Cause(cause)], setup)
+    assert type(found[0]).__name__ == name
+    assert cause in found[0].treats
+    for remedy in found:
+        if not isinstance(remedy, Advice):
+            remedy.apply(setup)
+
+
+def test_nothing_is_suggested_without_a_cause() -> None:
+    assert suggest([], nn.Linear(1, 1)) == []
+    assert suggest([Cause("not known")], sick_mlp()) == []
+
+
+def test_the_likelier_cause_comes_first() -> None:
+    found = suggest([Cause("learning rate too high", 0.9), Cause("saturating activation", 0.3)], sick_mlp())
+    assert isinstance(found[0], LowerLearningRate)
+
+
+def test_a_plain_module_gets_the_line_to_write() -> None:
+    found = suggest([Cause("learning rate too high")], mlp(nn.ReLU))
+    assert not any(isinstance(remedy, LowerLearningRate) for remedy in found)
+    advice = next(remedy for remedy in found if isinstance(remedy, Advice))
+    assert "optimizer = torch.optim" in advice.code(mlp())
+
+
+def test_settings_come_from_the_history() -> None:
+    history = [Snapshot(i, ("a",), total_norm=0.2, loss=90_000.0) for i in range(10)]
+    setup = Setup(Classifier(mlp(nn.ReLU)))
+    clips = [remedy for remedy in suggest([Cause("outlier batch")], setup, history) if isinstance(remedy, Clip)]
+    assert clips == [Clip(0.2)]
+    assert RescaleTargets(0.0, 300.0) in suggest([Cause("unscaled target")], setup, history)
+
+
+def test_a_narrow_network_is_better_off_without_random_relus() -> None:
+    deep = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()) for _ in range(20)], nn.Linear(4, 2))
+    first = next(found for found in suggest([Cause("saturating activation")], deep) if "Activations" in repr(found))
+    assert first == ReplaceActivations("SELU")
+
+
+def measured_flow(network: nn.Module) -> float:
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    with gradwatch.watch(network, on_finding=lambda finding: None) as watcher:
+        nn.functional.cross_entropy(network(torch.randn(256, 64)), torch.arange(256) % 3).backward()
+        watcher.step(optimizer)
+    return Flow(network, watcher.history).measured
+
+
+@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize(
+    "remedy",
+    [InitializeAgain(), ReplaceActivations(), InsertNormalization(), InsertNormalization("batch"), AddSkips()],
+    ids=lambda remedy: f"{type(remedy).__name__}-{getattr(remedy, 'kind', '')}",
+)
+def test_the_prediction_is_near_what_is_measured_afterwards(remedy: Remedy, kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(64, 64), kind()) for _ in range(8)]
+    network = nn.Sequential(*blocks, nn.Linear(64, 3))
+    try:
+        treated = remedy.apply(network)
+    except NotApplicable:
+        pytest.skip("nothing to change")
+    assert predicted_flow(remedy, Flow(network)) == pytest.approx(measured_flow(treated), abs=1.2)
+
+
+class TestHeads:
+    """Softmaxes that stop the gradient, and those that belong there."""
+
+    def test_one_unit_is_for_the_user_to_change(self) -> None:
+        setup = of(nn.Sequential(nn.Linear(8, 1), nn.Softmax(dim=1)), 8)
+        found = suggest([Cause("zero-gradient head")], setup)
+        assert isinstance(found[0], Advice)
+        assert "binary_cross_entropy_with_logits" in found[0].text
+
+    def test_attention_keeps_its_softmax(self) -> None:
+        class Attending(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.score, self.weigh, self.head = nn.Linear(8, 5), nn.Softmax(dim=-1), nn.Linear(5, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                logits: Tensor = self.head(self.weigh(self.score(x)))
+                return logits
+
+        assert not any(not isinstance(r, Advice) for r in suggest([Cause("zero-gradient head")], of(Attending(), 8)))
+
+
+def test_inputs_far_from_zero_are_brought_there() -> None:
+    inputs = labelled(8)[0] * 100 + 5000
+    setup = Setup(Classifier(mlp(nn.ReLU)), batch=(inputs, torch.arange(16) % 3))
+    treated = RescaleInputs().apply(setup).module
+    seen: list[Any] = []
+    treated.network[0][0][1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    treated(inputs)
+    assert torch.allclose(seen[0].mean(0), torch.zeros(8), atol=1e-2)
+    assert torch.allclose(seen[0].std(0, correction=0), torch.ones(8), atol=1e-2)
+
+
+def test_rescaled_targets_leave_the_loss_of_standardized_ones() -> None:
+    setup = regression()
+    treated: Any = RescaleTargets().apply(setup).module
+    inputs, targets = setup.batch
+    result = treated.training_step(setup.batch, 0)
+    logits = setup.module(inputs).squeeze(-1)
+    standardized = (targets - targets.mean()) / targets.std(correction=0)
+    assert result["loss"].item() == pytest.approx((logits - standardized).square().mean().item(), rel=1e-3)
+    assert treated(inputs).mean().item() == pytest.approx(targets.mean().item(), rel=0.5)

@@ -1,0 +1,218 @@
+"""Real trials: what cures, what crashes, what is broken off, and what they leave behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from every_remedy import Classifier, labelled, mlp, regression
+from lightning.pytorch import Callback
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradwatch.examples.baseline import Baseline
+from gradwatch.examples.data import ImageData
+from gradwatch.remedies import (
+    ChangeOptimizer,
+    Clip,
+    InitializeAgain,
+    InsertNormalization,
+    LowerLearningRate,
+    Remedy,
+    RemoveClip,
+    ReplaceActivations,
+    RescaleTargets,
+    Setup,
+    SkipBadSteps,
+    UnfreezeAll,
+    try_remedies,
+)
+from gradwatch.remedies.remedy import ModelRemedy
+
+
+@dataclass(frozen=True)
+class Breaks(ModelRemedy):
+    """A change that can't be trained."""
+
+    def change(self, setup: Setup) -> Setup:
+        setup.module.network = nn.Linear(1, 1)
+        return setup
+
+    def patch(self, setup: Setup) -> str:
+        return "pass"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Any:
+    torch.manual_seed(0)
+    module, calls = Baseline(64), []
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    random = torch.get_rng_state()
+    trial = try_remedies(
+        module, ImageData(batch_size=64), steps=80, most=3, on_progress=lambda *call: calls.append(call)
+    )
+    unchanged = all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    return trial, calls, unchanged and torch.equal(random, torch.get_rng_state())
+
+
+class TestDigits:
+    """Seven Sigmoid layers that do not learn, and what is tried on them."""
+
+    def test_the_best_remedy_beats_the_untreated_by_far(self, digits: Any) -> None:
+        trial, _, _ = digits
+        assert trial.metric == "val_accuracy"
+        assert trial.untreated.result < 0.15
+        assert trial.best.result > 0.8
+        assert trial.best.flow > 100 * trial.untreated.flow
+        assert {finding.kind for finding in trial.untreated.findings} == {"vanishing"}
+        assert not trial.best.findings
+
+    def test_the_cause_is_known_and_the_first_suggestion_cures(self, digits: Any) -> None:
+        trial, _, _ = digits
+        assert "saturating activation" in [diagnosis.cause for diagnosis in trial.diagnoses]
+        first = next(row for row in trial.rows if row.remedy == ReplaceActivations())
+        assert first.result > trial.untreated.result + 0.3
+
+    def test_two_are_tried_together(self, digits: Any) -> None:
+        trial, _, _ = digits
+        assert any(" + " in row.name for row in trial.rows)
+
+    def test_the_original_and_the_random_numbers_stay(self, digits: Any) -> None:
+        assert digits[2]
+
+    def test_progress_is_told_step_by_step(self, digits: Any) -> None:
+        trial, calls, _ = digits
+        done = [call[1] for call in calls]
+        assert done == sorted(done)
+        assert calls[-1][1] == calls[-1][2] == len(trial.rows) * 80
+
+    def test_the_patch_makes_the_best_model(self, digits: Any) -> None:
+        trial, _, _ = digits
+        model = Baseline(64)
+        exec(trial.patch, {"model": model, "nn": nn, "torch": torch})
+        assert str(model) == str(trial.best.remedy.apply(Baseline(64)))
+
+    def test_the_report_holds_table_cause_and_patch(self, digits: Any, tmp_path: Path) -> None:
+        trial, _, _ = digits
+        trial.report(tmp_path / "new" / "report.md")
+        text = (tmp_path / "new" / "report.md").read_text()
+        assert text.count("\n| ") == len(trial.rows) + 2
+        assert "saturating activation" in text
+        assert trial.patch in text
+        assert trial.table().row_count == len(trial.rows)
+
+
+def loader(samples: int = 48) -> DataLoader[Any]:
+    inputs, _ = labelled(8, samples=samples)
+    return DataLoader(TensorDataset(inputs, inputs[:, :3].argmax(1)), batch_size=16, shuffle=True)
+
+
+def sick() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(mlp())
+
+
+def test_a_crash_is_a_row_and_what_does_not_apply_too() -> None:
+    remedies: list[Remedy] = [Breaks(), UnfreezeAll(), InsertNormalization()]
+    trial = try_remedies(sick(), loader(), remedies=remedies, steps=20)
+    errors = {row.name: row.error for row in trial.rows}
+    assert "RuntimeError" in errors["Breaks()"]
+    assert errors["UnfreezeAll()"].startswith("not applicable")
+    assert trial.rows[0].name == "InsertNormalization(kind='auto')"
+    assert trial.metric == "train loss"
+    assert len(trial.rows) == 4
+
+
+def test_the_same_trial_twice_is_the_same() -> None:
+    first, again = (try_remedies(sick(), loader(), remedies=[InitializeAgain()], steps=15) for _ in range(2))
+    assert [row.result for row in first.rows] == [row.result for row in again.rows]
+
+
+def test_all_see_the_same_batches_though_their_models_draw_random_numbers() -> None:
+    seen: list[list[float]] = []
+
+    class Notes(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 0:
+                seen.append([])
+            seen[-1].append(batch[0].sum().item())
+
+    torch.manual_seed(0)
+    module = Classifier(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(8, 3)))
+    setup = Setup(module, options={"callbacks": [Notes()]})
+    try_remedies(setup, loader(), remedies=[InsertNormalization(), ReplaceActivations("RReLU")], steps=10)
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]
+    assert len(set(seen[0])) > 3
+
+
+def test_ctrl_c_ends_it_with_the_rows_so_far() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    calls = []
+
+    def stop(name: str, done: int, total: int) -> None:
+        calls.append(done)
+        if done == 15:
+            raise KeyboardInterrupt
+
+    trial = try_remedies(sick(), loader(), remedies=[InitializeAgain(), Clip()], steps=10, on_progress=stop)
+    assert trial.interrupted
+    assert [row.error for row in trial.rows] == ["", "broken off"]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "broken off" in trial.markdown()
+
+
+def test_options_and_transforms_are_used() -> None:
+    torch.manual_seed(0)
+    setup = Setup(Classifier(mlp(nn.ReLU)), options={"gradient_clip_val": 1e-6})
+    remedies: list[Remedy] = [RemoveClip(), SkipBadSteps(), ChangeOptimizer(), LowerLearningRate()]
+    trial = try_remedies(setup, loader(), remedies=remedies, steps=60)
+    results = {type(row.remedy).__name__: row.result for row in trial.rows}
+    assert results["RemoveClip"] < results["NoneType"]
+    assert results["SkipBadSteps"] == results["NoneType"]  # nothing was bad
+    assert not any(row.error for row in trial.rows)
+
+
+def test_rescaled_targets_are_ranked_in_the_unit_of_the_others() -> None:
+    setup = regression()
+    rows = DataLoader(TensorDataset(*setup.batch), batch_size=16)
+    trial = try_remedies(setup, rows, remedies=[RescaleTargets()], steps=60)
+    assert trial.rows[0].remedy == RescaleTargets()
+    assert trial.rows[0].result < 10_000  # the targets' variance is 90,000
+    assert not trial.rows[0].error
+
+
+def test_a_healthy_module_gets_no_remedy() -> None:
+    torch.manual_seed(0)
+    trial = try_remedies(Classifier(mlp(nn.ReLU)), loader(), steps=20)
+    if not trial.diagnoses:
+        assert [row.name for row in trial.rows] == ["untreated"]
+    assert "What cures" in trial.markdown()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: try_remedies(sick(), loader(), steps=0), ValueError, "steps is 0"),
+        (lambda: try_remedies(nn.Linear(1, 1), loader()), TypeError, "expected a LightningModule"),
+        (
+            lambda: try_remedies(sick(), loader(), remedies=[], steps=2, metric="val_f1"),
+            ValueError,
+            "no training logged",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused(call: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_nothing_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    try_remedies(sick(), loader(), remedies=[InitializeAgain()], steps=5)
+    assert not list(tmp_path.iterdir())
