@@ -1,5 +1,5 @@
-"""Findings and evidence -> a cause and remedies."""
+"""Findings and evidence -> causes, ranked, and remedies."""
 
-from gradwatch.diagnosis.causes import diagnose
+from gradwatch.diagnosis.ranking import diagnose
 
 __all__ = ["diagnose"]

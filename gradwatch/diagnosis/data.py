@@ -1,90 +1,85 @@
-"""Rules for what the network is fed."""
+"""Causes in the data: the scale of what goes in, of what should come out, and single batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.depth import LARGE_GAIN, typical
-from gradwatch.diagnosis.run import LARGE_INPUT, Run
-from gradwatch.records import Diagnosis, Finding
+from gradwatch.diagnosis.course import after, before, beginning, fallen, found, is_rising, told
+from gradwatch.diagnosis.gains import NORMS
+from gradwatch.records import Array, Diagnosis, Finding, Snapshot
+
+_LARGE_INPUT, _SMALL_INPUT, _LARGE_TARGET = 10.0, 0.01, 5.0
 
 
-def unscaled_input(run: Run) -> Iterator[Diagnosis]:
-    """The inputs are far from a size of 1."""
-    size = run.input_rms
-    found = run.of("exploding", "nonfinite", "dead", "saturated", "vanishing", "spike", "stalled")
-    if np.isfinite(size) and (size > LARGE_INPUT or 0 < size < 1 / LARGE_INPUT**2) and (found or run.is_stuck):
-        evidence = f"The inputs' root mean square is {size:.3g}; that of standardized data is 1."
-        remedies = (
-            "scale the inputs to mean 0 and deviation 1",
-            "a normalization layer first",
-            "a lower learning rate",
-        )
-        yield Diagnosis("unscaled input", evidence, 0.96, found, remedies)
+def unscaled_input(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """What the first layer is given is far from 1 in size, and something is wrong."""
+    first = beginning(history)
+    if first is None or not np.isfinite(first.input_rms) or _is_normalized(first):
+        return None
+    rms = first.input_rms
+    trouble = bool(findings) or fallen(history) < 0.3
+    if not trouble or _SMALL_INPUT <= rms <= _LARGE_INPUT or rms == 0:
+        return None
+    evidence = f"The root mean square of the first layer's input is {rms:.3g} (expected: about 1). {told(history)}"
+    about = tuple(f for f in findings if f.kind != "spike" or f.step < 50)
+    return Diagnosis("unscaled input", evidence, 0.95, about, ("standardize the inputs", "a BatchNorm in front"))
 
 
-def unscaled_target(run: Run) -> Iterator[Diagnosis]:
-    """The first loss is huge though the network puts out moderate numbers: they are held against huge ones."""
-    outputs = run.first.output_rms[np.isfinite(run.first.output_rms)] if run.history else np.empty(0)
-    found = run.of("exploding", "nonfinite", "dead", "saturated", "vanishing", "spike")
-    distance = float(np.sqrt(max(run.start_loss, 0.0)))
-    if not (found or run.is_stuck) or not len(outputs) or not 5 < distance < np.inf or run.input_rms > LARGE_INPUT:
-        return
-    if distance > 3 * outputs[-1]:
-        is_sure = not typical(run.first.weight_gain) > LARGE_GAIN
-        evidence = (
-            f"The first loss is {run.start_loss:.3g}, while the last layer's outputs have a root mean square of "
-            f"{outputs[-1]:.2g}: as a squared error that is a distance of {distance:.3g}."
-        )
-        remedies = ("scale the targets to mean 0 and deviation 1", "a lower learning rate", "Huber loss")
-        yield Diagnosis("unscaled target", evidence, 0.95 if is_sure else 0.6, found, remedies)
+def unscaled_target(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """The first loss is what targets much larger than the outputs give in a squared, or an absolute, error.
 
-
-def outlier(run: Run) -> Iterator[Diagnosis]:
-    """One batch stands out: before and after it all is as usual, or its inputs are not finite."""
-    odd = [snapshot for snapshot in run.history if np.isinf(snapshot.input_rms)]
-    found = run.of("nonfinite", "spike")
-    if odd and found:
-        evidence = f"The inputs of step {odd[0].step} hold NaN or Inf."
-        yield Diagnosis("outlier batch", evidence, 0.98, found, _LOOK)
-        return
-    for finding in run.of("spike"):
-        if _stands_alone(run, finding):
-            size = run.near(finding).input_rms
-            usual = float(np.median([snapshot.input_rms for snapshot in run.history]))
-            is_input = run.near(finding).step == finding.step and size > 3 * usual
-            evidence = f"{', '.join(finding.layers)} reached {finding.value:.3g} at step {finding.step} alone; before "
-            evidence += f"and after, the limit of {finding.threshold:.3g} was kept."
-            evidence += f" That batch's inputs have a root mean square of {size:.3g}, usually {usual:.3g}." * is_input
-            yield Diagnosis("outlier batch", evidence, 0.95 if is_input else 0.85, (finding,), _LOOK)
-    late = [f for f in run.of("nonfinite") if f.step > run.first.step and _was_calm(run, f)]
-    if late:
-        evidence = f"Up to step {late[0].step} loss and gradient were as usual, then NaN or Inf came within one step."
-        yield Diagnosis("outlier batch", evidence, 0.6, tuple(late), _LOOK)
-
-
-_LOOK = ("look at the batch of that step", "skip non-finite steps", "clip by the global norm")
-
-
-def _stands_alone(run: Run, finding: Finding) -> bool:
-    steps = np.concatenate([snapshot.trace_step for snapshot in run.history])
-    losses = np.concatenate([np.asarray(snapshot.trace_loss) for snapshot in run.history])
-    after = losses[(steps > finding.step) & np.isfinite(losses)]
-    before = losses[(steps < finding.step) & np.isfinite(losses)][-20:]
-    if not len(before) or not len(after):
-        return bool(len(before))
-    return bool(np.median(after) < 2 * abs(np.median(before)) + 1e-12) and len(run.of("spike")) <= 3
-
-
-def _was_calm(run: Run, finding: Finding) -> bool:
-    norms = np.array([s.total_norm for s in run.history if s.step < finding.step and np.isfinite(s.total_norm)])
-    steps = np.concatenate([snapshot.trace_step for snapshot in run.history])
-    losses = np.concatenate([np.asarray(snapshot.trace_loss) for snapshot in run.history])
-    before = losses[(steps < finding.step) & np.isfinite(losses)]
-    return (
-        len(norms) > 1
-        and bool(norms[-3:].max() < 10 * np.median(norms))
-        and (len(before) < 2 or bool(before[-3:].max() < 3 * abs(np.median(before)) + 1e-12))
+    A squared error of n outputs has the gradient norm 2 sqrt(loss / n) at the outputs, an absolute one 1 / sqrt(n);
+    another loss that is large (a sum, a cross-entropy of huge outputs) has neither.
+    """
+    first = beginning(history)
+    if first is None or not np.isfinite(first.loss) or not (findings or fallen(history) < 0.7):
+        return None
+    outputs = np.flatnonzero(~np.isnan(first.output_rms) & (first.grad_output_norm > 0))
+    if not len(outputs):
+        return None
+    last = outputs[-1]
+    rms, norm, mean = (float(c[last]) for c in (first.output_rms, first.grad_output_norm, first.grad_output_rms))
+    entries = (norm / mean) ** 2
+    target = np.sqrt(first.loss) if abs(norm / (2 * np.sqrt(first.loss / entries)) - 1) < 0.3 else 0.0
+    target = first.loss if abs(norm * np.sqrt(entries) - 1) < 0.05 else target
+    if not target > _LARGE_TARGET * max(rms, 1.0):
+        return None
+    evidence = (
+        f"The first loss of {first.loss:.3g} is that of targets of about {target:.3g}, with outputs of {rms:.2g}. "
+        f"{told(history)}"
     )
+    return Diagnosis("unscaled target", evidence, 0.9, tuple(findings), ("standardize the targets", "a Huber loss"))
+
+
+def outlier_batch(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """One step's loss stands out, and what came before it was calm; or what came in was not finite."""
+    spikes, broken = found(findings, "spike"), found(findings, "nonfinite")
+    remedies = ("look at that batch", "skip a step with a bad batch", "clip by the global norm")
+    bad = [s.step for s in history if np.isinf(s.input_rms)]
+    if len(bad) == 1 and bad[0] > history[0].step:
+        evidence = f"What came in at step {bad[0]} holds NaN or Inf, and at no other measured step."
+        return Diagnosis("outlier batch", evidence, 0.95, broken + spikes, remedies)
+    if broken and not bad and not is_rising(before(history, broken[0].step)):
+        evidence = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
+        return Diagnosis("outlier batch", evidence, 0.6, broken + spikes, remedies)
+    for spike in spikes:
+        past = before(history, spike.step - 3)[-20:]  # the loss that follows a bad batch may be the larger one
+        if len(past) > 2 and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2) and not is_rising(past):
+            back = after(history, spike.step)
+            evidence = (
+                f"{spike.layers[0]} jumped to {spike.value:.3g} at step {spike.step} (limit {spike.threshold:.3g}); "
+                f"the losses before it had a median of {np.median(past):.3g}, those after it of {_median(back):.3g}."
+            )
+            return Diagnosis("outlier batch", evidence, 0.8, spikes + broken, remedies)
+    return None
+
+
+def _median(row: Array) -> float:
+    return float(np.median(row)) if len(row) else float("nan")
+
+
+def _is_normalized(snapshot: Snapshot) -> bool:
+    """The first layer itself normalizes what comes in."""
+    return bool(snapshot.kinds) and snapshot.kinds[0] in NORMS

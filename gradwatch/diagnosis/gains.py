@@ -1,84 +1,90 @@
-"""Where the gradient is lost or blown up: the gain of each kind of layer, and what of it the weights contribute."""
+"""Where the gradient is lost or blown up: what each kind of layer does, and what its weights alone would do."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 
 from gradwatch.records import Array, Snapshot
 
 BOUNDED = {"Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softmax", "LogSoftmax"}
+NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "LayerNorm", "GroupNorm", "RMSNorm",
+         "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Split:
-    """Who takes the gradient: shares, on a log scale, of all that is lost on the way back.
-
-    Attributes:
-        activations: what bounded activations take, whose slope is below 1.
-        weights: what weights take, ReLUs counted in, which halve the energy and want weights that double it.
-    """
-
-    activations: float
-    weights: float
-
-
-def split(snapshot: Snapshot) -> Split:
-    """How the loss of the gradient divides between activations and weights; both 0 where nothing is lost.
-
-    Example:
-        >>> split(Snapshot(0, ("a", "b"), kinds=("Sigmoid", "Linear"), gain=[0.1, 1.0]))
-        Split(activations=1.0, weights=0.0)
-    """
-    usable = (snapshot.gain > 0) & np.isfinite(snapshot.gain)
-    logs = np.minimum(np.log(np.where(usable, snapshot.gain, 1.0)), 0)
-    bounded = np.array([kind in BOUNDED for kind in snapshot.kinds], bool)
-    taken, whole = -float(logs[bounded].sum()), -float(logs.sum())
-    return Split(taken / whole, 1 - taken / whole) if whole > 0 else Split(0.0, 0.0)
-
-
-def gain_by_kind(snapshot: Snapshot) -> dict[str, tuple[int, float]]:
+def gain_by_kind(snapshot: Snapshot, column: str = "gain") -> dict[str, tuple[int, float]]:
     """Kind of layer -> how many have a gain, and their geometric mean gain.
 
     Example:
         >>> gain_by_kind(Snapshot(0, ("a", "b", "c"), kinds=("Sigmoid", "Sigmoid", "Linear"), gain=[0.2, 0.2, 0.6]))
         {'Sigmoid': (2, 0.2), 'Linear': (1, 0.6)}
     """
-    return _by_kind(snapshot, snapshot.gain)
-
-
-def _by_kind(snapshot: Snapshot, column: Array) -> dict[str, tuple[int, float]]:
     gains: dict[str, list[float]] = defaultdict(list)
-    for kind, gain in zip(snapshot.kinds, column.tolist(), strict=True):
+    for kind, gain in zip(snapshot.kinds, getattr(snapshot, column).tolist(), strict=True):
         if gain > 0 and np.isfinite(gain):
             gains[kind].append(gain)
-    return {kind: (len(values), round(float(np.exp(np.mean(np.log(values)))), 4)) for kind, values in gains.items()}
+    return {kind: (len(values), round(_mean(np.array(values)), 4)) for kind, values in gains.items()}
 
 
 def gains_as_text(snapshot: Snapshot) -> str:
-    """The gains in a sentence, the smallest first, and what the weights alone would make of it.
+    """The gains in a sentence, the smallest first, and what the weights alone contribute.
 
     Example:
-        >>> kinds, weights = ("Sigmoid", "Linear"), [np.nan, 0.58]
-        >>> gains_as_text(Snapshot(0, ("a", "b"), kinds=kinds, gain=[0.2, 0.6], weight_gain=weights))
+        >>> kinds = ("Sigmoid", "Linear")
+        >>> gains_as_text(Snapshot(0, ("a", "b"), kinds=kinds, gain=[0.2, 0.6], weight_gain=[np.nan, 0.58]))
         'The Sigmoid multiplies the gradient by 0.2, the Linear by 0.6 (its weights alone: 0.58).'
     """
     gains = sorted(gain_by_kind(snapshot).items(), key=lambda item: item[1][1])
     if not gains:
         return "No gain could be measured."
-    alone = _by_kind(snapshot, snapshot.weight_gain)
-    parts = [f"{_counted(kind, count)} by {gain:.2g}{_of_weights(kind, count, alone)}" for kind, (count, gain) in gains]
+    alone = gain_by_kind(snapshot, "weight_gain")
+    parts = [f"{_counted(kind, count)} by {gain:.2g}{_alone(kind, count, alone)}" for kind, (count, gain) in gains]
     sentence = ", ".join(parts).replace(" by ", " multiplies the gradient by ", 1)
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def weights_gain(snapshot: Snapshot) -> float:
+    """Geometric mean of what the hidden layers' weights alone do to the gradient; NaN without any.
+
+    Taken together, a wide layer's large gain and the next one's small gain cancel.
+
+    Example:
+        >>> weights_gain(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 2.0]))
+        1.0
+    """
+    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]  # the first passes nothing on
+    usable = known[(known > 0) & np.isfinite(known)]
+    return _mean(usable) if len(usable) else float("nan")
+
+
+def activation_gain(snapshot: Snapshot) -> float:
+    """Geometric mean gain of the bounded activations; NaN without any."""
+    bounded = np.array([kind in BOUNDED for kind in snapshot.kinds], bool)
+    usable = snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)]
+    return _mean(usable) if len(usable) else float("nan")
+
+
+def has(snapshot: Snapshot, *kinds: str) -> bool:
+    """Whether some layer is of one of the kinds."""
+    return any(kind in kinds for kind in snapshot.kinds)
+
+
+def fall_as_text(snapshot: Snapshot) -> str:
+    """How much of the gradient is left at the first layer."""
+    norms = snapshot.grad_output_norm[~np.isnan(snapshot.grad_norm) & np.isfinite(snapshot.grad_output_norm)]
+    if len(norms) < 2 or not norms.max() > 0:
+        return ""
+    return f" At the first layer {norms[0] / norms.max():.1e} of the largest is left."
+
+
+def _mean(values: Array) -> float:
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _counted(kind: str, count: int) -> str:
     return f"the {kind}" if count == 1 else f"each of the {count} {kind}s"
 
 
-def _of_weights(kind: str, count: int, alone: dict[str, tuple[int, float]]) -> str:
-    if kind not in alone:
-        return ""
-    return f" ({'its' if count == 1 else 'their'} weights alone: {alone[kind][1]:.2g})"
+def _alone(kind: str, count: int, alone: dict[str, tuple[int, float]]) -> str:
+    return f" ({'its' if count == 1 else 'their'} weights alone: {alone[kind][1]:.2g})" if kind in alone else ""

@@ -1,54 +1,50 @@
-"""Rules for what numbers can't hold: operations without a guard, half precision."""
+"""Causes in the arithmetic: operations without a guard, numbers that half precision can't hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.run import Run
-from gradwatch.records import Diagnosis, Snapshot
-
-_GUARD = ("an epsilon in divisions, logs and roots", "clamp what goes into exp", "skip non-finite steps")
+from gradwatch.diagnosis.course import before, beginning, found, is_rising, is_stuck, told
+from gradwatch.records import Diagnosis, Finding, Snapshot
 
 
-def unguarded(run: Run) -> Iterator[Diagnosis]:
-    """NaN or Inf out of finite numbers, within one step."""
-    for finding in run.of("nonfinite"):
-        snapshot = run.near(finding)
-        forward = np.flatnonzero(np.isinf(snapshot.output_rms))
-        before = [s for s in run.history if s.step < finding.step and np.isfinite(s.total_norm)]
-        norms = np.array([s.total_norm for s in before])
-        if len(norms) > 1 and norms[-3:].max() > 10 * np.median(norms[:5]):
-            continue  # it grew: the numbers were not usual before
-        if snapshot.step == finding.step and not len(forward):
-            where = "in the backward pass only" if np.isfinite(snapshot.loss) else "in the loss"
-            evidence = f"All layers' outputs are finite at step {finding.step}; NaN or Inf comes up {where}."
-            yield Diagnosis("unguarded operation", evidence, 0.9, (finding,), _GUARD)
-        else:
-            layer = snapshot.layers[forward[0]] if len(forward) else "the loss"
-            evidence = f"NaN or Inf comes up first in {layer}, from finite inputs, and the norms before were usual."
-            yield Diagnosis("unguarded operation", evidence, 0.55, (finding,), _GUARD)
+def unguarded_operation(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """NaN or Inf appear while everything before was moderate."""
+    about = found(findings, "nonfinite")
+    if not about or not history:
+        return None
+    past = before(history, about[0].step)
+    if len(past) > 2 and is_rising(past):
+        return None
+    start = history[0]
+    outputs = start.output_rms[~np.isnan(start.output_rms)]
+    only_backward = about[0].layers[:1] != ("loss",) and np.isfinite(outputs).all()
+    where = "in the backward pass alone" if only_backward else "in the loss"
+    calm = f"the loss before it was {past[-1]:.3g}" if len(past) else "it was there at the first step"
+    evidence = f"NaN or Inf appear {where} at step {about[0].step}; {calm}."
+    remedies = ("an epsilon in divisions, logs and roots", "torch's fused losses on raw outputs", "skip such steps")
+    score = 0.8 if len(past) < 3 else 0.65 if only_backward else 0.55
+    return Diagnosis("unguarded operation", evidence, score, about, remedies)
 
 
-def underflow(run: Run) -> Iterator[Diagnosis]:
-    """Half precision loses the gradients, or a loss scale drives them beyond what it holds."""
-    halves = [snapshot for snapshot in run.history if snapshot.dtype == "float16"]
-    if not halves:
-        return
-    skipped = float(np.mean([snapshot.skipped for snapshot in halves]))
-    zero = float(np.median([_zero(snapshot) for snapshot in halves]))
-    found = run.of("nonfinite", "stalled", "vanishing")
-    if skipped > 0.5 or zero > 0.5 or (found and (zero > 0.2 or run.of("nonfinite"))):
-        scale = halves[-1].loss_scale
-        evidence = (
-            f"In float16 {zero:.0%} of the gradients' entries are exactly zero and {skipped:.0%} of the steps were "
-            f"skipped; the loss scale is {'none' if np.isnan(scale) else f'{scale:g}'}."
-        )
-        remedies = ("bf16 in place of fp16", "a GradScaler that adapts its scale", "float32 for the loss")
-        yield Diagnosis("precision underflow", evidence, 0.94, found, remedies)
-
-
-def _zero(snapshot: Snapshot) -> float:
-    known = snapshot.zero_fraction[np.isfinite(snapshot.zero_fraction)]
-    return float(np.mean(known)) if len(known) else 0.0
+def precision_underflow(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """Gradients of float16 that are exactly zero, or a loss scale that leaves no step."""
+    first = beginning(history)
+    if first is None or first.dtype != "float16":
+        return None
+    zeros = float(np.nanmedian(first.zero_fraction)) if (~np.isnan(first.zero_fraction)).any() else 0.0
+    skipped = float(np.mean([s.skipped for s in history]))
+    scales = [s.loss_scale for s in history if s.loss_scale > 0]
+    collapsed = bool(scales) and scales[-1] < 1
+    overflow = found(findings, "nonfinite")
+    if not (skipped > 0.5 or collapsed or overflow or (zeros > 0.6 and is_stuck(history, 0.2))):
+        return None
+    evidence = (
+        f"The gradients are of float16: {zeros:.0%} of the entries of the median layer are exactly zero at the "
+        f"first step, {skipped:.0%} of the measured steps were skipped. {told(history)}"
+    )
+    remedies = ("bfloat16", "a loss scale that adapts (GradScaler)", "float32 for the loss and its last layer")
+    about = overflow + found(findings, "stalled", "vanishing", "dead")
+    return Diagnosis("precision underflow", evidence, 0.95, about, remedies)

@@ -1,75 +1,92 @@
-"""Rules for how it is trained: the learning rate, the warm-up, the clip."""
+"""Causes in the steps that are taken: too large, too large too soon, or clipped to nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.run import EARLY, LARGE_STEP, Run
-from gradwatch.records import Diagnosis, Snapshot
+from gradwatch.diagnosis.course import EARLY, beginning, fallen, found, is_stuck, losses, told
+from gradwatch.diagnosis.gains import has
+from gradwatch.records import Diagnosis, Finding, Snapshot
 
-_ROSE = 3.0  # times the first loss
-_TINY_STEP = 1e-4  # of the weights: it would take 10,000 steps in one direction to move them
-_CLIPPED = 0.05  # a twentieth of the gradient is left: 20 times over the 10 % of steps that the Tuning Playbook clips
+LARGE_STEP = 0.1  # of the weights, in one step; 1e-3 is what is usual
+_HUGE_STEP = 1.0
+_ATTENTION = ("MultiheadAttention", "LayerNorm", "RMSNorm")
 
 
-def learning_rate(run: Run) -> Iterator[Diagnosis]:
-    """The first steps are large against the weights, and the loss or the network does not bear it."""
-    found = run.of("exploding", "nonfinite", "dead", "saturated", "spike", "vanishing")
-    step = run.step_to_weight
-    peak = float(np.max(run.losses, initial=-np.inf))
-    rose = peak > _ROSE * abs(run.start_loss) and run.start_loss != 0
-    if not (found or rose or run.is_stuck) or not (step > LARGE_STEP / 3 or rose):
-        return
-    scores = (0.88, 0.8) if step > LARGE_STEP else (0.65 if rose else 0.4, 0.4)
-    score = scores[0 if found or rose else 1]
-    rate = "" if np.isnan(run.first.learning_rate) else f" (learning rate {run.first.learning_rate:g})"
-    evidence = f"A step of the first {EARLY} is up to {step:.2g} of the weights{rate}; about 1e-3 is usual. "
-    evidence += f"The loss began at {run.start_loss:.3g}, its highest was {peak:.3g}, it is {run.end_loss:.3g} now."
+def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """The first steps are a large share of the weights, and the loss rises, or units die, or numbers overflow."""
+    step = first_steps(history)
+    harm = _harm(findings, history)
+    about = found(findings, "nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
+    about = tuple(f for f in about if f.step > 0 or f.kind in ("exploding", "nonfinite"))
+    if not history or not harm or not (step > LARGE_STEP or "the loss rose" in harm):
+        return None
+    score = 0.75 if step > LARGE_STEP else 0.5
+    size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"
+    rate = f" at a learning rate of {history[0].learning_rate:.3g}" if history[0].learning_rate > 0 else ""
+    evidence = f"{size}{rate}, and {harm}. {told(history)}".strip()
     remedies = ("a lower learning rate", "warm-up", "clip by the global norm")
-    yield Diagnosis("learning rate too high", evidence, score * _without_attention(run), found, remedies)
+    return Diagnosis("learning rate too high", evidence, score, about, remedies)
 
 
-def _without_attention(run: Run) -> float:
-    return 0.9 if _wants_warm_up(run) else 1.0
+def missing_warm_up(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """Adam on attention and normalization layers takes full steps at once, and the loss does not come down."""
+    first, step = beginning(history), first_steps(history)
+    if first is None or not has(first, *_ATTENTION) or not first.optimizer.startswith(("Adam", "NAdam", "AdamW")):
+        return None
+    rates = [s.learning_rate for s in history]
+    harmed = _rose(history) > 1.2 or is_stuck(history, 0.2)
+    if not (harmed and step > LARGE_STEP / 3 and rates[0] >= 0.9 * max(rates)):
+        return None
+    evidence = (
+        f"{first.optimizer} starts at its full learning rate of {rates[0]:.3g}: {step:.2g} of the weights in a step. "
+        f"{told(history)}"
+    )
+    score = 0.7 if step > _HUGE_STEP else 0.8
+    about = found(findings, "spike", "vanishing", "stalled", "dead", "exploding")
+    return Diagnosis(
+        "missing warm-up", evidence, score, about, ("warm-up over the first steps", "a lower learning rate", "pre-norm")
+    )
 
 
-def _wants_warm_up(run: Run) -> bool:
-    """A transformer that an optimizer of Adam's kin takes at its full rate from the first step on."""
-    kinds = run.last.kinds if run.history else ()
-    is_transformer = any("Attention" in kind for kind in kinds) or sum("LayerNorm" in kind for kind in kinds) >= 4
-    rates = [snapshot.learning_rate for snapshot in run.history if np.isfinite(snapshot.learning_rate)]
-    return is_transformer and bool(rates) and rates[0] > 0.5 * max(rates) and max(rates) <= 0.02
+def clipping_too_hard(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """Nearly all of the gradient is clipped away in most steps, and the loss hardly falls."""
+    kept = np.array([s.clip_coefficient for s in history if np.isfinite(s.clip_coefficient)])
+    if len(kept) < EARLY or not np.median(kept) < 0.05 or not fallen(history) < 0.3:
+        return None
+    evidence = f"Clipping leaves {np.median(kept):.2g} of the gradient in the median step. {told(history)}"
+    remedies = ("clip at the 90th percentile of the norms", "clip less", "a higher learning rate")
+    return Diagnosis("clipping too hard", evidence, 0.85, found(findings, "vanishing"), remedies)
 
 
-def warm_up(run: Run) -> Iterator[Diagnosis]:
-    """Attention and its normalizations are torn apart by full steps while Adam's averages are still noise."""
-    found = run.of("spike", "exploding", "nonfinite", "vanishing", "dead", "stalled")
-    if _wants_warm_up(run) and (run.is_stuck or found) and run.step_to_weight > LARGE_STEP / 3:
-        evidence = (
-            f"A transformer takes its full learning rate, {run.first.learning_rate:g}, from the first step on; a step "
-            f"is {run.step_to_weight:.2g} of the weights. The loss is {run.end_loss:.3g}, it began at "
-            f"{run.start_loss:.3g}."
-        )
-        remedies = ("a linear warm-up over the first steps", "normalization before attention", "a lower learning rate")
-        yield Diagnosis("missing warm-up", evidence, 0.89, found, remedies)
+def first_steps(history: Sequence[Snapshot]) -> float:
+    """Median over the layers of the largest of the first steps, as a share of the weights; NaN if unknown."""
+    rows = [s.step_to_weight for s in history if s.step < EARLY]
+    if not rows or len({len(row) for row in rows}) > 1:
+        return float("nan")
+    known = np.array(rows)[:, ~np.isnan(rows[0])]
+    known = known[np.isfinite(known).all(axis=1)]
+    return float(np.max(np.median(known, axis=1))) if known.size else float("nan")
 
 
-def clipping(run: Run) -> Iterator[Diagnosis]:
-    """The clip leaves next to nothing of every gradient, and the optimizer takes that as it is."""
-    coefficients = np.array([snapshot.clip_coefficient for snapshot in run.history])
-    known = coefficients[np.isfinite(coefficients)]
-    if len(known) < EARLY // 2 or np.median(known) > _CLIPPED or not run.is_stuck:
-        return
-    if run.step_to_weight < _TINY_STEP and not _scales_itself(run.last):
-        evidence = (
-            f"The clip leaves {np.median(known):.1e} of the gradient at half of the steps; a step is then "
-            f"{run.step_to_weight:.1e} of the weights, and the loss is {run.end_loss:.3g} after {run.start_loss:.3g}."
-        )
-        remedies = ("a larger max_norm, such as the 90th percentile of the norms", "no clip", "an adaptive optimizer")
-        yield Diagnosis("clipping too hard", evidence, 0.92, (), remedies)
+def _rose(history: Sequence[Snapshot], *, finite: bool = False) -> float:
+    """The largest loss of the run, or the largest finite one, over the first."""
+    row = losses(history)
+    row = row[np.isfinite(row)] if finite else row
+    if len(row) < 2 or not row[0] > 0:
+        return 1.0
+    return float(np.max(row[1:]) / row[0])
 
 
-def _scales_itself(snapshot: Snapshot) -> bool:
-    return any(name in snapshot.optimizer.lower() for name in ("adam", "lion", "rmsprop", "adagrad", "lamb"))
+def _harm(findings: Sequence[Finding], history: Sequence[Snapshot]) -> str:
+    if _rose(history, finite=True) > 3 and is_stuck(history, 0.0):
+        return "the loss rose"
+    if any(f.kind == "dead" and f.step >= 1 for f in findings):
+        return "ReLUs died in training"
+    if any(f.kind in ("nonfinite", "exploding") for f in findings) and (_rose(history, finite=True) > 3):
+        return "numbers overflow"
+    if _rose(history) > 1.5 and is_stuck(history, 0.3):
+        return "the loss rose from its start and hardly came down"
+    return "the loss does not fall" if is_stuck(history, 0.1) else ""

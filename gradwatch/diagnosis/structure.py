@@ -1,67 +1,112 @@
-"""Rules for parts of a network that no gradient reaches."""
+"""Causes in how the network is put together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.run import Run
-from gradwatch.records import Diagnosis, Snapshot
-
-_SOFTMAX = ("Softmax", "Softmax2d")
-
-
-def detached(run: Run) -> Iterator[Diagnosis]:
-    """Parameters whose ``.grad`` is None."""
-    for finding in run.of("stalled"):
-        norms = _norms(run.near(finding))
-        none = [name for name in finding.layers if np.isnan(norms.get(name, np.nan))]
-        if none:
-            evidence = f"The .grad of {len(none)} parameters is None, among them {', '.join(none[:3])}."
-            advice = ("remove the detach() or no_grad() before the loss", "use the module, or freeze it")
-            yield Diagnosis("frozen or detached part", evidence, 0.95, (finding,), advice)
+from gradwatch.diagnosis.course import beginning, dead_share, found, losses, over_calls, told
+from gradwatch.diagnosis.gains import NORMS, activation_gain, fall_as_text, gains_as_text, has, weights_gain
+from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 
 
-def zero_gradient(run: Run) -> Iterator[Diagnosis]:
-    """Parameters whose gradient is exactly zero: the head gives none, or dead units let none pass."""
-    for finding in run.of("stalled"):
-        snapshot = run.near(finding)
-        norms = _norms(snapshot)
-        zero = [name for name in finding.layers if norms.get(name) == 0]
-        if not zero:
-            continue
-        text = (
-            f"The gradient of {len(zero)} of {len(norms)} parameters is exactly zero, {', '.join(zero[:3])} among them."
-        )
-        gone = float(np.nanmax(np.nan_to_num(snapshot.dead_fraction), initial=0.0))
-        if gone > 0.95:
-            text += f" {gone:.0%} of a ReLU's units never fire."
-            advice: tuple[str, ...] = ("LeakyReLU", "He initialization with zero biases", "a lower learning rate")
-            yield Diagnosis("dead ReLU", text, 0.93, (finding,), advice)
-        elif len(zero) > len(norms) / 2:
-            advice = ("a sigmoid and binary cross-entropy for one unit; no softmax before cross-entropy",)
-            score = 0.97 if _ends_in_softmax(snapshot) else 0.86
-            yield Diagnosis("zero-gradient head", text, score, (finding,), advice)
-        else:
-            advice = ("use the module, or freeze it", "weights that are not zero")
-            yield Diagnosis("frozen or detached part", text, 0.6, (finding,), advice)
+def missing_normalization_or_skip(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
+    about = tuple(f for f in found(findings, "vanishing") if not over_calls(f, history))
+    first = beginning(history)
+    if not about or first is None:
+        return None
+    weights, activation = weights_gain(first), activation_gain(first)
+    if weights < 0.45 or activation < 0.5:
+        return None
+    evidence = f"{gains_as_text(first)}{fall_as_text(first)} No single layer is to blame: the depth is."
+    score = 0.7 if not has(first, *NORMS) else 0.5
+    remedies = ("a normalization layer after each Linear", "skip connections", "He initialization")
+    return Diagnosis("missing normalization or skip", evidence, score, about, remedies)
 
 
-def softmax_head(run: Run) -> Iterator[Diagnosis]:
-    """A softmax as the last layer, before a loss that takes one itself: the gradient is small, the loss can't fall."""
-    if run.history and run.is_stuck and _ends_in_softmax(run.last):
-        evidence = (
-            f"The last layer is a {run.last.kinds[-1]}, and the loss is {run.end_loss:.3g} after {run.start_loss:.3g}: "
-            f"cross-entropy takes logits, and of probabilities it stays above ln(classes) - 1."
-        )
-        advice = ("remove the softmax: cross-entropy takes logits", "or take the log of it, and nll_loss")
-        yield Diagnosis("zero-gradient head", evidence, 0.9, (), advice)
+def zero_gradient_head(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """The head passes no gradient at all, or one that is bounded by a second softmax."""
+    first = beginning(history)
+    if first is None:
+        return None
+    return _no_gradient(findings, first, history) or _softmax_twice(findings, first, history)
 
 
-def _ends_in_softmax(snapshot: Snapshot) -> bool:
-    return bool(snapshot.kinds) and snapshot.kinds[-1] in _SOFTMAX
+def _no_gradient(findings: Sequence[Finding], first: Snapshot, history: Sequence[Snapshot]) -> Diagnosis | None:
+    later = np.asarray(history[min(4, len(history) - 1)].param_grad_norm)
+    norms = np.asarray(first.param_grad_norm)
+    if len(later) != len(norms) or not len(norms):
+        return None
+    zeros = (norms == 0) & (later == 0)  # a branch that starts at zero (ReZero) has a gradient a step later
+    is_off = dead_share(history) > 0.9 and not (first.weight_norm == 0).any()
+    if zeros.mean() < 0.5 or is_off or first.dtype == "float16":
+        return None
+    last = first.kinds[-1] if first.kinds else ""
+    evidence = (
+        f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first; the last layer "
+        f"is a {last}. {told(history)}"
+    )
+    remedies = ("no softmax over one unit", "a loss on the raw outputs", "weights that are not all zero")
+    return Diagnosis("zero-gradient head", evidence, 0.9, found(findings, "stalled", "vanishing"), remedies)
 
 
-def _norms(snapshot: Snapshot) -> dict[str, float]:
-    return dict(zip(snapshot.params, np.asarray(snapshot.param_grad_norm).tolist(), strict=True))
+def _softmax_twice(findings: Sequence[Finding], first: Snapshot, history: Sequence[Snapshot]) -> Diagnosis | None:
+    """Cross-entropy of probabilities over C classes starts at ln C; its gradient there is below that of their log."""
+    row = losses(history)
+    if not first.kinds or first.kinds[-1] != "Softmax" or not len(row) or not 0.6 < row[0] < 12:
+        return None
+    norm, mean = first.grad_output_norm[-1], first.grad_output_rms[-1]
+    classes = float(np.exp(row[0]))
+    batch = (norm / mean) ** 2 / classes
+    floor = row[0] - 1
+    if not 0.5 < norm * np.sqrt(batch) < 1.3 or not np.min(row) > floor - 0.1:
+        return None
+    evidence = (
+        f"The network ends in a Softmax, and its loss begins at {row[0]:.3g}, as a cross-entropy of {classes:.0f} "
+        f"classes does, with the bounded gradient of a second softmax: it can't fall below about {max(floor, 0):.2g}."
+    )
+    remedies = ("remove the Softmax before cross-entropy", "the log of the Softmax with an NLL loss")
+    return Diagnosis(
+        "zero-gradient head", evidence, 0.85, found(findings, "stalled", "vanishing", "saturated"), remedies
+    )
+
+
+def frozen_or_detached_part(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """Parameters that the optimizer holds have no gradient at all."""
+    stalled = found(findings, "stalled")
+    if not stalled or not history:
+        return None
+    last = history[-1]
+    norms = np.asarray(last.param_grad_norm)
+    none = never_reached(history)
+    if not none:
+        return _cut_off(stalled, last, norms)
+    evidence = f"The .grad of {len(none)} of {len(norms)} parameters is None, among them {', '.join(none[:3])}."
+    remedies = ("remove the detach() or no_grad() before the loss", "use the module, or freeze it")
+    return Diagnosis("frozen or detached part", evidence, 0.9, stalled, remedies)
+
+
+def never_reached(history: Sequence[Snapshot]) -> list[str]:
+    """Parameters whose ``.grad`` was None in every Snapshot that lists them; a head used now and then is none."""
+    reached = {
+        name
+        for snapshot in history
+        for name, norm in zip(snapshot.params, np.asarray(snapshot.param_grad_norm).tolist(), strict=True)
+        if not np.isnan(norm)
+    }
+    return [name for name in history[-1].params if name not in reached]
+
+
+def _cut_off(stalled: tuple[Finding, ...], last: Snapshot, norms: Array) -> Diagnosis | None:
+    """All before a layer have a gradient of exactly zero, all after it have one: something rounds, or cuts."""
+    zeros = np.flatnonzero(norms == 0)
+    dead = np.nan_to_num(last.dead_fraction, nan=0.0).max(initial=0.0)
+    if not 0 < len(zeros) < len(norms) or dead > 0.9 or zeros[-1] != len(zeros) - 1:
+        return None
+    evidence = (
+        f"The gradient of the first {len(zeros)} of {len(norms)} parameters is exactly zero, of the rest it is not."
+    )
+    remedies = ("no rounding or comparison between the parts", "freeze what should not learn")
+    return Diagnosis("frozen or detached part", evidence, 0.7, stalled, remedies)

@@ -13,6 +13,7 @@ from gradwatch.probe.terms import Indices
 from gradwatch.records import Array
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def inputs_of(module: nn.Module) -> int | None:
@@ -27,6 +28,8 @@ def inputs_of(module: nn.Module) -> int | None:
     """
     if isinstance(module, nn.Linear):
         return module.in_features
+    if isinstance(module, _TRANSPOSED):
+        return module.in_channels
     return module.in_channels * math.prod(module.stride) if isinstance(module, _CONVOLUTIONS) else None
 
 

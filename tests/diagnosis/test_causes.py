@@ -231,7 +231,8 @@ def test_the_trainings_name_every_cause_but_that_of_half_precision() -> None:
 
 def halves(**columns: object) -> Iterator[Snapshot]:
     for step in range(12):
-        yield Snapshot(step, ("a", "b"), dtype="float16", loss=1.0, total_norm=1.0, **columns)
+        loss = {"trace_step": [step], "trace_loss": [2.3], "trace_total_norm": [math.nan]}
+        yield Snapshot(step, ("a", "b"), dtype="float16", loss=2.3, total_norm=1.0, **loss, **columns)
 
 
 def test_half_precision_that_loses_the_gradient() -> None:

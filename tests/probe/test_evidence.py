@@ -30,6 +30,7 @@ def measured(model: nn.Module, x: torch.Tensor, optimizer: torch.optim.Optimizer
         (nn.Conv2d(8, 24, 3, padding=1), (16, 8, 24, 24)),
         (nn.Conv2d(16, 32, 3, stride=2, padding=1), (16, 16, 24, 24)),
         (nn.Conv2d(16, 32, 3, padding=1, groups=4), (16, 16, 24, 24)),
+        (nn.ConvTranspose2d(16, 8, 4, stride=2, padding=1), (16, 16, 12, 12)),
     ],
 )
 def test_the_weights_gain_is_what_is_measured_of_fresh_weights(layer: nn.Module, shape: tuple[int, ...]) -> None:

@@ -75,7 +75,7 @@ class TestDigits:
     def test_the_cause_is_known_and_the_first_suggestion_cures(self, digits: Any) -> None:
         trial, _, _ = digits
         assert "saturating activation" in [diagnosis.cause for diagnosis in trial.diagnoses]
-        first = next(row for row in trial.rows if row.remedy == ReplaceActivations())
+        first = next(row for row in trial.rows if isinstance(row.remedy, ReplaceActivations))
         assert first.result > trial.untreated.result + 0.3
 
     def test_two_are_tried_together(self, digits: Any) -> None:
