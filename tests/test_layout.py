@@ -22,14 +22,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "intake": {"records", "probe", "detectors"},
     "watch": {*PIPELINE, "intake"},
     "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
-    "testing": {"gradwatch"},
+    "runs": {*PIPELINE, "callbacks", "reporting"},  # one engine for a user's tests, `check` and the preflight
+    "testing": {"gradwatch", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
     "cli": {"gradwatch", "examples", "demo"},
     "__main__": {"cli"},
 }
 EXCEPTIONS = {"remedies/one_training.py": {*PIPELINE, "remedies", "callbacks"}, "__init__.py": {*MAY_IMPORT}}
-MAY_IMPORT_LIGHTNING = ("callbacks/", "cli.py", "demo.py", "testing.py", "remedies/one_training.py", "examples/")
+MAY_IMPORT_LIGHTNING = (
+    "callbacks/", "commands/", "demo.py", "examples/", "remedies/one_training.py", "runs/", "testing.py",
+)
 
 
 def name_of(path: Path) -> str:
