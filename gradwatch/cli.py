@@ -1,9 +1,11 @@
-"""The command line: ``gradwatch demo``."""
+"""The command line: ``gradwatch demo | check | cure``."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from pathlib import Path
+
+from gradwatch.commands import check, cure, demo
 
 
 def main(args: list[str] | None = None) -> None:
@@ -11,28 +13,23 @@ def main(args: list[str] | None = None) -> None:
 
     Args:
         args: the command line; None takes the program's own.
+
+    Raises:
+        SystemExit: with 1 where a check finds something, with 2 for wrong use.
     """
-    try:
-        from jsonargparse import ArgumentParser
-        from jsonargparse.typing import PositiveInt
-    except ImportError:
-        sys.exit('gradwatch: the command line needs an extra: pip install "gradwatch[all]"')
-    demo = ArgumentParser(description="Train a network whose gradient vanishes, and its remedied twin, side by side.")
-    demo.add_argument("--data-dir", type=Path | None, help="folder of Fashion-MNIST; without it digits are learnt")
-    demo.add_argument("--max-epochs", type=PositiveInt | None, help="default: 100 on digits, 3 on Fashion-MNIST")
-    demo.add_argument("--log-dir", type=Path, default=Path("gradwatch-demo"), help="where TensorBoard's logs go")
-    parser = ArgumentParser(prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.")
-    commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("demo", demo, help="train two networks and show what gradwatch sees in both")
-    options = parser.parse_args(args)
-    run_demo(**options[options.subcommand])
+    parser = _parser()
+    options, rest = parser.parse_known_args(args)
+    if rest and not options.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if code := options.run(options, rest):
+        sys.exit(code)
 
 
-def run_demo(data_dir: Path | None, max_epochs: int | None, log_dir: Path) -> None:
-    """``gradwatch demo``."""
-    from gradwatch.demo import run
-
-    try:
-        run(data_dir, max_epochs, log_dir)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"gradwatch demo: {error}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in (demo, check, cure):
+        command.add(commands)
+    return parser

@@ -32,3 +32,17 @@ def test_demo_on_fashion_mnist(data_dir: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_folder_without_the_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"train-images-idx3-ubyte\.gz"):
         main(["demo", "--data-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs")])
+
+
+@pytest.mark.parametrize("args", [["--help"], ["demo", "--help"], ["check", "--help"], ["cure", "--help"]])
+def test_help_says_what_there_is(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(args)
+    assert f"usage: gradwatch {args[0] if args[1:] else '[-h]'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["demo", "--max-epochs", "0"], ["demo", "--model", "a.B"]])
+def test_wrong_use_ends_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(args)
+    assert "error: " in capsys.readouterr().err

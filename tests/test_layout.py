@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"gradwatch", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
-    "cli": {"gradwatch", "examples", "demo"},
+    "commands": {"gradwatch", "runs", "reporting", "demo", "remedies"},
+    "cli": {"commands"},
     "__main__": {"cli"},
 }
 EXCEPTIONS = {"remedies/one_training.py": {*PIPELINE, "remedies", "callbacks"}, "__init__.py": {*MAY_IMPORT}}

@@ -133,10 +133,11 @@ def print_summary(
         <BLANKLINE>
         No finding.
     """
-    (console or _console()).print(summary(snapshot, findings, diagnoses, title))
+    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title))
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """The terminal, or where the output is none, a page that is wide enough for the table."""
     console = Console()
     is_log = not console.is_terminal and not console.is_jupyter and "COLUMNS" not in os.environ
     return Console(width=_LOG_WIDTH) if is_log else console

@@ -26,7 +26,7 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
         >>> [column.header for column in table.columns], table.row_count
         (['found', 'cause and evidence', 'what to do'], 1)
     """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 1, 0), expand=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), leading=1, expand=True)
     for head, ratio in (("found", 3), ("cause and evidence", 5), ("what to do", 4)):
         table.add_column(head, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:

@@ -1,0 +1,1 @@
+"""The commands of ``gradwatch``: one file each, with ``add`` (its options) and what runs it."""

@@ -1,0 +1,62 @@
+"""``gradwatch check``: a few steps of a training, for continuous integration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from contextlib import nullcontext, redirect_stdout
+from typing import Any
+
+from gradwatch.commands.annotations import workflow_commands
+from gradwatch.commands.as_json import as_json
+from gradwatch.commands.counts import positive
+from gradwatch.commands.target import UsageError, add_target, importable_here, read_target
+from gradwatch.reporting.terminal import wide_console
+from gradwatch.runs import train_with_a_trainer
+from gradwatch.runs.aside import aside
+
+HEALTHY, SICK, WRONG_USE = 0, 1, 2
+_WHAT = (
+    "Train a few steps on a CPU with every layer's gradient watched, and write no file. Ends with 0 when all is "
+    "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made."
+)
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "check", help="a smoke test of a training, for CI", description=_WHAT, allow_abbrev=False
+    )
+    add_target(parser)
+    parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
+    parser.add_argument(
+        "--annotations",
+        choices=("github", "none"),
+        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
+        help="lines that GitHub puts beside the model's code (default: github in GitHub Actions, else none)",
+    )
+    parser.set_defaults(run=run, takes_more=True)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Train and report; returns the exit code."""
+    # What a model prints is no part of the JSON.
+    with importable_here(), redirect_stdout(sys.stderr) if options.json else nullcontext():
+        try:
+            with aside():
+                target = read_target(options, rest)
+        except UsageError as error:
+            print(f"gradwatch check: {error}", file=sys.stderr)
+            return WRONG_USE
+        settings: dict[str, Any] = {"options": target.options, "callbacks": target.callbacks}
+        result = train_with_a_trainer(target.module, target.data, options.steps, **settings)
+    if result.error is not None:
+        traceback.print_exception(result.error)  # on stderr, where a crash is looked for
+    print(as_json(result)) if options.json else wide_console().print(result)
+    if options.annotations == "github":
+        for line in workflow_commands(result, type(target.module)):
+            print(line, file=sys.stderr if options.json else sys.stdout)
+    return HEALTHY if result.is_healthy else SICK
