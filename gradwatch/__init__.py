@@ -14,6 +14,7 @@ from gradwatch.detectors import (
     Vanishing,
     default_detectors,
 )
+from gradwatch.preflight import Preflight, diagnose
 from gradwatch.records import Diagnosis, Finding, GradientError, GradientWarning, Snapshot
 from gradwatch.watch import Watcher, watch
 
@@ -31,6 +32,7 @@ __all__ = [
     "GradientWarning",
     "LayerwiseTraining",
     "NonFinite",
+    "Preflight",
     "Saturated",
     "Snapshot",
     "Spike",
@@ -39,5 +41,6 @@ __all__ = [
     "Vanishing",
     "Watcher",
     "default_detectors",
+    "diagnose",
     "watch",
 ]

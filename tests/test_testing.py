@@ -215,7 +215,7 @@ def test_pytest_shows_the_message_and_not_the_inside(tmp_path: Path) -> None:
     path = tmp_path / "test_users_own.py"
     path.write_text(USER_TEST)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 1
     assert "vanishing since step 0" in result.stdout
     assert "raise AssertionError" not in result.stdout

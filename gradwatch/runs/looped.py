@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gradwatch.runs.aside import aside, copied, ignore, within
+from gradwatch.runs.observer import Nobody, Observer
 from gradwatch.runs.result import Run
 from gradwatch.watch import Watcher
 
@@ -24,7 +25,13 @@ _SGD: MakeOptimizer = partial(torch.optim.SGD, lr=1e-2)
 
 
 def train_in_a_loop(
-    module: nn.Module, data: Any, loss: Loss, steps: int = 20, *, optimizer: MakeOptimizer | None = None
+    module: nn.Module,
+    data: Any,
+    loss: Loss,
+    steps: int = 20,
+    *,
+    optimizer: MakeOptimizer | None = None,
+    observer: Observer | None = None,
 ) -> Run:
     """Train a copy of a plain module for a few steps, every one of them measured.
 
@@ -34,6 +41,7 @@ def train_in_a_loop(
         loss: takes the module's output and the targets.
         steps: how many.
         optimizer: makes one of the parameters; None takes SGD with a learning rate of 0.01.
+        observer: looks on.
 
     Raises:
         TypeError: when the module can't be copied.
@@ -51,22 +59,30 @@ def train_in_a_loop(
         watcher = Watcher(trained, detectors=within(steps), on_finding=ignore, **options)
         try:
             with watcher:
-                _train(watcher, trained, islice(batches(data), steps), loss, optimizer or _SGD)
+                losses = _losses(trained, islice(batches(data), steps), loss)
+                _train(watcher, trained, losses, optimizer or _SGD, observer or Nobody())
         except Exception as raised:  # a training that crashes is a result too
             error = raised
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
     return Run(type(module).__name__, tuple(watcher.history), *found, error)
 
 
+def _losses(module: nn.Module, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
+    for inputs, targets in batches:
+        module.zero_grad()
+        yield loss(call(module, inputs), targets)
+
+
 def _train(
-    watcher: Watcher, module: nn.Module, batches: Iterable[Any], loss: Loss, make_optimizer: MakeOptimizer
+    watcher: Watcher, module: nn.Module, losses: Iterable[Tensor], make_optimizer: MakeOptimizer, observer: Observer
 ) -> None:
     optimizer = make_optimizer(param for param in module.parameters() if param.requires_grad)
-    for inputs, targets in batches:
-        optimizer.zero_grad()
-        value = loss(call(module, inputs), targets)
-        torch.autograd.backward(value)
-        watcher.step(optimizer, value.detach())
+    observer.listen(module)
+    for loss in losses:
+        observer.before_backward(loss)
+        torch.autograd.backward(loss)
+        observer.after_backward(module)
+        watcher.step(optimizer, loss.detach())
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

@@ -17,11 +17,14 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.runs.aside import aside, copied, ignore, within
 from gradwatch.runs.looped import batches
+from gradwatch.runs.observer import Nobody, Observer
 from gradwatch.runs.result import Run
 
 KEPT_OPTIONS = (
@@ -58,6 +61,20 @@ class _StopAfter(Callback):
         trainer.should_stop |= done or self._batches >= 10 * self._steps * trainer.accumulate_grad_batches
 
 
+class _Observing(Callback):
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._observer.listen(pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._observer.before_backward(loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._observer.after_backward(pl_module)
+
+
 class _Again:
     """One batch, again and again; an iterable of its own, as Lightning takes a list for several loaders."""
 
@@ -78,6 +95,7 @@ def train_with_a_trainer(
     *,
     options: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    observer: Observer | None = None,
 ) -> Run:
     """Train a copy of a LightningModule on a CPU for a few steps, every one of them measured. No file is written.
 
@@ -87,6 +105,7 @@ def train_with_a_trainer(
         steps: how many.
         options: of the run's own Trainer; taken over are those in ``KEPT_OPTIONS``.
         callbacks: of the run; those that only report are left out.
+        observer: looks on.
 
     Raises:
         TypeError: when the module can't be copied.
@@ -97,7 +116,8 @@ def train_with_a_trainer(
     error = None
     with aside(), TemporaryDirectory() as folder:
         trained = copied(module)
-        watching = [*map(copied, training_only(callbacks)), monitor, _StopAfter(monitor, steps)]
+        watching = [*map(copied, training_only(callbacks)), _Observing(observer or Nobody()), monitor]
+        watching.append(_StopAfter(monitor, steps))
         try:
             trainer = _make_trainer(options or {}, steps, watching, folder)
             _silence(trained)

@@ -105,6 +105,6 @@ def config(project: Path) -> dict[str, Path]:
     }
     for name, args in wanted.items():
         command = [sys.executable, "smoke_project.py", *args, "--print_config"]
-        printed = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=True)
+        printed = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=True)
         (project / f"{name}.yaml").write_text(printed.stdout)
     return {name: project / f"{name}.yaml" for name in wanted}

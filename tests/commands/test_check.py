@@ -57,7 +57,7 @@ def test_as_a_program_in_the_projects_folder(here: Path) -> None:
     environment = {**os.environ, "GITHUB_ACTIONS": "true"}
     program = "import sys; sys.path.pop(0); from gradwatch.cli import main; main()"  # as a console script finds modules
     command = [sys.executable, "-c", program, "check", *TARGET, *SIGMOID, "--json", "--steps", "10"]
-    ended = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, env=environment)
+    ended = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300, env=environment)
     assert ended.returncode == 1
     result = json.loads(ended.stdout)
     assert result["steps"] == 10

@@ -1,0 +1,91 @@
+"""What stands between the last layer and the loss, read off autograd's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+_LAYERS = ("Addmm", "Mm", "Bmm", "Convolution", "Linear", "Embedding", "NativeBatchNorm", "NativeLayerNorm", "Mkldnn")
+_RESHAPES = (
+    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "T", "ToCopy", "Transpose",
+    "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
+_EXPECT_LOGITS = {
+    "LogSoftmax": ("Softmax", "Sigmoid"),
+    "NllLoss": ("Softmax",),
+    "NllLoss2D": ("Softmax",),
+    "BinaryCrossEntropyWithLogits": ("Sigmoid", "Softmax"),
+}
+_DISTANCES = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a network.
+
+    Attributes:
+        over_one: a softmax over a single unit, whose output is 1 whatever the weights are.
+        twice: the activation whose probabilities go where logits are expected, and the function that gets them.
+        distance: the output and the target of a loss that measures a distance.
+        binary: the targets of a binary cross-entropy.
+    """
+
+    over_one: bool = False
+    twice: tuple[str, str] | None = None
+    distance: tuple[Tensor, Tensor] | None = None
+    binary: Tensor | None = None
+
+
+def read_head(loss: Tensor) -> Head:
+    """Look at the graph from the loss back to the last layer; before the backward pass, which frees it.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.zeros(2, 3, requires_grad=True)
+        >>> read_head(torch.nn.functional.cross_entropy(logits.softmax(-1), torch.tensor([0, 1]))).twice
+        ('Softmax', 'LogSoftmax')
+    """
+    nodes = list(_nodes(loss.grad_fn))
+    distances = [(node._saved_self, node._saved_target) for node in nodes if _name(node) in _DISTANCES]
+    binary = [node._saved_target for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
+    return Head(
+        over_one=any(_is_over_one(node) for node in nodes),
+        twice=next((pair for node in nodes for pair in _twice(node)), None),
+        distance=distances[0] if distances else None,
+        binary=binary[0] if binary else None,
+    )
+
+
+def _nodes(start: Any) -> Iterator[Any]:
+    """The nodes down to the nearest layers, each once."""
+    waiting, seen = [start], {start}
+    while waiting:
+        node = waiting.pop(0)
+        if node is None or _name(node) in _LAYERS:
+            continue
+        yield node
+        following = [parent for parent, _ in node.next_functions if parent not in seen]
+        seen.update(following)
+        waiting += following
+
+
+def _name(node: Any) -> str:
+    return str(node.name()).partition("Backward")[0]
+
+
+def _is_over_one(node: Any) -> bool:
+    if _name(node) not in ("Softmax", "LogSoftmax"):
+        return False
+    dim = node._saved_dim
+    return bool(node._saved_result.shape[dim - 2**64 if dim >= 2**63 else dim] == 1)  # unsigned: -1 is 2**64 - 1
+
+
+def _twice(node: Any) -> Iterator[tuple[str, str]]:
+    for parent, _ in node.next_functions:
+        while parent is not None and _name(parent) in _RESHAPES:
+            parent = parent.next_functions[0][0]
+        if parent is not None and _name(parent) in _EXPECT_LOGITS.get(_name(node), ()):
+            yield _name(parent), _name(node)

@@ -1,0 +1,94 @@
+"""What a pass shows besides its Snapshot: the first layer's input, the end of the network, the gradients' range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.preflight.head import Head, read_head
+from gradwatch.probe.graph import tensors_in
+from gradwatch.probe.layers import find_layers, plain_name
+
+_NORMALIZING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_MOST_ROWS = 4096  # a pair of equal rows shows in fewer; an embedding may have millions
+
+
+class Recorder:
+    """Records one pass of a module; its hooks stay on that module, which is a copy that is thrown away.
+
+    Attributes:
+        first: name of the first layer with weights, and the floating-point tensor it got; None where it got none (an
+            embedding), or normalizes.
+        head: the end of the network.
+        zeros: parameters that are all zero and get a gradient: the first step moves them.
+        copies: weights whose rows are all equal, and so are their gradients.
+        largest, tiny: the largest gradient, and the share of the others that float16 would make zero.
+
+    Example:
+        >>> model, recorder = nn.Linear(2, 1), Recorder()
+        >>> recorder.listen(model)
+        >>> recorder.before_backward(model(torch.ones(4, 2)).sum())
+        >>> recorder.first[0], recorder.first[1].shape
+        ('(root)', torch.Size([4, 2]))
+    """
+
+    def __init__(self) -> None:
+        self.first: tuple[str, Tensor] | None = None
+        self.head = Head()
+        self.zeros: list[str] = []
+        self.copies: list[str] = []
+        self.largest = 0.0
+        self.tiny = 0.0
+        self._was_called = False
+
+    def listen(self, module: nn.Module) -> None:
+        """Put hooks in front of the layers."""
+        for name, layer in find_layers(module).items():
+            if any(True for _ in layer.parameters(recurse=False)):
+                layer.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+
+    def _hook(self, name: str) -> Any:
+        def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            if self._was_called:
+                return
+            self._was_called = True
+            given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
+            if given and not isinstance(layer, _NORMALIZING):
+                self.first = name, given[0].detach().clone()
+
+        return note
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Look at the graph of a loss."""
+        if loss.grad_fn is not None:
+            self.head = read_head(loss)
+
+    def after_backward(self, module: nn.Module) -> None:
+        """Look at the gradients."""
+        held = [(name, param, param.grad) for name, param in module.named_parameters()]
+        named = [(plain_name(name), param.detach(), grad.detach()) for name, param, grad in held if grad is not None]
+        self.zeros = [name for name, param, grad in named if not param.any() and grad.any()]
+        self.copies = [name for name, param, grad in named if _is_copied(param, grad)]
+        self.largest, self.tiny = _range(grad for _, _, grad in named)
+
+
+def _is_copied(param: Tensor, grad: Tensor) -> bool:
+    if param.dim() < 2 or param.shape[0] < 2 or param.shape[1] < 2 or grad.is_sparse:
+        return False
+    weight, grad = (values.flatten(1)[:_MOST_ROWS] for values in (param, grad))
+    moves = bool(grad.any()) and bool(weight.any())
+    return moves and bool((weight == weight[0]).all()) and torch.allclose(grad, grad[:1].expand_as(grad), rtol=1e-4)
+
+
+def _range(grads: Iterable[Tensor]) -> tuple[float, float]:
+    smallest = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+    largest, tiny, count = 0.0, 0, 0
+    for grad in grads:
+        sizes = (grad.coalesce().values() if grad.is_sparse else grad).abs()
+        largest = max(largest, float(sizes.max()) if sizes.numel() else 0.0)
+        tiny += int(((sizes > 0) & (sizes < smallest / 2)).sum())
+        count += int((sizes > 0).sum())
+    return largest, tiny / max(count, 1)
