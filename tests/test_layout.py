@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"gradwatch", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
-    "commands": {"gradwatch", "runs", "reporting", "demo", "remedies"},
+    "commands": {"gradwatch", "callbacks", "demo", "remedies", "reporting", "runs"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }

@@ -12,11 +12,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 
+from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.commands.check import WRONG_USE
 from gradwatch.commands.counts import positive
 from gradwatch.commands.target import Target, UsageError, add_target, importable_here, read_target
 from gradwatch.reporting.terminal import wide_console
+from gradwatch.reporting.verdict import verdict
 from gradwatch.runs.aside import aside
+from gradwatch.runs.trained import KEPT_OPTIONS, silence
 
 
 def add(commands: Any) -> None:
@@ -40,24 +43,37 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         except UsageError as error:
             print(f"gradwatch cure: {error}", file=sys.stderr)
             return WRONG_USE
-    console = wide_console()
-    console.print(trial.table())
-    if trial.patch:
-        console.print("\nThe best of them, as code:\n", Syntax(trial.patch, "python", background_color="default"))
+    _show(trial)
     if options.out is not None:
         trial.report(options.out)
-        console.print(f"\nThe report: [bold]{escape(str(options.out))}[/bold]")
+        wide_console().print(f"\nThe report: [bold]{escape(str(options.out))}[/bold]")
     return 0
 
 
 def _try(target: Target, options: argparse.Namespace) -> Any:
-    try_remedies = import_module("gradwatch.remedies").try_remedies  # late: a check has no need of it
+    remedies = import_module("gradwatch.remedies")  # late: a check has no need of them
+    kept = {name: target.options[name] for name in KEPT_OPTIONS if target.options.get(name) is not None}
+    transforms = tuple(each.transform for each in target.callbacks if isinstance(each, GradientTransform))
+    silence(target.module)
+    setup = remedies.Setup(target.module, transforms, kept)
+    data = target.module.train_dataloader() if target.data is None else target.data
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=wide_console(), transient=True) as progress:
-        task = progress.add_task("training", total=None)
+        task = progress.add_task("untreated", total=None)
 
-        def advance(*_: object) -> None:
-            progress.advance(task)
+        def advance(name: str, done: int, total: int) -> None:
+            progress.update(task, description=escape(name), completed=done, total=total)
 
-        settings = {"steps": options.steps, "seed": options.seed, "on_progress": advance}
-        return try_remedies(target.module, target.data, **settings)
+        return remedies.try_remedies(setup, data, steps=options.steps, seed=options.seed, on_progress=advance)
+
+
+def _show(trial: Any) -> None:
+    console = wide_console()
+    console.print(verdict((), trial.diagnoses) if trial.diagnoses else "Nothing was found in the untreated training.")
+    console.print()
+    console.print(trial.table())
+    if trial.patch:
+        console.print("\nThe best of them, as code:\n")
+        console.print(Syntax(trial.patch, "python", background_color="default"))
+    else:
+        console.print("\nNo remedy beats the untreated training.")

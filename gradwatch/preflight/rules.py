@@ -59,11 +59,13 @@ class Seen:
 def crash(seen: Seen) -> Iterator[Diagnosis]:
     """The pass came to no end."""
     if seen.run.trouble:
-        detached = "does not require grad" in seen.run.trouble
-        cause = "frozen or detached part" if detached else "not known"
-        remedy = "return the loss with its graph, without detach(), item() or no_grad()" if detached else "mend that"
         text = seen.run.trouble.replace("the training raised", "the pass raised")
-        yield Diagnosis(cause, f"{text[:1].upper()}{text[1:]}.", 1.0, (), (remedy,))
+        text = f"{text[:1].upper()}{text[1:]}."
+        if "does not require grad" in text:
+            remedies = ("return the loss with its graph, without detach(), item() or no_grad()",)
+            yield Diagnosis("frozen or detached part", text, 1.0, (), remedies)
+        else:
+            yield Diagnosis("not known", text, 1.0, (), ("read the error: it is raised before any step",))
 
 
 def head(seen: Seen) -> Iterator[Diagnosis]:

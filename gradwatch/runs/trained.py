@@ -120,7 +120,7 @@ def train_with_a_trainer(
         watching.append(_StopAfter(monitor, steps))
         try:
             trainer = _make_trainer(options or {}, steps, watching, folder)
-            _silence(trained)
+            silence(trained)
             trainer.fit(trained, **_loaders(data, steps * trainer.accumulate_grad_batches))
         except Exception as raised:  # a training that crashes is a result too
             error = raised
@@ -163,7 +163,8 @@ def _at_least(limit: int, steps: int) -> int:
     return limit if limit == -1 else max(limit, steps)
 
 
-def _silence(module: LightningModule) -> None:
+def silence(module: LightningModule) -> None:
+    """Leave out the callbacks of its own that only report."""
     own = module.configure_callbacks
 
     def configure_callbacks() -> list[Callback]:
