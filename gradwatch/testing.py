@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.runs import Run, train_in_a_loop, train_with_a_trainer
+from gradwatch.preflight.judged import judged_training
+from gradwatch.runs import Run
 
 
 def assert_healthy_gradients(
@@ -20,6 +20,7 @@ def assert_healthy_gradients(
     loss: Callable[[Any, Any], Tensor] | None = None,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     options: Mapping[str, Any] | None = None,
+    allow: Collection[str] = (),
 ) -> Run:
     """Train a copy of a module for a few steps on a CPU, and raise where its gradients are not healthy.
 
@@ -34,6 +35,7 @@ def assert_healthy_gradients(
         loss: for a plain module: takes its output and the targets.
         optimizer: for a plain module: makes one of the parameters. None takes SGD with a learning rate of 0.01.
         options: for a LightningModule: what its Trainer has been given (``gradient_clip_val``, ``precision``, ...).
+        allow: causes, or kinds of findings, that are no fault here, such as ``"unscaled input"`` or ``"dead"``.
 
     Returns:
         The healthy run, whose ``history`` holds a Snapshot of each step.
@@ -42,7 +44,7 @@ def assert_healthy_gradients(
         AssertionError: something was found, the training crashed, or made no step. The message has the layers, the
             causes and what to do.
         TypeError: when a plain module comes without a loss, or a module can't be copied.
-        ValueError: when ``steps`` is no whole number of at least 1.
+        ValueError: when ``steps`` is no whole number of at least 1, or ``allow`` has an unknown name.
 
     Example:
         >>> import torch
@@ -52,24 +54,10 @@ def assert_healthy_gradients(
         20
     """
     __tracebackhide__ = True  # pytest then shows the line of the test
-    _require_steps(steps)
-    run = _run(module, data, steps, loss, optimizer, options)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; expected a whole number of at least 1")
+    settings: dict[str, Any] = {"options": options} if loss is None else {"loss": loss, "optimizer": optimizer}
+    run = judged_training(module, data, steps=steps, allow=allow, **settings)
     if not run.is_healthy:
         raise AssertionError(str(run)) from run.error
     return run
-
-
-def _run(module: nn.Module, data: Any, steps: int, loss: Any, optimizer: Any, options: Any) -> Run:
-    if loss is not None:
-        return train_in_a_loop(module, data, loss, steps, optimizer=optimizer)
-    if not isinstance(module, LightningModule):
-        raise TypeError(
-            f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function: "
-            f"assert_healthy_gradients(module, (inputs, targets), loss=torch.nn.functional.cross_entropy)"
-        )
-    return train_with_a_trainer(module, data, steps, options=options)
-
-
-def _require_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; expected a whole number of at least 1")

@@ -24,10 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
     "runs": {*PIPELINE, "callbacks", "reporting"},  # one engine for a user's tests, `check` and the preflight
     "preflight": {"records", "probe", "reporting", "runs"},
-    "testing": {"gradwatch", "runs"},
+    "testing": {"gradwatch", "preflight", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
-    "commands": {"gradwatch", "callbacks", "demo", "remedies", "reporting", "runs"},
+    "commands": {"gradwatch", "callbacks", "demo", "preflight", "remedies", "reporting", "runs"},
     "cli": {"commands"},
     "__main__": {"cli"},
 }

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch.testing import assert_healthy_gradients
+
+SMALL_STEPS = partial(torch.optim.SGD, lr=1e-6)
 
 
 def network(activation: type[nn.Module], depth: int = 8, width: int = 32) -> nn.Sequential:
@@ -179,6 +182,26 @@ def test_a_module_can_be_fitted_afterwards_and_before(tmp_path: Path) -> None:
         trainer = Trainer(accelerator="cpu", max_steps=2, default_root_dir=tmp_path, **options)
         trainer.fit(module, loader())
         assert trainer.global_step == 2
+
+
+def test_what_only_the_first_pass_tells_fails_too_unless_it_is_allowed() -> None:
+    x, y = batch()
+    pixels = 50 * x + 100, y
+    model = nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1))
+    with pytest.raises(AssertionError, match="zero-gradient head"):
+        assert_healthy_gradients(model, (x, y), loss=cross_entropy)
+    with pytest.raises(AssertionError, match="unscaled input"):
+        assert_healthy_gradients(model[:1], pixels, loss=cross_entropy, optimizer=SMALL_STEPS)
+    assert_healthy_gradients(
+        model[:1], pixels, loss=cross_entropy, optimizer=SMALL_STEPS, allow=["unscaled input", "outlier batch"]
+    )
+
+
+def test_a_finding_can_be_allowed_by_its_kind() -> None:
+    assert_healthy_gradients(network(nn.Sigmoid), batch(), loss=cross_entropy, allow=["vanishing"])
+    assert_healthy_gradients(Net(nn.Sigmoid), batch(), allow=["saturating activation"])
+    with pytest.raises(ValueError, match="allow has 'vanish'; expected names of causes or findings: "):
+        assert_healthy_gradients(network(nn.Sigmoid), batch(), loss=cross_entropy, allow=["vanish"])
 
 
 @pytest.mark.parametrize("steps", [0, 2.0, True])

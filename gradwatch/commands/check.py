@@ -12,9 +12,9 @@ from typing import Any
 from gradwatch.commands.annotations import workflow_commands
 from gradwatch.commands.as_json import as_json
 from gradwatch.commands.counts import positive
-from gradwatch.commands.target import UsageError, add_target, importable_here, read_target
+from gradwatch.commands.target import add_target, importable_here, read_target
+from gradwatch.preflight.judged import judged_training, require_known
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.runs import train_with_a_trainer
 from gradwatch.runs.aside import aside
 
 HEALTHY, SICK, WRONG_USE = 0, 1, 2
@@ -31,6 +31,9 @@ def add(commands: Any) -> None:
     )
     add_target(parser)
     parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="NAME", help="a cause or finding that is no fault here"
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
     parser.add_argument(
         "--annotations",
@@ -46,13 +49,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     # What a model prints is no part of the JSON.
     with importable_here(), redirect_stdout(sys.stderr) if options.json else nullcontext():
         try:
+            require_known(options.allow)
             with aside():
                 target = read_target(options, rest)
-        except UsageError as error:
+        except ValueError as error:
             print(f"gradwatch check: {error}", file=sys.stderr)
             return WRONG_USE
-        settings: dict[str, Any] = {"options": target.options, "callbacks": target.callbacks}
-        result = train_with_a_trainer(target.module, target.data, options.steps, **settings)
+        settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
+        result = judged_training(target.module, target.data, allow=options.allow, **settings)
     if result.error is not None:
         traceback.print_exception(result.error)  # on stderr, where a crash is looked for
     print(as_json(result)) if options.json else wide_console().print(result)

@@ -11,8 +11,7 @@ from gradwatch.preflight.criticality import chi_of, in_words
 from gradwatch.preflight.inputs import measure
 from gradwatch.preflight.passes import one_pass
 from gradwatch.preflight.result import Preflight
-from gradwatch.preflight.rules import RULES, Seen
-from gradwatch.records import Diagnosis
+from gradwatch.preflight.rules import Seen, ranked
 
 _MOST_UNLOCKS = 3  # a head and the ends of the branches are unlocked by a step each
 
@@ -54,17 +53,7 @@ def diagnose(module: nn.Module, batch: Any, *, loss: Callable[[Any, Any], Tensor
     snapshot = first.run.history[-1] if first.run.history else None
     chi = chi_of(module, snapshot) if snapshot is not None else {}
     notes = tuple(_notes(first, chi))
-    return Preflight(type(module).__name__, snapshot, _ranked(seen), seen.run.findings, chi, notes)
-
-
-def _ranked(seen: Seen) -> list[Diagnosis]:
-    """The likeliest first; what a rule here explains needs no second, weaker cause."""
-    own = [diagnosis for rule in RULES for diagnosis in rule(seen)]
-    explained = {finding for diagnosis in own for finding in diagnosis.findings}
-    others = [other for other in seen.run.diagnoses if not other.findings or not set(other.findings) <= explained]
-    causes = {diagnosis.cause for diagnosis in own}
-    others = [other for other in others if other.cause not in causes]
-    return sorted([*own, *others], key=lambda diagnosis: -diagnosis.score)
+    return Preflight(type(module).__name__, snapshot, ranked(seen), seen.run.findings, chi, notes)
 
 
 def _notes(seen: Seen, chi: dict[str, float]) -> Iterator[str]:

@@ -17,7 +17,7 @@ _MOST_ROWS = 4096  # a pair of equal rows shows in fewer; an embedding may have 
 
 
 class Recorder:
-    """Records one pass of a module; its hooks stay on that module, which is a copy that is thrown away.
+    """Records the first pass of a module; its hooks stay on that module, which is a copy that is thrown away.
 
     Attributes:
         first: name of the first layer with weights, and the floating-point tensor it got; None where it got none (an
@@ -42,7 +42,7 @@ class Recorder:
         self.copies: list[str] = []
         self.largest = 0.0
         self.tiny = 0.0
-        self._was_called = False
+        self._was_called = self._is_done = False
 
     def listen(self, module: nn.Module) -> None:
         """Put hooks in front of the layers."""
@@ -63,11 +63,14 @@ class Recorder:
 
     def before_backward(self, loss: Tensor) -> None:
         """Look at the graph of a loss."""
-        if loss.grad_fn is not None:
+        if loss.grad_fn is not None and not self._is_done:
             self.head = read_head(loss)
 
     def after_backward(self, module: nn.Module) -> None:
         """Look at the gradients."""
+        if self._is_done:
+            return
+        self._is_done = True
         held = [(name, param, param.grad) for name, param in module.named_parameters()]
         named = [(plain_name(name), param.detach(), grad.detach()) for name, param, grad in held if grad is not None]
         self.zeros = [name for name, param, grad in named if not param.any() and grad.any()]

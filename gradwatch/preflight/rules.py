@@ -130,4 +130,14 @@ def copies(seen: Seen) -> Iterator[Diagnosis]:
         yield Diagnosis("initialization too small", text, 1.0, spoilt, remedies)
 
 
-RULES: tuple[Callable[[Seen], Iterator[Diagnosis]], ...] = (crash, head, inputs, target, copies)
+_RULES: tuple[Callable[[Seen], Iterator[Diagnosis]], ...] = (crash, head, inputs, target, copies)
+
+
+def ranked(seen: Seen) -> list[Diagnosis]:
+    """The likeliest first; what a rule here explains needs no second, weaker cause."""
+    own = [diagnosis for rule in _RULES for diagnosis in rule(seen)]
+    explained = {finding for diagnosis in own for finding in diagnosis.findings}
+    others = [other for other in seen.run.diagnoses if not other.findings or not set(other.findings) <= explained]
+    causes = {diagnosis.cause for diagnosis in own}
+    others = [other for other in others if other.cause not in causes]
+    return sorted([*own, *others], key=lambda diagnosis: -diagnosis.score)

@@ -53,6 +53,12 @@ def test_a_vanishing_gradient(run: Any) -> None:
     assert "::" not in out
 
 
+def test_what_is_allowed_is_no_fault(run: Any) -> None:
+    assert run(*TARGET, *SIGMOID, "--allow", "vanishing")[0] == 0
+    assert run(*TARGET, *SIGMOID, "--allow", "dead")[0] == 1
+    assert "allow has 'vanish'; expected names of causes or findings" in run(*TARGET, "--allow", "vanish")[2]
+
+
 def test_as_a_program_in_the_projects_folder(here: Path) -> None:
     environment = {**os.environ, "GITHUB_ACTIONS": "true"}
     program = "import sys; sys.path.pop(0); from gradwatch.cli import main; main()"  # as a console script finds modules

@@ -1,0 +1,57 @@
+"""The lines that GitHub Actions reads: levels, places, escapes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from gradwatch.commands.annotations import place, workflow_commands
+from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.runs import Run
+
+NAN = Finding("nonfinite", ("a",), 3, 1.0, 0.0, "100 % of it\r\nis NaN", severity="error")
+DEAD = Finding("dead", ("b",), 3, 1.0, 0.0, "it is dead")
+
+
+def test_a_line_for_each_cause_and_each_unexplained_finding() -> None:
+    causes = (
+        Diagnosis("outlier batch", "50%: rose\nfast.", 0.9, (NAN,), ("look", "skip")),
+        Diagnosis("clipping too hard", "By 0.01.", 0.5, (), ()),
+    )
+    run = Run("Net", (Snapshot(0, ()),), (NAN, DEAD), causes)
+    first, second, third = workflow_commands(run, int)
+    assert first == "::error title=gradwatch%3A nonfinite%2C outlier batch::50%25: rose%0Afast. Try: look; skip."
+    assert second == "::warning title=gradwatch%3A clipping too hard::By 0.01."
+    assert third == "::warning title=gradwatch%3A dead::it is dead"
+    assert list(workflow_commands(Run("Net", (Snapshot(0, ()),), (NAN,)), int)) == [
+        "::error title=gradwatch%3A nonfinite::100 %25 of it%0D%0Ais NaN"
+    ]
+
+
+def test_a_healthy_run_has_no_line() -> None:
+    assert list(workflow_commands(Run("Net", (Snapshot(0, ()),)), nn.Linear)) == []
+
+
+def test_a_place_is_told_from_the_current_folder_and_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "odd, 5%"
+    folder.mkdir()
+    (folder / "odd_place.py").write_text("\n\nclass Model:\n    pass\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path)
+    import odd_place
+
+    assert place(odd_place.Model) == ("odd, 5%/odd_place.py", 3)
+    (line,) = workflow_commands(Run("Model"), odd_place.Model)
+    assert line.startswith("::error file=odd%2C 5%25/odd_place.py,line=3,title=gradwatch%3A crash::no optimizer step")
+    monkeypatch.chdir(folder)
+    assert place(odd_place.Model) == ("odd_place.py", 3)
+    del sys.modules["odd_place"]
+
+
+def test_a_class_from_elsewhere_has_its_whole_path() -> None:
+    path, line = place(nn.Linear) or ("", 0)
+    assert Path(path).is_absolute()
+    assert line > 1
