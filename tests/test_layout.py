@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": {*PIPELINE, "intake"},
     "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
     "runs": {*PIPELINE, "callbacks", "reporting"},  # one engine for a user's tests, `check` and the preflight
-    "preflight": {"records", "probe", "reporting", "runs"},
+    "preflight": {"records", "probe", "diagnosis", "reporting", "runs"},
     "testing": {"gradwatch", "preflight", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},

@@ -226,6 +226,7 @@ SICK: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any, str, str]
     ),
     "equal weights": (constant(0.1), classified, cross_entropy, "initialization too small", "0.weight"),
     "Sigmoid, deep": (lambda: mlp(nn.Sigmoid, 8), classified, cross_entropy, "saturating activation", "Sigmoids"),
+    "units that never fire": (lambda: dead_units(), classified, cross_entropy, "dead ReLU", "units of 3"),
     "a loss without a graph": (
         lambda: mlp(nn.ReLU, 2), classified, lambda output, target: cross_entropy(output.detach(), target),
         "frozen or detached part", "does not require grad",
@@ -258,18 +259,54 @@ def test_what_lets_no_gradient_through_is_found(make: Callable[[], nn.Module]) -
     assert found.diagnoses
 
 
-def test_a_part_that_is_not_used_is_found() -> None:
-    class Idle(nn.Module):
-        def __init__(self) -> None:
+class Parts(nn.Module):
+    """Two heads, of which one is used; or a part whose output is detached."""
+
+    def __init__(self, detach: bool) -> None:
+        super().__init__()
+        self.body, self.first, self.second = (
+            he(mlp(nn.ReLU, 2)),
+            nn.Linear(CLASSES, CLASSES),
+            nn.Linear(CLASSES, CLASSES),
+        )
+        self.detach = detach
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return x + self.first(x).detach() if self.detach else self.first(x)
+
+
+def test_a_head_that_rests_is_told_but_no_fault_and_a_detached_one_is() -> None:
+    torch.manual_seed(0)
+    resting = diagnose(Parts(False), classified(), loss=cross_entropy)
+    assert resting.diagnoses == []
+    assert "Not called in this pass: second." in resting.notes
+    detached = diagnose(Parts(True), classified(), loss=cross_entropy)
+    assert detached.findings[0].layers == ("first.weight", "first.bias")
+    assert len(detached.diagnoses) == 1
+
+
+def test_gated_cells_open_in_training_and_others_do_not() -> None:
+    class Cells(nn.Module):
+        def __init__(self, kind: type[nn.Module]) -> None:
             super().__init__()
-            self.used, self.idle = he(mlp(nn.ReLU, 2)), nn.Linear(3, 3)
+            self.cell, self.head = kind(16, 32), nn.Linear(32, CLASSES)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.used(x)
+            state = torch.zeros(len(x), 32)
+            for _ in range(30):
+                state = self.cell(x, state)
+            return self.head(state)
 
-    found = diagnose(Idle(), classified(), loss=cross_entropy)
-    assert found.findings[0].layers == ("idle.weight", "idle.bias")
-    assert len(found.diagnoses) == 1
+    torch.manual_seed(0)
+    assert diagnose(Cells(nn.GRUCell), classified(), loss=cross_entropy).diagnoses == []
+    assert diagnose(Cells(nn.RNNCell), classified(), loss=cross_entropy).diagnoses[0].cause == "recurrent depth"
+
+
+def dead_units() -> nn.Module:
+    model = he(mlp(nn.ReLU, 4))
+    nn.init.constant_(model[2].bias, -100.0)
+    return model
 
 
 class Net(LightningModule):

@@ -12,6 +12,8 @@ from gradwatch.preflight.inputs import measure
 from gradwatch.preflight.passes import one_pass
 from gradwatch.preflight.result import Preflight
 from gradwatch.preflight.rules import Seen, ranked
+from gradwatch.preflight.single import idle
+from gradwatch.reporting.words import listed
 
 _MOST_UNLOCKS = 3  # a head and the ends of the branches are unlocked by a step each
 
@@ -61,6 +63,8 @@ def _notes(seen: Seen, chi: dict[str, float]) -> Iterator[str]:
         yield f"Inputs of {seen.recorder.first[0]}: {seen.inputs}."
     if seen.target is not None:
         yield f"Targets: {measure(seen.target)}."
+    if seen.run.history and (resting := idle(seen.run.history[-1], seen.recorder)):
+        yield f"Not called in this pass: {listed(resting)}."
     if chi:
         yield in_words(chi)
     if seen.recorder.tiny > 0.01 or seen.recorder.largest > 65504:  # float16's largest number

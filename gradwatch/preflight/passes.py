@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from gradwatch.preflight.recorder import Recorder
+from gradwatch.preflight.single import believed
 from gradwatch.runs import Run, train_in_a_loop, train_with_a_trainer
 from gradwatch.runs.aside import copied
 
@@ -35,13 +36,15 @@ def one_pass(module: nn.Module, batch: Any, loss: Loss | None, zeros: Sequence[s
     """
     moved, recorder = _moved(module, zeros) if zeros else module, Recorder()
     if loss is not None:
-        return train_in_a_loop(moved, batch, loss, steps=1, observer=recorder), recorder
+        run = train_in_a_loop(moved, batch, loss, steps=1, observer=recorder)
+        return believed(run, recorder), recorder
     if not isinstance(moved, LightningModule):
         raise TypeError(
             f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function: "
             f"gradwatch.diagnose(module, (inputs, targets), loss=torch.nn.functional.cross_entropy)"
         )
-    return train_with_a_trainer(moved, batch, steps=1, observer=recorder), recorder
+    run = train_with_a_trainer(moved, batch, steps=1, observer=recorder)
+    return believed(run, recorder), recorder
 
 
 def _moved(module: nn.Module, names: Sequence[str]) -> nn.Module:

@@ -13,6 +13,7 @@ from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers, plain_name
 
 _NORMALIZING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_CLOSED = 1e-2  # LayerScale starts at 1e-4 to 1e-6 (Touvron et al., Going deeper with Image Transformers, 2021)
 _MOST_ROWS = 4096  # a pair of equal rows shows in fewer; an embedding may have millions
 
 
@@ -23,7 +24,9 @@ class Recorder:
         first: name of the first layer with weights, and the floating-point tensor it got; None where it got none (an
             embedding), or normalizes.
         head: the end of the network.
-        zeros: parameters that are all zero and get a gradient: the first step moves them.
+        called: the layers with weights that were called.
+        zeros: parameters that are all zero, or gates that are constant and tiny (LayerScale), and get a gradient: the
+            first steps move them.
         copies: weights whose rows are all equal, and so are their gradients.
         largest, tiny: the largest gradient, and the share of the others that float16 would make zero.
 
@@ -38,6 +41,7 @@ class Recorder:
     def __init__(self) -> None:
         self.first: tuple[str, Tensor] | None = None
         self.head = Head()
+        self.called: set[str] = set()
         self.zeros: list[str] = []
         self.copies: list[str] = []
         self.largest = 0.0
@@ -52,6 +56,7 @@ class Recorder:
 
     def _hook(self, name: str) -> Any:
         def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
+            self.called.add(name)
             if self._was_called:
                 return
             self._was_called = True
@@ -73,9 +78,19 @@ class Recorder:
         self._is_done = True
         held = [(name, param, param.grad) for name, param in module.named_parameters()]
         named = [(plain_name(name), param.detach(), grad.detach()) for name, param, grad in held if grad is not None]
-        self.zeros = [name for name, param, grad in named if not param.any() and grad.any()]
+        self.zeros = [name for name, param, grad in named if _starts_closed(param) and grad.any()]
         self.copies = [name for name, param, grad in named if _is_copied(param, grad)]
         self.largest, self.tiny = _range(grad for _, _, grad in named)
+
+
+def _starts_closed(param: Tensor) -> bool:
+    """Whether a parameter starts at zero, or is a gate that starts near it."""
+    is_gate = param.numel() == max(param.shape, default=1)
+    return not param.any() or (is_gate and bool((param == param.flatten()[0]).all()) and _size(param) <= _CLOSED)
+
+
+def _size(param: Tensor) -> float:
+    return float(param.abs().max())
 
 
 def _is_copied(param: Tensor, grad: Tensor) -> bool:

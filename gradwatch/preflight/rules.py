@@ -117,6 +117,15 @@ def target(seen: Seen) -> Iterator[Diagnosis]:
         yield Diagnosis("unscaled target", text, 0.8, seen.findings("exploding"), remedies)
 
 
+def dead(seen: Seen) -> Iterator[Diagnosis]:
+    """ReLUs that no sample of the batch sets off; what is before them gets no gradient."""
+    for finding in seen.findings("dead"):
+        text = f"Before any step {finding.value:.0%} of the units of {listed(finding.layers)} fire for no sample."
+        remedies = ("He initialization with zero biases", "LeakyReLU", "inputs of mean 0 and deviation 1")
+        spoilt = (finding, *seen.findings("vanishing", "stalled"))
+        yield Diagnosis("dead ReLU", text, 0.9, spoilt, remedies)
+
+
 def copies(seen: Seen) -> Iterator[Diagnosis]:
     """Units that start equal and stay equal."""
     names = seen.recorder.copies
@@ -130,7 +139,7 @@ def copies(seen: Seen) -> Iterator[Diagnosis]:
         yield Diagnosis("initialization too small", text, 1.0, spoilt, remedies)
 
 
-_RULES: tuple[Callable[[Seen], Iterator[Diagnosis]], ...] = (crash, head, inputs, target, copies)
+_RULES: tuple[Callable[[Seen], Iterator[Diagnosis]], ...] = (crash, head, inputs, target, dead, copies)
 
 
 def ranked(seen: Seen) -> list[Diagnosis]:

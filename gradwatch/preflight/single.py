@@ -1,0 +1,64 @@
+"""What a single pass is enough for: findings that a training would take back are left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradwatch.diagnosis import diagnose
+from gradwatch.preflight.recorder import Recorder
+from gradwatch.probe.layers import ROOT
+from gradwatch.records import Finding, Snapshot
+from gradwatch.runs import Run
+
+# Half the units of a deep ReLU network may rest in one batch; AUTOTRAINER (Zhang et al., ICSE 2021) calls a network
+# dying where 70 % of the gradient's entries are zero.
+_DEAD = 0.7
+_GATED = ("LSTM", "GRU")
+
+
+def believed(run: Run, recorder: Recorder) -> Run:
+    """The run with the findings that a single pass is enough for, and their causes.
+
+    Left out are units that rest in one batch, gated cells over their calls, as their gates open in training, and the
+    parameters of modules that were not called: one head or expert of several.
+
+    Example:
+        >>> dead = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
+        >>> believed(Run("Net", (Snapshot(0, ("relu",)),), (dead,)), Recorder()).findings
+        ()
+    """
+    if not run.history:
+        return run
+    kept = tuple(filter(None, (_kept(finding, run.history[-1], recorder) for finding in run.findings)))
+    return replace(run, findings=kept, diagnoses=tuple(diagnose(kept, run.history)))
+
+
+def idle(snapshot: Snapshot, recorder: Recorder) -> list[str]:
+    """Layers that were not called.
+
+    Example:
+        >>> idle(Snapshot(0, ("first", "second"), params=("first.weight", "second.weight")), Recorder())
+        ['first', 'second']
+    """
+    owners = dict.fromkeys(map(_owner, snapshot.params))
+    return [layer for layer in owners if layer not in recorder.called]
+
+
+def _kept(finding: Finding, snapshot: Snapshot, recorder: Recorder) -> Finding | None:
+    if finding.kind == "dead" and finding.value < _DEAD:
+        return None
+    if finding.kind == "vanishing" and all(_is_gated(layer, snapshot) for layer in finding.layers):
+        return None
+    if finding.kind == "stalled":
+        used = tuple(name for name in finding.layers if _owner(name) in recorder.called)
+        return replace(finding, layers=used) if used else None
+    return finding
+
+
+def _is_gated(layer: str, snapshot: Snapshot) -> bool:
+    kind = snapshot.kinds[snapshot.layers.index(layer)]
+    return layer in snapshot.calls and any(gate in kind for gate in _GATED)
+
+
+def _owner(param: str) -> str:
+    return param.rpartition(".")[0] or ROOT
