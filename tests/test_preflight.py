@@ -226,6 +226,9 @@ SICK: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any, str, str]
     ),
     "equal weights": (constant(0.1), classified, cross_entropy, "initialization too small", "0.weight"),
     "Sigmoid, deep": (lambda: mlp(nn.Sigmoid, 8), classified, cross_entropy, "saturating activation", "Sigmoids"),
+    "weights 2.5 times He's": (
+        lambda: large_weights(), classified, cross_entropy, "initialization too large", "Each of 6 blocks multiplies"
+    ),
     "units that never fire": (lambda: dead_units(), classified, cross_entropy, "dead ReLU", "units of 3"),
     "a loss without a graph": (
         lambda: mlp(nn.ReLU, 2), classified, lambda output, target: cross_entropy(output.detach(), target),
@@ -301,6 +304,13 @@ def test_gated_cells_open_in_training_and_others_do_not() -> None:
     torch.manual_seed(0)
     assert diagnose(Cells(nn.GRUCell), classified(), loss=cross_entropy).diagnoses == []
     assert diagnose(Cells(nn.RNNCell), classified(), loss=cross_entropy).diagnoses[0].cause == "recurrent depth"
+
+
+def large_weights() -> nn.Module:
+    model = he(mlp(nn.ReLU, 6))
+    for param in model.parameters():
+        param.data *= 2.5
+    return model
 
 
 def dead_units() -> nn.Module:

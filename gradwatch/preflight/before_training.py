@@ -53,7 +53,7 @@ def diagnose(module: nn.Module, batch: Any, *, loss: Callable[[Any, Any], Tensor
         zeros |= set(seen.recorder.zeros)
         seen = Seen(*one_pass(module, batch, loss, sorted(zeros)), batch)
     snapshot = first.run.history[-1] if first.run.history else None
-    chi = chi_of(module, snapshot) if snapshot is not None else {}
+    chi = chi_of(snapshot, first.recorder.spreads) if snapshot is not None else {}
     notes = tuple(_notes(first, chi))
     return Preflight(type(module).__name__, snapshot, ranked(seen), seen.run.findings, chi, notes)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch.preflight.criticality import Spread, spreads
 from gradwatch.preflight.head import Head, read_head
 from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers, plain_name
@@ -24,6 +25,7 @@ class Recorder:
         first: name of the first layer with weights, and the floating-point tensor it got; None where it got none (an
             embedding), or normalizes.
         head: the end of the network.
+        spreads: layer -> how wide its weights are drawn.
         called: the layers with weights that were called.
         zeros: parameters that are all zero, or gates that are constant and tiny (LayerScale), and get a gradient: the
             first steps move them.
@@ -41,6 +43,7 @@ class Recorder:
     def __init__(self) -> None:
         self.first: tuple[str, Tensor] | None = None
         self.head = Head()
+        self.spreads: dict[str, Spread] = {}
         self.called: set[str] = set()
         self.zeros: list[str] = []
         self.copies: list[str] = []
@@ -50,6 +53,7 @@ class Recorder:
 
     def listen(self, module: nn.Module) -> None:
         """Put hooks in front of the layers."""
+        self.spreads = spreads(module)
         for name, layer in find_layers(module).items():
             if any(True for _ in layer.parameters(recurse=False)):
                 layer.register_forward_pre_hook(self._hook(name), with_kwargs=True)
