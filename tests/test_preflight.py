@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradwatch import Preflight, diagnose
+from gradwatch.testing import assert_healthy_gradients
 
 CLASSES = 5
 
@@ -138,6 +139,12 @@ def test_a_healthy_network_gets_no_word(name: str, seed: int) -> None:
     assert found.snapshot is not None
 
 
+@pytest.mark.parametrize("kind", ["rezero", "layerscale", "fixup"])
+def test_what_starts_at_zero_is_healthy_over_some_steps_too(kind: str) -> None:
+    torch.manual_seed(0)
+    assert_healthy_gradients(Residual(kind), classified(), loss=functional.cross_entropy)
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_a_transformer_with_an_embedding_gets_no_word(norm_first: bool) -> None:
     torch.manual_seed(0)
@@ -225,6 +232,9 @@ SICK: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any, str, str]
         "unscaled target", "from 0 to 4",
     ),
     "equal weights": (constant(0.1), classified, cross_entropy, "initialization too small", "0.weight"),
+    "all weights zero": (
+        lambda: constant(0.0)(), classified, cross_entropy, "initialization too small", "they stay so"
+    ),
     "Sigmoid, deep": (lambda: mlp(nn.Sigmoid, 8), classified, cross_entropy, "saturating activation", "Sigmoids"),
     "weights 2.5 times He's": (
         lambda: large_weights(), classified, cross_entropy, "initialization too large", "Each of 6 blocks multiplies"

@@ -197,6 +197,19 @@ def test_what_only_the_first_pass_tells_fails_too_unless_it_is_allowed() -> None
     )
 
 
+def test_experts_that_wait_for_their_turn_are_healthy() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn, self.experts = 0, nn.ModuleList(network(nn.ReLU, 2) for _ in range(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.turn += 1
+            return self.experts[self.turn % 16](x)
+
+    assert_healthy_gradients(Experts(), batch(), loss=cross_entropy)
+
+
 def test_a_finding_can_be_allowed_by_its_kind() -> None:
     assert_healthy_gradients(network(nn.Sigmoid), batch(), loss=cross_entropy, allow=["vanishing"])
     assert_healthy_gradients(Net(nn.Sigmoid), batch(), allow=["saturating activation"])

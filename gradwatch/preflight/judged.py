@@ -9,6 +9,7 @@ from typing import Any, get_args
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from gradwatch.preflight.believed import believed
 from gradwatch.preflight.recorder import Recorder
 from gradwatch.preflight.rules import Seen, ranked
 from gradwatch.records import Cause, Finding, Kind
@@ -47,6 +48,7 @@ def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = ()
             f"as loss=torch.nn.functional.cross_entropy, and (inputs, targets) as a batch"
         )
     run = train(module, data, observer=recorder, **settings)
+    run = believed(run, recorder)
     if not run.trouble:
         run = replace(run, diagnoses=tuple(ranked(Seen(run, recorder, data))))
     return _without(run, allow) if allow else run

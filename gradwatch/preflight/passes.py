@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from gradwatch.preflight.believed import believed
 from gradwatch.preflight.recorder import Recorder
-from gradwatch.preflight.single import believed
 from gradwatch.runs import Run, train_in_a_loop, train_with_a_trainer
 from gradwatch.runs.aside import copied
 

@@ -29,6 +29,7 @@ class Recorder:
         called: the layers with weights that were called.
         zeros: parameters that are all zero, or gates that are constant and tiny (LayerScale), and get a gradient: the
             first steps move them.
+        stuck: weights that are all zero, and so are their gradients.
         copies: weights whose rows are all equal, and so are their gradients.
         largest, tiny: the largest gradient, and the share of the others that float16 would make zero.
 
@@ -46,6 +47,7 @@ class Recorder:
         self.spreads: dict[str, Spread] = {}
         self.called: set[str] = set()
         self.zeros: list[str] = []
+        self.stuck: list[str] = []
         self.copies: list[str] = []
         self.largest = 0.0
         self.tiny = 0.0
@@ -83,6 +85,7 @@ class Recorder:
         held = [(name, param, param.grad) for name, param in module.named_parameters()]
         named = [(plain_name(name), param.detach(), grad.detach()) for name, param, grad in held if grad is not None]
         self.zeros = [name for name, param, grad in named if _starts_closed(param) and grad.any()]
+        self.stuck = [name for name, param, grad in named if param.dim() > 1 and not (param.any() or grad.any())]
         self.copies = [name for name, param, grad in named if _is_copied(param, grad)]
         self.largest, self.tiny = _range(grad for _, _, grad in named)
 

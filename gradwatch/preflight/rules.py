@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradwatch.preflight.believed import with_gradient
 from gradwatch.preflight.criticality import chi_of, typical
 from gradwatch.preflight.inputs import Scale, measure
 from gradwatch.preflight.recorder import Recorder
@@ -125,6 +126,8 @@ def target(seen: Seen) -> Iterator[Diagnosis]:
 def dead(seen: Seen) -> Iterator[Diagnosis]:
     """ReLUs that no sample of the batch sets off; what is before them gets no gradient."""
     for finding in seen.findings("dead"):
+        if finding.step:
+            continue  # they died in training
         text = f"Before any step {finding.value:.0%} of the units of {listed(finding.layers)} fire for no sample."
         remedies = ("He initialization with zero biases", "LeakyReLU", "inputs of mean 0 and deviation 1")
         spoilt = (finding, *seen.findings("vanishing", "stalled"))
@@ -146,15 +149,18 @@ def large(seen: Seen) -> Iterator[Diagnosis]:
 
 
 def copies(seen: Seen) -> Iterator[Diagnosis]:
-    """Units that start equal and stay equal."""
-    names = seen.recorder.copies
-    if names:
+    """Units that start equal and stay equal, or at zero and stay there."""
+    moved = with_gradient(seen.run.history)  # a branch behind a zero head has to wait for it
+    equal, stuck = seen.recorder.copies, [name for name in seen.recorder.stuck if name not in moved]
+    if equal or stuck:
         text = (
-            f"All rows of {listed(names)} are equal, and so are the rows of the gradient: the units of such a layer "
+            f"All rows of {listed(equal)} are equal, and so are the rows of the gradient: the units of such a layer "
             f"stay copies of one another."
+            if equal
+            else f"The weights of {listed(stuck)} are 0, and so is their gradient: they stay so."
         )
         remedies = ("draw the weights at random: He or Xavier initialization",)
-        spoilt = seen.findings("vanishing", "stalled", "saturated", "exploding")
+        spoilt = seen.findings("vanishing", "stalled", "saturated", "exploding", "dead")
         yield Diagnosis("initialization too small", text, 1.0, spoilt, remedies)
 
 

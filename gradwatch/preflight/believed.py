@@ -1,7 +1,8 @@
-"""What a single pass is enough for: findings that a training would take back are left out."""
+"""What a short look is enough for: findings that a longer training would take back are left out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gradwatch.diagnosis import diagnose
@@ -17,10 +18,10 @@ _GATED = ("LSTM", "GRU")
 
 
 def believed(run: Run, recorder: Recorder) -> Run:
-    """The run with the findings that a single pass is enough for, and their causes.
+    """The run with the findings that one pass, or a few steps, are enough for, and their causes.
 
-    Left out are units that rest in one batch, gated cells over their calls, as their gates open in training, and the
-    parameters of modules that were not called: one head or expert of several.
+    Left out are units that rest, gated cells over their calls, as their gates open in training, and the parameters of
+    modules that wait for their turn, one head or expert of several: not called, or with a gradient at another step.
 
     Example:
         >>> dead = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
@@ -29,7 +30,7 @@ def believed(run: Run, recorder: Recorder) -> Run:
     """
     if not run.history:
         return run
-    kept = tuple(filter(None, (_kept(finding, run.history[-1], recorder) for finding in run.findings)))
+    kept = tuple(filter(None, (_kept(finding, run.history, recorder) for finding in run.findings)))
     return replace(run, findings=kept, diagnoses=tuple(diagnose(kept, run.history)))
 
 
@@ -44,15 +45,28 @@ def idle(snapshot: Snapshot, recorder: Recorder) -> list[str]:
     return [layer for layer in owners if layer not in recorder.called]
 
 
-def _kept(finding: Finding, snapshot: Snapshot, recorder: Recorder) -> Finding | None:
+def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
     if finding.kind == "dead" and finding.value < _DEAD:
         return None
-    if finding.kind == "vanishing" and all(_is_gated(layer, snapshot) for layer in finding.layers):
+    if finding.kind == "vanishing" and all(_is_gated(layer, history[-1]) for layer in finding.layers):
         return None
     if finding.kind == "stalled":
-        used = tuple(name for name in finding.layers if _owner(name) in recorder.called)
-        return replace(finding, layers=used) if used else None
+        moved = with_gradient(history)
+        stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
+        return replace(finding, layers=stuck) if stuck else None
     return finding
+
+
+def with_gradient(history: Sequence[Snapshot]) -> set[str]:
+    """The parameters that had a gradient other than zero at some step.
+
+    Example:
+        >>> import numpy as np
+        >>> sorted(with_gradient([Snapshot(0, (), params=("a", "b"), param_grad_norm=np.array([0.0, 2.0]))]))
+        ['b']
+    """
+    pairs = (zip(each.params, each.param_grad_norm.tolist(), strict=True) for each in history)
+    return {name for params in pairs for name, norm in params if norm > 0}
 
 
 def _is_gated(layer: str, snapshot: Snapshot) -> bool:
