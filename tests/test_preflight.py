@@ -264,6 +264,13 @@ def test_a_sick_network_gets_its_cause_first(name: str) -> None:
     assert str(found).startswith("not healthy before training: Sequential")
 
 
+def test_one_fault_does_not_hide_another() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(mlp(nn.Sigmoid, 8), nn.Softmax(-1))
+    causes = [found.cause for found in diagnose(model, uint8(), loss=cross_entropy).diagnoses]
+    assert {"unscaled input", "zero-gradient head", "saturating activation"} <= {*causes}
+
+
 @pytest.mark.parametrize("make", [constant(0.0), small_weights, lambda: mlp(nn.Sigmoid, 12)])
 def test_what_lets_no_gradient_through_is_found(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

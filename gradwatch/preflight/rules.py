@@ -82,10 +82,9 @@ def head(seen: Seen) -> Iterator[Diagnosis]:
         remedies = ("a sigmoid with binary cross-entropy on logits", "two units")
         yield Diagnosis("zero-gradient head", text, 1.0, seen.findings("stalled", "vanishing"), remedies)
     elif found.twice is not None:
-        text = "The loss gets the output of a {}, and takes it for logits ({}): values from 0 to 1.".format(
-            *found.twice
-        )
-        remedy = f"no {found.twice[0]} before this loss, which has it inside"
+        given, loss = found.twice
+        text = f"The loss ({loss}) takes the output of a {given}, values from 0 to 1, for logits."
+        remedy = f"no {given} before this loss, which has it inside"
         yield Diagnosis("zero-gradient head", text, 0.9, seen.findings("stalled"), (remedy,))
 
 
@@ -101,7 +100,7 @@ def inputs(seen: Seen) -> Iterator[Diagnosis]:
         yield Diagnosis("outlier batch", where, 0.8, (), ("look at that sample", "clip or scale the inputs robustly"))
     elif scale.rms > _LARGE or 0 < scale.rms < _SMALL:
         remedies = ("scale each feature to mean 0 and deviation 1", "a normalization layer in front")
-        grown = seen.findings("exploding", "saturated", "dead", "vanishing")
+        grown = seen.findings("exploding", "saturated", "dead")
         yield Diagnosis("unscaled input", where, 0.95 if scale.rms > 10 * _LARGE else 0.8, grown, remedies)
 
 
