@@ -33,7 +33,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 EXCEPTIONS = {"remedies/one_training.py": {*PIPELINE, "remedies", "callbacks"}, "__init__.py": {*MAY_IMPORT}}
 MAY_IMPORT_LIGHTNING = (
-    "callbacks/", "commands/", "demo.py", "examples/", "remedies/one_training.py", "runs/", "testing.py",
+    "callbacks/",
+    "commands/",
+    "demo.py",
+    "examples/",
+    "remedies/one_training.py",
+    "runs/",
+    "testing.py",
 )
 
 
