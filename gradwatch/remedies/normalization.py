@@ -48,9 +48,9 @@ class InsertNormalization(ModelRemedy):
 
     kind: Kind = "auto"
     fits: ClassVar[Mapping[str, float]] = {
-        "saturating activation": 0.9,
-        "initialization too small": 0.9,
-        "initialization too large": 0.9,
+        "saturating activation": 0.8,
+        "initialization too small": 0.7,
+        "initialization too large": 0.7,
         "missing normalization or skip": 0.9,
         "dead ReLU": 0.6,
         "unscaled input": 0.5,

@@ -117,7 +117,7 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
 
 @_predict.register
 def _(remedy: AddSkips, flow: Flow) -> float:
-    layers = max(len(flow.pairs), 1)
+    layers = max(len(flow.pairs) - 1, 1)  # behind the first, at whose output the way ends
     skipped = min(flow.blocks, layers)
     branch = flow.measured / layers
     return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))

@@ -15,6 +15,7 @@ from gradwatch.remedies.clipping import Clip, RemoveClip
 from gradwatch.remedies.detached import UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
 from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
 from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
@@ -58,7 +59,7 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(factor / 10), WarmUp(), ChangeOptimizer())
-    yield from (Clip(_usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
+    yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
     yield _targets(setup, history)
 
@@ -91,8 +92,11 @@ def suggest(
     if not scores:
         return []
     flow = Flow(setup.module, history, setup.batch)
-    ranked = [(_worth(found, remedy, scores, flow), found) for remedy in candidates(setup, history)
-              for found in _applicable(remedy, setup, scores)]  # fmt: skip
+    hinted = (SkipBadSteps,) if broke_at_once(history) else ()
+    ranked: list[tuple[float, Remedy]] = []
+    for remedy in candidates(setup, history):
+        sure = 2.0 if isinstance(remedy, hinted) else 1.0
+        ranked += [(sure * _worth(one, remedy, scores, flow), one) for one in _applicable(remedy, setup, scores)]
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
     return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
 
@@ -146,13 +150,6 @@ def _patch(remedy: Remedy, setup: Setup) -> str:
         return remedy.patch(setup)
     except NotApplicable:
         return ""
-
-
-def _usual_norm(history: Sequence[Snapshot]) -> float:
-    """The 90th percentile of the total norms, at most 1, as a bound that touches few of the healthy steps."""
-    norms = np.array([snapshot.total_norm for snapshot in history])
-    norms = norms[np.isfinite(norms) & (norms > 0)]
-    return min(float(f"{np.percentile(norms, 90):.2g}"), 1.0) if len(norms) else 1.0
 
 
 def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:

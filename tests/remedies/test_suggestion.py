@@ -64,7 +64,7 @@ EXPECTED = {
     "recurrent depth": (lambda: of(LastStep(nn.RNN(2, 8, batch_first=True)), 6, 2), "ReplaceRecurrence"),
     "missing normalization or skip": (sick_mlp, "AddSkips"),
     "missing warm-up": (lambda: of(Transformer(), 5, 8), "WarmUp"),
-    "outlier batch": (sick_mlp, "Clip"),
+    "outlier batch": (sick_mlp, "ClipOutliers"),
     "unguarded operation": (sick_mlp, "SkipBadSteps"),
     "frozen or detached part": (frozen, "UnfreezeAll"),
     "precision underflow": (half, "UseBfloat16"),
@@ -102,7 +102,7 @@ def test_a_plain_module_gets_the_line_to_write() -> None:
 
 
 def test_settings_come_from_the_history() -> None:
-    history = [Snapshot(i, ("a",), total_norm=0.2, loss=90_000.0) for i in range(10)]
+    history = [Snapshot(i, ("a",), total_norm=0.1, loss=90_000.0) for i in range(10)]
     setup = Setup(Classifier(mlp(nn.ReLU)))
     clips = [remedy for remedy in suggest([Cause("outlier batch")], setup, history) if isinstance(remedy, Clip)]
     assert clips == [Clip(0.2)]
