@@ -212,6 +212,16 @@ def test_what_is_wrong_is_refused(call: Callable[[], Any], error: type[Exception
         call()
 
 
+def test_what_is_for_the_user_to_change_is_in_the_report() -> None:
+    from gradwatch.remedies import Advice
+    from gradwatch.remedies.result import Trial
+    from gradwatch.remedies.rows import Row
+
+    advice = Advice("unguarded operation", "Guard the log.", "x = torch.log(x + 1e-6)")
+    text = Trial((Row(None, 0.5),), "val_acc", True, 10, 0, advice=(advice,)).markdown()
+    assert "- unguarded operation: Guard the log. x = torch.log(x + 1e-6)" in text
+
+
 def test_nothing_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     try_remedies(sick(), loader(), remedies=[InitializeAgain()], steps=5)
