@@ -7,7 +7,8 @@ from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipB
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
+from gradwatch.remedies.normalization import InsertNormalization
+from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence

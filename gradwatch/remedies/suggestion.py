@@ -18,7 +18,8 @@ from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
+from gradwatch.remedies.normalization import InsertNormalization, has_normalization
+from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.prediction import Flow, health, predicted_flow
@@ -58,7 +59,7 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     yield from (FixHead(), UnfreezeAll(), ReplaceRecurrence())
     yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
     factor = rate_factor(setup.module, history)
-    yield from (LowerLearningRate(factor), LowerLearningRate(factor / 10), WarmUp(), ChangeOptimizer())
+    yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
     yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
     yield _targets(setup, history)
@@ -117,10 +118,12 @@ def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
+    """Cause -> its score, in units of the highest."""
     scores: dict[str, float] = {}
     for diagnosis in diagnoses:
         scores[diagnosis.cause] = max(scores.get(diagnosis.cause, 0.0), float(getattr(diagnosis, "score", 1.0)))
-    return scores
+    highest = max(scores.values(), default=0.0)
+    return {cause: score / highest for cause, score in scores.items()} if highest > 0 else {}
 
 
 def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
@@ -142,13 +145,16 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
         yield remedy
     except NotApplicable as error:
         if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
-            yield Advice(cause, str(error), _patch(remedy, setup))
+            yield Advice(cause, str(error), patch_or_nothing(remedy, setup))
+    except Exception:  # a module unlike others, on which the remedy breaks: no reason to break the list
+        return
 
 
-def _patch(remedy: Remedy, setup: Setup) -> str:
+def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
+    """The code of a remedy; empty where it can't be told."""
     try:
         return remedy.patch(setup)
-    except NotApplicable:
+    except Exception:  # as above
         return ""
 
 

@@ -19,7 +19,7 @@ from gradwatch.remedies.result import Trial
 from gradwatch.remedies.rows import UNTREATED, Row, rank, short_name
 from gradwatch.remedies.same_batches import first_batch
 from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
-from gradwatch.remedies.suggestion import suggest
+from gradwatch.remedies.suggestion import patch_or_nothing, suggest
 
 OnProgress = Callable[[str, int, int], object]
 """Called after each optimizer step with what is trained, the steps done so far, and those of the whole trial."""
@@ -126,6 +126,8 @@ class _Session:
             measured = training.run(lambda done: self._tell(name, done))
         except NotApplicable as error:
             measured = replace(measured, error=f"not applicable: {error}")
+        except Exception as error:  # a row, and not the end
+            measured = replace(measured, error=f"{type(error).__name__}: {error}")
         self.done.append((self._row(remedy, measured, time.monotonic() - started), measured))
         if measured.interrupted:
             raise Interrupted
@@ -138,7 +140,7 @@ class _Session:
         first, last = first_and_last(measured.history)
         error = measured.error or ("broken off" if measured.interrupted else "")
         findings = tuple(finding for finding in measured.findings if finding.is_open)
-        code = "" if remedy is None or error else remedy.patch(self.setup)
+        code = "" if remedy is None or error else patch_or_nothing(remedy, self.setup)
         return Row(remedy, math.nan, measured.loss, findings, first, last, seconds, error, code)
 
     def trial(self, metric: str | None) -> Trial:

@@ -141,6 +141,13 @@ def test_the_prediction_is_near_what_is_measured_afterwards(remedy: Remedy, kind
     assert predicted_flow(remedy, Flow(network)) == pytest.approx(measured_flow(treated), abs=1.2)
 
 
+def test_a_batch_of_few_samples_gets_no_batch_norm() -> None:
+    few = Setup(Classifier(convolutions()), batch=labelled(1, 4, 4, samples=4))
+    with pytest.raises(NotApplicable):
+        InsertNormalization("batch").apply(few)
+    assert "GroupNorm" in str(InsertNormalization().apply(few).module)
+
+
 class TestHeads:
     """Softmaxes that stop the gradient, and those that belong there."""
 

@@ -47,6 +47,14 @@ class Breaks(ModelRemedy):
         return "pass"
 
 
+@dataclass(frozen=True)
+class BreaksWhenApplied(Breaks):
+    """A change that can't even be made."""
+
+    def change(self, setup: Setup) -> Setup:
+        raise KeyError("no such part")
+
+
 @pytest.fixture(scope="module")
 def digits() -> Any:
     torch.manual_seed(0)
@@ -118,14 +126,15 @@ def sick() -> Classifier:
 
 
 def test_a_crash_is_a_row_and_what_does_not_apply_too() -> None:
-    remedies: list[Remedy] = [Breaks(), UnfreezeAll(), InsertNormalization()]
+    remedies: list[Remedy] = [Breaks(), BreaksWhenApplied(), UnfreezeAll(), InsertNormalization()]
     trial = try_remedies(sick(), loader(), remedies=remedies, steps=20)
     errors = {row.name: row.error for row in trial.rows}
     assert "RuntimeError" in errors["Breaks()"]
     assert errors["UnfreezeAll()"].startswith("not applicable")
     assert trial.rows[0].name == "InsertNormalization(kind='auto')"
     assert trial.metric == "train loss"
-    assert len(trial.rows) == 4
+    assert "no such part" in errors["BreaksWhenApplied()"]
+    assert len(trial.rows) == 5
 
 
 def test_the_same_trial_twice_is_the_same() -> None:
