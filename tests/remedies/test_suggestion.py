@@ -11,6 +11,7 @@ from every_remedy import (
     Classifier,
     LastStep,
     Transformer,
+    convolutions,
     frozen,
     labelled,
     mlp,
