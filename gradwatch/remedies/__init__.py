@@ -7,10 +7,12 @@ from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipB
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
+from gradwatch.remedies.normalization import InsertNormalization
+from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
 from gradwatch.remedies.precision import UseBfloat16
-from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
+from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence
+from gradwatch.remedies.recurrent_weights import draw_recurrent_
 from gradwatch.remedies.remedy import Advice, Combination, Remedy
 from gradwatch.remedies.residual import AddSkips, Skip
 from gradwatch.remedies.result import Trial

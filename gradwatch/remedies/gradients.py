@@ -111,7 +111,7 @@ class ClipOutliers(TransformRemedy):
 
     z_max: float = 2.5
     warmup: int = 25
-    fits: ClassVar[Mapping[str, float]] = {"outlier batch": 0.9, "learning rate too high": 0.2}
+    fits: ClassVar[Mapping[str, float]] = {"outlier batch": 1.0, "learning rate too high": 0.2}
 
     def transform(self) -> Transform:
         """``ZScoreClip`` without a fixed bound."""

@@ -1,4 +1,4 @@
-"""A softmax that stands between the logits and a loss that takes one itself."""
+"""A softmax or ReLU that stands between the last layer and the loss, and stops the gradient."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 
 _SOFTMAXES = ("Softmax", "LogSoftmax")
+_ENDS = (*_SOFTMAXES, "ReLU")
 _ONE_UNIT = (
     "the softmax stands over one unit, so that its output is always 1 and no gradient passes. Give the head two units, "
     "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
@@ -25,7 +26,8 @@ class FixHead(ModelRemedy):
     """Remove the softmax behind the last layer where the loss is a cross-entropy, which takes one itself.
 
     Two in a row leave differences between outputs of at most 1: the gradient is weak, and the loss can't come near 0.
-    A softmax over one unit becomes a Sigmoid where the loss takes probabilities.
+    A softmax over one unit becomes a Sigmoid where the loss takes probabilities. A ReLU between the last layer and the
+    loss, which stops the gradient of every output below 0, is removed too.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1))
@@ -53,14 +55,16 @@ class FixHead(ModelRemedy):
 
 def _softmax(root: nn.Module, events: list[Event]) -> str:
     last = max((index for index, event in enumerate(events) if event.is_weighted), default=len(events))
-    found = [event for event in events[last + 1 :] if event.kind in _SOFTMAXES and _enters_loss(event, events)]
+    found = [event for event in events[last + 1 :] if event.kind in _ENDS and _enters_loss(event, events)]
     if not found:
         raise NotApplicable(
-            f"{type(root).__name__} has no softmax between its last layer and a cross-entropy; a head that gets no "
-            "gradient for another reason has zero weights, or a detach() behind it"
+            f"{type(root).__name__} has no softmax or ReLU between its last layer and its loss; a head that gets "
+            "no gradient for another reason has zero weights, or a detach() behind it"
         )
     if not found[0].name:
-        raise NotApplicable("forward calls softmax as a function; write return logits, as cross_entropy takes its own")
+        raise NotApplicable(
+            f"forward calls {found[0].kind} as a function behind the last layer; return what that layer gives"
+        )
     return found[0].name
 
 
@@ -71,12 +75,14 @@ def _enters_loss(softmax: Event, events: list[Event]) -> bool:
         return not any(event.kind == "nll_loss" for event in events)
     wanted = softmax.output.data_ptr()
     direct = [e for e in losses if any(isinstance(part, Tensor) and part.data_ptr() == wanted for part in e.inputs)]
-    return any(event.kind == "cross_entropy" or softmax.output.shape[-1] == 1 for event in direct)
+    is_relu = softmax.kind not in _SOFTMAXES
+    return any(is_relu or event.kind == "cross_entropy" or softmax.output.shape[-1] == 1 for event in direct)
 
 
 def _instead(root: nn.Module, events: list[Event]) -> nn.Module:
     last = next((event.module for event in reversed(events) if event.is_weighted), None)
-    if not isinstance(last, nn.Linear) or last.out_features > 1:
+    softmaxes = any(event.kind in _SOFTMAXES for event in events)
+    if not isinstance(last, nn.Linear) or last.out_features > 1 or not softmaxes:
         return nn.Identity()
     if any(event.kind in ("binary_cross_entropy", "mse_loss") for event in events):
         return nn.Sigmoid()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from gradwatch.remedies.recurrent_weights import draw_recurrent_, recurrent_names
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of
@@ -73,7 +74,7 @@ def draw_for(scheme: Scheme, after: Event | None) -> Draw:
 
 @dataclass(frozen=True)
 class InitializeAgain(ModelRemedy):
-    """Draw the weights of all Linears and convolutions again, and set their biases to 0.
+    """Draw the weights of all Linears, convolutions and recurrent networks again, and set their biases to 0.
 
     Use it where gradients shrink or grow from the first step on. It forgets what was learned: apply it before training.
     Frozen weights and weights that are shared with another kind of layer stay as they are.
@@ -115,13 +116,21 @@ class InitializeAgain(ModelRemedy):
 
     def change(self, setup: Setup) -> Setup:
         """Draw."""
+        recurrent = recurrent_names(setup.module)
+        for name in recurrent:
+            draw_recurrent_(setup.module.get_submodule(name), self.seed)
         pairs = hidden_pairs(events_of(setup.module, setup.batch))
-        initialize_pairs(setup.module, pairs, self.scheme, self.seed)
+        if pairs or not recurrent:
+            initialize_pairs(setup.module, pairs, self.scheme, self.seed)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Two lines a layer."""
-        return initialization_code(setup.module, hidden_pairs(events_of(setup.module, setup.batch)), self.scheme)
+        """Two lines a layer, one a recurrent network."""
+        recurrent = [path_of(setup.module, name) for name in recurrent_names(setup.module)]
+        lines = ["from gradwatch.remedies import draw_recurrent_"] if recurrent else []
+        lines += [f"draw_recurrent_({path})" for path in recurrent]
+        pairs = hidden_pairs(events_of(setup.module, setup.batch))
+        return "\n".join([*lines, initialization_code(setup.module, pairs, self.scheme)])
 
 
 def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme, seed: int) -> None:

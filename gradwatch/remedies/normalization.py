@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -48,9 +49,9 @@ class InsertNormalization(ModelRemedy):
 
     kind: Kind = "auto"
     fits: ClassVar[Mapping[str, float]] = {
-        "saturating activation": 0.9,
-        "initialization too small": 0.9,
-        "initialization too large": 0.9,
+        "saturating activation": 0.8,
+        "initialization too small": 0.7,
+        "initialization too large": 0.7,
         "missing normalization or skip": 0.9,
         "dead ReLU": 0.6,
         "unscaled input": 0.5,
@@ -96,14 +97,15 @@ class InsertNormalization(ModelRemedy):
             return False
         if self.kind == "batch" and isinstance(event.module, nn.Linear) and _dimensions(event) not in (2, None):
             return False  # BatchNorm1d takes the last dimension of a sequence for its length
+        if self.kind == "batch" and _samples(event) < ENOUGH_SAMPLES:
+            return False
         return _units(event.module) >= _FEWEST_UNITS
 
     def _norm_for(self, event: Event) -> nn.Module:
         units = _units(event.module)
         if isinstance(event.module, nn.Linear):
             return nn.BatchNorm1d(units) if self.kind == "batch" else nn.LayerNorm(units)
-        few = isinstance(event.output, torch.Tensor) and len(event.output) < ENOUGH_SAMPLES
-        if self.kind in ("group", "layer") or (self.kind == "auto" and few):
+        if self.kind in ("group", "layer") or (self.kind == "auto" and _samples(event) < ENOUGH_SAMPLES):
             groups = (
                 1 if self.kind == "layer" else max(g for g in range(1, units // 2 + 1) if units % g == 0 and g <= 32)
             )
@@ -133,6 +135,11 @@ def _dimensions(event: Event) -> int | None:
     return event.output.dim() if isinstance(event.output, torch.Tensor) else None
 
 
+def _samples(event: Event) -> float:
+    """Samples of the batch that was traced; more than enough where none was."""
+    return len(event.output) if isinstance(event.output, torch.Tensor) and event.output.dim() else math.inf
+
+
 def _last_weighted(events: list[Event]) -> int:
     return max((index for index, event in enumerate(events) if event.is_weighted), default=0)
 
@@ -145,44 +152,3 @@ def _is_normalized(events: list[Event]) -> bool:
         if event.is_weighted:
             return False
     return False
-
-
-@dataclass(frozen=True)
-class NormalizeFirst(ModelRemedy):
-    """Move the LayerNorm of torch's transformer layers in front of attention and feed-forward: Pre-LN.
-
-    Behind them (Post-LN, as first published and torch's default) the gradient near the output is large at the start,
-    so that training needs a warm-up; in front, it does not.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
-        >>> NormalizeFirst().apply(nn.Sequential(layer))[0].norm_first
-        True
-
-    References: Xiong et al., On layer normalization in the transformer architecture, 2020,
-    https://arxiv.org/abs/2002.04745.
-    """
-
-    fits: ClassVar[Mapping[str, float]] = {
-        "missing warm-up": 0.9,
-        "missing normalization or skip": 0.8,
-        "learning rate too high": 0.2,
-    }
-
-    def change(self, setup: Setup) -> Setup:
-        """Set ``norm_first``."""
-        for name in self._names(setup.module):
-            layer: Any = setup.module.get_submodule(name)
-            layer.norm_first = True
-        return setup
-
-    def patch(self, setup: Setup) -> str:
-        """One line a layer."""
-        return lines_for(self._names(setup.module), lambda name: f"{path_of(setup.module, name)}.norm_first = True")
-
-    def _names(self, root: nn.Module) -> list[str]:
-        kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
-        found = [name for name, layer in root.named_modules() if isinstance(layer, kinds) and not layer.norm_first]
-        if not found:
-            raise NotApplicable(f"{type(root).__name__} has no transformer layer of torch with norm_first=False")
-        return found

@@ -46,8 +46,8 @@ class Flow:
 
 
 def _measured(history: Sequence[Snapshot]) -> float:
-    """Of the latest Snapshot that has two hidden layers with weights and a gradient."""
-    for snapshot in reversed(history):
+    """Of the first Snapshot that has two hidden layers with weights and a gradient: a remedy starts there again."""
+    for snapshot in history:
         is_layer = np.array(["Norm" not in kind for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
         norms = snapshot.grad_output_rms[is_layer][:-1]  # without the head, whose few outputs say nothing of depth
         norms = norms[(norms > 0) & np.isfinite(norms)]
@@ -117,7 +117,7 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
 
 @_predict.register
 def _(remedy: AddSkips, flow: Flow) -> float:
-    layers = max(len(flow.pairs), 1)
+    layers = max(len(flow.pairs) - 1, 1)  # behind the first, at whose output the way ends
     skipped = min(flow.blocks, layers)
     branch = flow.measured / layers
     return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))

@@ -93,9 +93,14 @@ class Advice(Remedy):
     text: str
     line: str = ""
 
+    @property
+    def told(self) -> str:
+        """Sentence and line; the line once, where the sentence holds it."""
+        return self.text if not self.line or self.line in self.text else f"{self.text} {self.line}"
+
     def change(self, setup: Setup) -> Setup:
         """It can't."""
-        raise NotApplicable(f"This is for you to change: {self.text} {self.line}".rstrip())
+        raise NotApplicable(f"This is for you to change: {self.told}")
 
     def patch(self, setup: Setup) -> str:
         """The line; where there is none, the sentence."""

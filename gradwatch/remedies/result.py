@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.remedies.remedy import Advice
 from gradwatch.remedies.rows import Row, cells_of, markdown_table
 from gradwatch.reporting.words import number
 
@@ -26,6 +27,7 @@ class Trial:
         steps, seed: of each training.
         diagnoses: of the untreated training.
         interrupted: whether it was broken off; the rows are those that were done.
+        advice: what would treat the causes too, but is for the user to change.
     """
 
     rows: tuple[Row, ...]
@@ -35,6 +37,7 @@ class Trial:
     seed: int
     diagnoses: tuple[Any, ...] = ()
     interrupted: bool = False
+    advice: tuple[Advice, ...] = ()
 
     @property
     def untreated(self) -> Row:
@@ -83,6 +86,8 @@ class Trial:
         parts += ["## Remedies", f"{self._title()}.", markdown_table(self.metric, self.rows)]
         if self.best:
             parts += ["## Patch", f"{self.best.name}:", f"```python\n{self.patch}\n```"]
+        if self.advice:
+            parts += ["## For you to change", *(f"- {advice.cause}: {advice.told}" for advice in self.advice)]
         return "\n\n".join(parts) + "\n"
 
     def _sentence(self) -> str:

@@ -15,9 +15,11 @@ from gradwatch.remedies.clipping import Clip, RemoveClip
 from gradwatch.remedies.detached import UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
 from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
+from gradwatch.remedies.normalization import InsertNormalization, has_normalization
+from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.prediction import Flow, health, predicted_flow
@@ -57,8 +59,8 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     yield from (FixHead(), UnfreezeAll(), ReplaceRecurrence())
     yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
     factor = rate_factor(setup.module, history)
-    yield from (LowerLearningRate(factor), LowerLearningRate(factor / 10), WarmUp(), ChangeOptimizer())
-    yield from (Clip(_usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
+    yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
+    yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
     yield _targets(setup, history)
 
@@ -91,8 +93,11 @@ def suggest(
     if not scores:
         return []
     flow = Flow(setup.module, history, setup.batch)
-    ranked = [(_worth(found, remedy, scores, flow), found) for remedy in candidates(setup, history)
-              for found in _applicable(remedy, setup, scores)]  # fmt: skip
+    hinted = (SkipBadSteps,) if broke_at_once(history) else ()
+    ranked: list[tuple[float, Remedy]] = []
+    for remedy in candidates(setup, history):
+        sure = 2.0 if isinstance(remedy, hinted) else 1.0
+        ranked += [(sure * _worth(one, remedy, scores, flow), one) for one in _applicable(remedy, setup, scores)]
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
     return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
 
@@ -113,10 +118,12 @@ def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
+    """Cause -> its score, in units of the highest."""
     scores: dict[str, float] = {}
     for diagnosis in diagnoses:
         scores[diagnosis.cause] = max(scores.get(diagnosis.cause, 0.0), float(getattr(diagnosis, "score", 1.0)))
-    return scores
+    highest = max(scores.values(), default=0.0)
+    return {cause: score / highest for cause, score in scores.items()} if highest > 0 else {}
 
 
 def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
@@ -138,21 +145,17 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
         yield remedy
     except NotApplicable as error:
         if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
-            yield Advice(cause, str(error), _patch(remedy, setup))
+            yield Advice(cause, str(error), patch_or_nothing(remedy, setup))
+    except Exception:  # a module unlike others, on which the remedy breaks: no reason to break the list
+        return
 
 
-def _patch(remedy: Remedy, setup: Setup) -> str:
+def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
+    """The code of a remedy; empty where it can't be told."""
     try:
         return remedy.patch(setup)
-    except NotApplicable:
+    except Exception:  # as above
         return ""
-
-
-def _usual_norm(history: Sequence[Snapshot]) -> float:
-    """The 90th percentile of the total norms, at most 1, as a bound that touches few of the healthy steps."""
-    norms = np.array([snapshot.total_norm for snapshot in history])
-    norms = norms[np.isfinite(norms) & (norms > 0)]
-    return min(float(f"{np.percentile(norms, 90):.2g}"), 1.0) if len(norms) else 1.0
 
 
 def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:

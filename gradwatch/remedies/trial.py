@@ -19,7 +19,7 @@ from gradwatch.remedies.result import Trial
 from gradwatch.remedies.rows import UNTREATED, Row, rank, short_name
 from gradwatch.remedies.same_batches import first_batch
 from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
-from gradwatch.remedies.suggestion import suggest
+from gradwatch.remedies.suggestion import patch_or_nothing, suggest
 
 OnProgress = Callable[[str, int, int], object]
 """Called after each optimizer step with what is trained, the steps done so far, and those of the whole trial."""
@@ -57,6 +57,13 @@ def try_remedies(
     Raises:
         ValueError: for a number out of range, or a metric that no training has logged.
         TypeError: when the module is no LightningModule.
+
+    Example:
+        >>> from gradwatch.examples.baseline import Baseline
+        >>> from gradwatch.examples.data import ImageData
+        >>> trial = try_remedies(Baseline(64, depth=1), ImageData(), remedies=[InitializeAgain()], steps=2)
+        >>> sorted(row.name for row in trial.rows)
+        ["InitializeAgain(scheme='auto')", 'untreated']
     """
     for name, value in (("steps", steps), ("most", most)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -88,6 +95,7 @@ class _Session:
     done: list[tuple[Row, Measured]] = field(default_factory=list)
     diagnoses: tuple[Any, ...] = ()
     interrupted: bool = False
+    advice: tuple[Advice, ...] = ()
     _planned: int = 1
 
     def run(self, remedies: Sequence[Remedy] | None, most: int) -> None:
@@ -105,6 +113,7 @@ class _Session:
 
     def _suggested(self, untreated: Measured, most: int) -> list[Remedy]:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
+        self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
         return [remedy for remedy in found if not isinstance(remedy, Advice)][:most]
 
     def _train(self, remedy: Remedy | None) -> None:
@@ -117,6 +126,8 @@ class _Session:
             measured = training.run(lambda done: self._tell(name, done))
         except NotApplicable as error:
             measured = replace(measured, error=f"not applicable: {error}")
+        except Exception as error:  # a row, and not the end
+            measured = replace(measured, error=f"{type(error).__name__}: {error}")
         self.done.append((self._row(remedy, measured, time.monotonic() - started), measured))
         if measured.interrupted:
             raise Interrupted
@@ -129,7 +140,7 @@ class _Session:
         first, last = first_and_last(measured.history)
         error = measured.error or ("broken off" if measured.interrupted else "")
         findings = tuple(finding for finding in measured.findings if finding.is_open)
-        code = "" if remedy is None or error else remedy.patch(self.setup)
+        code = "" if remedy is None or error else patch_or_nothing(remedy, self.setup)
         return Row(remedy, math.nan, measured.loss, findings, first, last, seconds, error, code)
 
     def trial(self, metric: str | None) -> Trial:
@@ -137,7 +148,8 @@ class _Session:
         chosen = self._metric(metric)
         higher = is_better_higher(chosen)
         rows = [replace(row, result=measured.value_of(chosen)) for row, measured in self.done]
-        return Trial(rank(rows, higher), chosen, higher, self.steps, self.seed, self.diagnoses, self.interrupted)
+        ranked = rank(rows, higher)
+        return Trial(ranked, chosen, higher, self.steps, self.seed, self.diagnoses, self.interrupted, self.advice)
 
     def _metric(self, metric: str | None = None) -> str:
         finished = [measured.metrics for _, measured in self.done if not measured.error and not measured.interrupted]

@@ -11,6 +11,7 @@ from every_remedy import (
     Classifier,
     LastStep,
     Transformer,
+    convolutions,
     frozen,
     labelled,
     mlp,
@@ -64,7 +65,7 @@ EXPECTED = {
     "recurrent depth": (lambda: of(LastStep(nn.RNN(2, 8, batch_first=True)), 6, 2), "ReplaceRecurrence"),
     "missing normalization or skip": (sick_mlp, "AddSkips"),
     "missing warm-up": (lambda: of(Transformer(), 5, 8), "WarmUp"),
-    "outlier batch": (sick_mlp, "Clip"),
+    "outlier batch": (sick_mlp, "ClipOutliers"),
     "unguarded operation": (sick_mlp, "SkipBadSteps"),
     "frozen or detached part": (frozen, "UnfreezeAll"),
     "precision underflow": (half, "UseBfloat16"),
@@ -102,7 +103,7 @@ def test_a_plain_module_gets_the_line_to_write() -> None:
 
 
 def test_settings_come_from_the_history() -> None:
-    history = [Snapshot(i, ("a",), total_norm=0.2, loss=90_000.0) for i in range(10)]
+    history = [Snapshot(i, ("a",), total_norm=0.1, loss=90_000.0) for i in range(10)]
     setup = Setup(Classifier(mlp(nn.ReLU)))
     clips = [remedy for remedy in suggest([Cause("outlier batch")], setup, history) if isinstance(remedy, Clip)]
     assert clips == [Clip(0.2)]
@@ -139,6 +140,13 @@ def test_the_prediction_is_near_what_is_measured_afterwards(remedy: Remedy, kind
     except NotApplicable:
         pytest.skip("nothing to change")
     assert predicted_flow(remedy, Flow(network)) == pytest.approx(measured_flow(treated), abs=1.2)
+
+
+def test_a_batch_of_few_samples_gets_no_batch_norm() -> None:
+    few = Setup(Classifier(convolutions()), batch=labelled(1, 4, 4, samples=4))
+    with pytest.raises(NotApplicable):
+        InsertNormalization("batch").apply(few)
+    assert "GroupNorm" in str(InsertNormalization().apply(few).module)
 
 
 class TestHeads:

@@ -47,6 +47,14 @@ class Breaks(ModelRemedy):
         return "pass"
 
 
+@dataclass(frozen=True)
+class BreaksWhenApplied(Breaks):
+    """A change that can't even be made."""
+
+    def change(self, setup: Setup) -> Setup:
+        raise KeyError("no such part")
+
+
 @pytest.fixture(scope="module")
 def digits() -> Any:
     torch.manual_seed(0)
@@ -118,14 +126,15 @@ def sick() -> Classifier:
 
 
 def test_a_crash_is_a_row_and_what_does_not_apply_too() -> None:
-    remedies: list[Remedy] = [Breaks(), UnfreezeAll(), InsertNormalization()]
+    remedies: list[Remedy] = [Breaks(), BreaksWhenApplied(), UnfreezeAll(), InsertNormalization()]
     trial = try_remedies(sick(), loader(), remedies=remedies, steps=20)
     errors = {row.name: row.error for row in trial.rows}
     assert "RuntimeError" in errors["Breaks()"]
     assert errors["UnfreezeAll()"].startswith("not applicable")
     assert trial.rows[0].name == "InsertNormalization(kind='auto')"
     assert trial.metric == "train loss"
-    assert len(trial.rows) == 4
+    assert "no such part" in errors["BreaksWhenApplied()"]
+    assert len(trial.rows) == 5
 
 
 def test_the_same_trial_twice_is_the_same() -> None:
@@ -210,6 +219,16 @@ def test_a_healthy_module_gets_no_remedy() -> None:
 def test_what_is_wrong_is_refused(call: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_what_is_for_the_user_to_change_is_in_the_report() -> None:
+    from gradwatch.remedies import Advice
+    from gradwatch.remedies.result import Trial
+    from gradwatch.remedies.rows import Row
+
+    advice = Advice("unguarded operation", "Guard the log.", "x = torch.log(x + 1e-6)")
+    text = Trial((Row(None, 0.5),), "val_acc", True, 10, 0, advice=(advice,)).markdown()
+    assert "- unguarded operation: Guard the log. x = torch.log(x + 1e-6)" in text
 
 
 def test_nothing_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
