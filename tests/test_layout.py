@@ -37,6 +37,7 @@ MAY_IMPORT_LIGHTNING = (
     "commands/",
     "demo.py",
     "examples/",
+    "preflight/",
     "remedies/one_training.py",
     "runs/",
     "testing.py",
