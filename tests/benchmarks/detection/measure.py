@@ -1,0 +1,89 @@
+"""Does gradwatch find and name what is wrong with a training run, and leave healthy runs alone?
+
+    python tests/benchmarks/detection/measure.py --half develop --what '[detect,causes,healthy]' --csv_file table.csv
+
+Each family holds pairs: a program with a fault, and the same one without it. A fault counts where it does harm, as
+truth.py says; pairs whose fault does none are listed and left out. The programs of a family are split by the hash of
+their names: thresholds may be chosen on the half ``develop``, and the half ``unseen`` is for the final table only.
+Runs are kept in ``runs.jsonl`` under a digest of the program and of gradwatch's source, so that only what has changed
+is trained again. Intervals are Wilson's at 95 %, as if the runs of one program were independent.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from cases import chosen
+from evidence import Evidence, Look, gather
+from findings_tables import accused, causes, detection, false_alarms, left_out, missed
+from jsonargparse import auto_cli
+from program import Case, Half
+from store import Store, source_of_gradwatch
+from tables import Report
+from watching import watched
+
+What = Literal["detect", "causes", "healthy"]
+RUNS = Path(__file__).parent / "runs.jsonl"
+
+
+def main(
+    half: Half | Literal["both"] = "develop",
+    families: list[str] | None = None,
+    what: Sequence[What] = ("detect", "causes", "healthy"),
+    seeds: int | None = None,
+    processes: int = 1,
+    csv_file: Path | None = None,
+    runs_file: Path | None = RUNS,
+) -> None:
+    """Measure and print the tables.
+
+    Args:
+        half: develop (thresholds may be chosen on it), unseen (the final table), or both.
+        families: of faults, or groups of healthy programs; all by default.
+        what: the tables: detect, causes, healthy.
+        seeds: runs of each program, in place of 3 of a pair and 5 of a healthy program.
+        processes: how many train side by side.
+        csv_file: where the tables' rows go too.
+        runs_file: where runs are kept; null keeps none.
+    """
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    report, store = Report(csv_file), Store(runs_file)
+    cases = [case for case in chosen(half, families) if _is_asked(case, what)]
+    evidence = gather(cases, Look("gradwatch", source_of_gradwatch(), watched), store, processes, seeds)
+    _faults(report, [seen for seen in evidence if seen.case.twin], what)
+    if "healthy" in what:
+        _healthy(report, [seen for seen in evidence if not seen.case.twin])
+    report.table("left out", left_out(evidence), last_apart=False)
+    report.save()
+
+
+def _is_asked(case: Case, what: Sequence[What]) -> bool:
+    return "healthy" in what if case.twin is None else bool({"detect", "causes"} & set(what))
+
+
+def _faults(report: Report, evidence: Sequence[Evidence], what: Sequence[What]) -> None:
+    if evidence and "detect" in what:
+        report.table("faults", detection(evidence))
+        report.table("not found in every run", missed(evidence), last_apart=False)
+        harmed = [seen for seen in evidence if seen.verdict == "harmed"]
+        report.table("healthy twins accused", accused(harmed, lambda seen: seen.twins), last_apart=False)
+    if evidence and "causes" in what:
+        report.table("causes", causes(evidence))
+
+
+def _healthy(report: Report, evidence: Sequence[Evidence]) -> None:
+    if evidence:
+        report.table("healthy programs", false_alarms(evidence))
+        told = accused([seen for seen in evidence if seen.verdict is True], lambda seen: seen.runs)
+        report.table("false alarms by program", told, last_apart=False)
+
+
+if __name__ == "__main__":
+    auto_cli(main)
