@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from networks import Characters, Recurrent, Transformer, cnn, mlp
 from program import Batch, Program, adam, r_squared, sgd, squared_error
 from sources import TEXT_CLASSES, digits, recall, regression, table, text
@@ -16,6 +17,15 @@ rows = partial(digits, (8, 8))
 
 def next_character(network: nn.Module, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(network(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
+@torch.no_grad()
+def nearest_mean(network: nn.Module, batch: Batch) -> float:
+    """Accuracy of naming the class whose mean code is nearest, on the second half of the test."""
+    code, y = network(batch[0]).nan_to_num(), batch[1]
+    cut = len(y) // 2
+    means = torch.stack([code[:cut][y[:cut] == c].mean(0) for c in range(10)])
+    return float((torch.cdist(code[cut:], means).argmin(1) == y[cut:]).float().mean())
 
 
 def on_digits(lr: float = 0.05, steps: int = 150, **network: Any) -> Program:

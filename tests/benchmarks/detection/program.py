@@ -47,7 +47,7 @@ def accuracy(network: nn.Module, batch: Batch) -> float:
 def r_squared(network: nn.Module, batch: Batch) -> float:
     """Share of the target's variance that is explained, which does not change with the target's scale."""
     error = (network(batch[0]) - batch[1]).square().mean(0)
-    return float((1 - error / batch[1].var(0, correction=0)).mean())
+    return float(1 - error.sum() / batch[1].var(0, correction=0).sum())
 
 
 def sgd(lr: float, **kwargs: Any) -> Callable[[nn.Module], Optimizer]:
