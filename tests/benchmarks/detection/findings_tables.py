@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import median
 
+from baselines import BASELINES, of_rules
 from evidence import Evidence
 from intervals import share
 from tables import Row
@@ -125,3 +127,25 @@ def left_out(evidence: Sequence[Evidence]) -> list[Row]:
         for seen in evidence
         if seen.verdict not in ("harmed", True)
     ]
+
+
+def beside(evidence: Sequence[Evidence], judgements: Sequence[Evidence]) -> list[Row]:
+    """A row for gradwatch and for each set of published rules: found faults, accused twins, false alarms."""
+    rows = [_against("gradwatch", evidence, lambda run: run)]
+    for rules in BASELINES:
+        rows.append(_against(rules.name, judgements, partial(of_rules, name=rules.name)))
+    return rows
+
+
+def _against(name: str, evidence: Sequence[Evidence], view: Callable[[Run], Run]) -> Row:
+    def rate(runs: Iterable[Run]) -> str:
+        return _rate(bool(view(run).said) for run in runs)
+
+    harmed = [seen for seen in evidence if seen.verdict == "harmed"]
+    well = [seen for seen in evidence if seen.verdict is True]
+    return {
+        "rules": name,
+        "found": rate(run for seen in harmed for run in seen.runs),
+        "healthy twins accused": rate(run for seen in harmed for run in seen.twins),
+        "healthy programs accused": rate(run for seen in well for run in seen.runs),
+    }

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from baselines import judged
 from cases import chosen
 from evidence import Evidence, Look, gather
-from findings_tables import accused, causes, detection, false_alarms, left_out, missed
+from findings_tables import accused, beside, causes, detection, false_alarms, left_out, missed
 from jsonargparse import auto_cli
 from program import Case, Half
-from store import Store, source_of_gradwatch
+from store import Store, source_of, source_of_gradwatch
 from tables import Report
 from watching import watched
 
-What = Literal["detect", "causes", "healthy"]
+What = Literal["detect", "causes", "healthy", "baselines"]
 RUNS = Path(__file__).parent / "runs.jsonl"
 
 
@@ -45,7 +46,7 @@ def main(
     Args:
         half: develop (thresholds may be chosen on it), unseen (the final table), or both.
         families: of faults, or groups of healthy programs; all by default.
-        what: the tables: detect, causes, healthy.
+        what: the tables: detect, causes, healthy; baselines compares published rules, on all programs.
         seeds: runs of each program, in place of 3 of a pair and 5 of a healthy program.
         processes: how many train side by side.
         csv_file: where the tables' rows go too.
@@ -60,11 +61,18 @@ def main(
     _faults(report, [seen for seen in evidence if seen.case.twin], what)
     if "healthy" in what:
         _healthy(report, [seen for seen in evidence if not seen.case.twin])
+    if "baselines" in what:
+        judgements = gather(
+            cases, Look("baselines", source_of("recording.py", "baselines.py"), judged), store, processes, seeds
+        )
+        report.table("beside published rules", beside(evidence, judgements), last_apart=False)
     report.table("left out", left_out(evidence), last_apart=False)
     report.save()
 
 
 def _is_asked(case: Case, what: Sequence[What]) -> bool:
+    if "baselines" in what:
+        return True
     return "healthy" in what if case.twin is None else bool({"detect", "causes"} & set(what))
 
 
