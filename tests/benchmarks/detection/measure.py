@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from baselines import judged
 from cases import chosen
+from cures import cure, not_cured, ways
 from evidence import Evidence, Look, gather
 from findings_tables import accused, beside, causes, detection, false_alarms, left_out, missed
 from jsonargparse import auto_cli
@@ -28,7 +29,7 @@ from store import Store, source_of, source_of_gradwatch
 from tables import Report
 from watching import watched
 
-What = Literal["detect", "causes", "healthy", "baselines"]
+What = Literal["detect", "causes", "healthy", "baselines", "remedies"]
 RUNS = Path(__file__).parent / "runs.jsonl"
 
 
@@ -46,7 +47,8 @@ def main(
     Args:
         half: develop (thresholds may be chosen on it), unseen (the final table), or both.
         families: of faults, or groups of healthy programs; all by default.
-        what: the tables: detect, causes, healthy; baselines compares published rules, on all programs.
+        what: the tables: detect, causes, healthy; baselines (published rules on all programs); remedies (the
+            faulty programs treated by the first suggestion, the best of a trial, or a remedy drawn at random).
         seeds: runs of each program, in place of 3 of a pair and 5 of a healthy program.
         processes: how many train side by side.
         csv_file: where the tables' rows go too.
@@ -66,6 +68,10 @@ def main(
             cases, Look("baselines", source_of("recording.py", "baselines.py"), judged), store, processes, seeds
         )
         report.table("beside published rules", beside(evidence, judgements), last_apart=False)
+    if "remedies" in what:
+        cures = cure([seen for seen in evidence if seen.case.twin], store)
+        report.table("remedies", ways(cures))
+        report.table("not cured by the first suggestion", not_cured(cures), last_apart=False)
     report.table("left out", left_out(evidence), last_apart=False)
     report.save()
 
@@ -73,7 +79,7 @@ def main(
 def _is_asked(case: Case, what: Sequence[What]) -> bool:
     if "baselines" in what:
         return True
-    return "healthy" in what if case.twin is None else bool({"detect", "causes"} & set(what))
+    return "healthy" in what if case.twin is None else bool({"detect", "causes", "remedies"} & set(what))
 
 
 def _faults(report: Report, evidence: Sequence[Evidence], what: Sequence[What]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -108,7 +108,11 @@ def _unscale(half: HalfPrecision | None, optimizer: Optimizer) -> bool:
     grads = [param.grad for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
     for grad in grads:
         grad.div_(half.scale)
-    return not all(bool(grad.isfinite().all()) for grad in grads)
+    return not all_finite(grads)
+
+
+def all_finite(grads: Iterable[Tensor]) -> bool:
+    return all(bool(grad.isfinite().all()) for grad in grads)
 
 
 def clip(program: Program, network: nn.Module) -> None:
