@@ -113,6 +113,14 @@ def missed(evidence: Sequence[Evidence]) -> list[Row]:
     ]
 
 
+def verdicts(evidence: Sequence[Evidence]) -> list[Row]:
+    """A row a family: how many faults do harm, or healthy programs learn."""
+    return [
+        {"family": name, "programs": len(group), "count": sum(seen.verdict in ("harmed", True) for seen in group)}
+        for name, group in _families(evidence)
+    ]
+
+
 def left_out(evidence: Sequence[Evidence]) -> list[Row]:
     """A row for each case that does not count, with the reason."""
     return [

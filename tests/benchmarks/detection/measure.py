@@ -22,14 +22,14 @@ from baselines import judged
 from cases import chosen
 from cures import cure, not_cured, ways
 from evidence import Evidence, Look, gather
-from findings_tables import accused, beside, causes, detection, false_alarms, left_out, missed
+from findings_tables import accused, beside, causes, detection, false_alarms, left_out, missed, verdicts
 from jsonargparse import auto_cli
 from program import Case, Half
 from store import Store, source_of, source_of_gradwatch
 from tables import Report
-from watching import watched
+from watching import unwatched, watched
 
-What = Literal["detect", "causes", "healthy", "baselines", "remedies"]
+What = Literal["detect", "causes", "healthy", "baselines", "remedies", "truth"]
 RUNS = Path(__file__).parent / "runs.jsonl"
 
 
@@ -48,7 +48,8 @@ def main(
         half: develop (thresholds may be chosen on it), unseen (the final table), or both.
         families: of faults, or groups of healthy programs; all by default.
         what: the tables: detect, causes, healthy; baselines (published rules on all programs); remedies (the
-            faulty programs treated by the first suggestion, the best of a trial, or a remedy drawn at random).
+            faulty programs treated by the first suggestion, the best of a trial, or a remedy drawn at random); truth
+            (how the programs come out, which alone needs no watching).
         seeds: runs of each program, in place of 3 of a pair and 5 of a healthy program.
         processes: how many train side by side.
         csv_file: where the tables' rows go too.
@@ -59,7 +60,8 @@ def main(
     torch.set_num_threads(1)
     report, store = Report(csv_file), Store(runs_file)
     cases = [case for case in chosen(half, families) if _is_asked(case, what)]
-    evidence = gather(cases, Look("gradwatch", source_of_gradwatch(), watched), store, processes, seeds)
+    look = Look("nobody", "", unwatched) if tuple(what) == ("truth",) else _gradwatch()
+    evidence = gather(cases, look, store, processes, seeds)
     _faults(report, [seen for seen in evidence if seen.case.twin], what)
     if "healthy" in what:
         _healthy(report, [seen for seen in evidence if not seen.case.twin])
@@ -72,12 +74,18 @@ def main(
         cures = cure([seen for seen in evidence if seen.case.twin], store)
         report.table("remedies", ways(cures))
         report.table("not cured by the first suggestion", not_cured(cures), last_apart=False)
+    if "truth" in what:
+        report.table("truth", verdicts(evidence))
     report.table("left out", left_out(evidence), last_apart=False)
     report.save()
 
 
+def _gradwatch() -> Look:
+    return Look("gradwatch", source_of_gradwatch(), watched)
+
+
 def _is_asked(case: Case, what: Sequence[What]) -> bool:
-    if "baselines" in what:
+    if {"baselines", "truth"} & set(what):
         return True
     return "healthy" in what if case.twin is None else bool({"detect", "causes", "remedies"} & set(what))
 

@@ -4,13 +4,17 @@ import csv
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import measure
 import pytest
 import torch
+from adapter import Trained, judge, options_of
 from baselines import BASELINES, OnlyNaN, ZScore, judged, of_rules
 from bases import on_digits, on_numbers
 from cases import chosen, every_case
+from cures import Cure, cure, fit, ways
+from evidence import Look, gather
 from intervals import share, sign_test, wilson
 from program import Case, HalfPrecision, halves
 from recording import Step
@@ -137,3 +141,34 @@ def test_measure_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = {row["rules"]: row["found"] for row in rows if row["table"] == "beside published rules"}
     assert found["NaN only"].startswith("100%")
     assert {row["table"] for row in rows} >= {"faults", "causes", "healthy programs"}
+
+
+@pytest.mark.parametrize("name", ["clipping too hard/mlp norm", "loss scale/mlp overflow, skipped"])
+def test_a_trainer_comes_to_the_same_score_as_the_loop(name: str) -> None:
+    program = replace(next(case.program for case in CASES if case.name == name), steps=20)
+    network, optimizer = build(program, 0)
+    train(program, network, optimizer, 0, Nobody())
+    module = Trained(program, 0)
+    torch.manual_seed(0)
+    assert fit(SimpleNamespace(module=module, transforms=(), options=options_of(program)), program, 0) == judge(
+        program, network
+    )
+    for param, other in zip(network.parameters(), module.network.parameters(), strict=True):
+        assert torch.equal(param, other)
+
+
+def test_remedies_are_chosen_and_applied() -> None:
+    pytest.importorskip("gradwatch.remedies")
+    case = next(case for case in CASES if case.name == "init too small/mlp-4 sgd")
+    case = replace(case, program=replace(case.program, steps=40), twin=replace(case.twin, steps=40))
+    store = Store(None)
+    cures = cure(gather([case], Look("gradwatch", "", watched), store, seeds=1), store)
+    assert ways(cures)[-1]["family"] == "all"
+    assert all(name for name in cures[0].names.values())
+
+
+def test_a_cure_is_as_good_as_the_twin() -> None:
+    found = Cure(CASES[0], 0.9, 0.1, {"first suggested": 0.895, "at random": 0.5}, {})
+    assert found.is_cured("first suggested")
+    assert not found.is_cured("at random")
+    assert found.won_back("at random") == pytest.approx(0.5)

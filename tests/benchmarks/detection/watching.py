@@ -9,7 +9,7 @@ from typing import Any
 from program import Program
 from torch import nn
 from torch.optim import Optimizer
-from training import Outcome, build, train
+from training import Nobody, Outcome, build, train
 
 import gradwatch
 
@@ -85,3 +85,8 @@ def watched(program: Program, seed: int) -> Run:
     findings = sorted(looking.watcher.findings, key=lambda finding: finding.step)
     said = tuple(Said(finding.step, finding.kind, finding.layers) for finding in findings)
     return Run(outcome, said, causes_of(looking.watcher.diagnosis()))
+
+
+def unwatched(program: Program, seed: int) -> Run:
+    """Train the program with nobody looking."""
+    return Run(train(program, *build(program, seed), seed, Nobody()))
