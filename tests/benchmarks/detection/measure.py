@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from baselines import judged
 from cases import chosen
-from cures import cure, not_cured, ways
+from cures import Cure, cure, not_cured, ways
 from evidence import Evidence, Look, gather
 from findings_tables import accused, beside, causes, detection, false_alarms, left_out, missed, verdicts
 from jsonargparse import auto_cli
@@ -66,18 +66,20 @@ def main(
     if "healthy" in what:
         _healthy(report, [seen for seen in evidence if not seen.case.twin])
     if "baselines" in what:
-        judgements = gather(
-            cases, Look("baselines", source_of("recording.py", "baselines.py"), judged), store, processes, seeds
-        )
-        report.table("beside published rules", beside(evidence, judgements), last_apart=False)
+        look = Look("baselines", source_of("recording.py", "baselines.py"), judged)
+        rows = beside(evidence, gather(cases, look, store, processes, seeds))
+        report.table("beside published rules", rows, last_apart=False)
     if "remedies" in what:
-        cures = cure([seen for seen in evidence if seen.case.twin], store)
-        report.table("remedies", ways(cures))
-        report.table("not cured by the first suggestion", not_cured(cures), last_apart=False)
+        _remedies(report, cure([seen for seen in evidence if seen.case.twin], store))
     if "truth" in what:
         report.table("truth", verdicts(evidence))
     report.table("left out", left_out(evidence), last_apart=False)
     report.save()
+
+
+def _remedies(report: Report, cures: Sequence[Cure]) -> None:
+    report.table("remedies", ways(cures))
+    report.table("not cured by the first suggestion", not_cured(cures), last_apart=False)
 
 
 def _gradwatch() -> Look:

@@ -65,8 +65,11 @@ class Store:
         self.path = path
         self.kept: dict[str, Any] = {}
         if path is not None and path.exists():
-            lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-            self.kept = {line["key"]: line["value"] for line in lines}
+            text = path.read_text(encoding="utf-8")
+            if not text.endswith("\n"):  # it was cut off while the last line was written
+                text = text[: text.rfind("\n") + 1]
+                path.write_text(text, encoding="utf-8")
+            self.kept = {line["key"]: line["value"] for line in map(json.loads, text.splitlines())}
 
     def get(self, key: str, make: Callable[[], Any], **note: object) -> Any:
         """What is kept under the key, made if it is not there; ``note`` stands beside it for a reader."""

@@ -116,6 +116,15 @@ def test_runs_are_kept_until_the_program_changes(tmp_path: Path) -> None:
     assert Store(path).get(first, lambda: pytest.fail("it was made again")) == [1, 2]
 
 
+def test_a_line_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"key": "a", "value": 1}\n{"key": "b", "va', encoding="utf-8")
+    store = Store(path)
+    assert store.kept == {"a": 1}
+    assert store.get("b", lambda: 2) == 2
+    assert Store(path).kept == {"a": 1, "b": 2}
+
+
 def test_the_rules_say_what_they_say() -> None:
     assert list(OnlyNaN().look(Step(0, loss=math.nan))) == ["nonfinite"]
     scores = ZScore()
