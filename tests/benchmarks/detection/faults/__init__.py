@@ -1,0 +1,1 @@
+"""The families of faults, one file for those that belong together."""

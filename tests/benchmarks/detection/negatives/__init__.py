@@ -1,0 +1,1 @@
+"""Healthy programs that look sick to a rule of thumb."""

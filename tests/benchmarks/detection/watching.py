@@ -1,0 +1,92 @@
+"""gradwatch as an observer of a run, and what it had to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from program import Program
+from torch import nn
+from torch.optim import Optimizer
+from training import Nobody, Outcome, build, train
+
+import gradwatch
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing that was found.
+
+    Attributes:
+        step: at which it opened.
+        kind: of the finding, or the name of a published rule.
+        layers: which it names.
+    """
+
+    step: int
+    kind: str
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was looked on.
+
+    Attributes:
+        outcome: how it came out.
+        said: what was found, in the order of steps.
+        causes: the causes named, the likeliest first.
+    """
+
+    outcome: Outcome
+    said: tuple[Said, ...] = ()
+    causes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Run:
+        said = tuple(Said(found["step"], found["kind"], tuple(found["layers"])) for found in data["said"])
+        return cls(Outcome(**data["outcome"]), said, tuple(data["causes"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Watching:
+    """A Watcher with its defaults, which tells nobody."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.watcher = gradwatch.watch(network, on_finding=lambda finding: None)
+
+    def begin(self) -> None:
+        self.watcher.begin()
+
+    def read(self, optimizer: Optimizer) -> None:
+        self.watcher.read(optimizer)
+
+    def end(self, loss: float, *, skipped: bool) -> None:
+        self.watcher.end(loss, skipped=skipped)
+
+
+def causes_of(diagnoses: Sequence[Any]) -> tuple[str, ...]:
+    """The causes in the order they are ranked, each once."""
+    ranked = sorted(diagnoses, key=lambda diagnosis: -getattr(diagnosis, "score", 0.0))
+    return tuple(dict.fromkeys(str(diagnosis.cause) for diagnosis in ranked))
+
+
+def watched(program: Program, seed: int) -> Run:
+    """Train the program under gradwatch."""
+    network, optimizer = build(program, seed)
+    looking = Watching(network)
+    try:
+        outcome = train(program, network, optimizer, seed, looking)
+    finally:
+        looking.watcher.close()
+    findings = sorted(looking.watcher.findings, key=lambda finding: finding.step)
+    said = tuple(Said(finding.step, finding.kind, finding.layers) for finding in findings)
+    return Run(outcome, said, causes_of(looking.watcher.diagnosis()))
+
+
+def unwatched(program: Program, seed: int) -> Run:
+    """Train the program with nobody looking."""
+    return Run(train(program, *build(program, seed), seed, Nobody()))
