@@ -86,6 +86,7 @@ class Intake:
         with suppress(Exception) if quietly else nullcontext():
             self.catch_up()
             self.traces.leave_device()
+            self._opened.extend(self.ledger.glimpse(self.traces.rest()))
             self._announce()
         self._opened.clear()
 

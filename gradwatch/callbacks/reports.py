@@ -77,6 +77,7 @@ class Reports:
     def close(self, watcher: Watcher, *, summary: bool) -> None:
         """Draw the last pictures, print the summary and close the record."""
         if watcher.history:
+            self._take_findings(watcher)  # of the last steps, which were not measured
             self._draw(watcher)
             if summary:
                 print_summary(watcher.history[-1], watcher.findings, watcher.diagnosis())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -60,6 +61,18 @@ class Ledger:
     def is_suspicious(self) -> bool:
         """Whether something was seen that has not lasted long enough to be a finding."""
         return any(track.place is None for track in self._tracks)
+
+    def glimpse(self, snapshot: Snapshot) -> list[Finding]:
+        """Look at the losses of steps that were not measured: findings open, none closes, nothing is remembered.
+
+        Detectors are asked that need no more than losses, and say so by ``of_losses``.
+        """
+        seen: list[Track] = []
+        for number, detector in enumerate(self.detectors):
+            if getattr(detector, "of_losses", False):
+                for finding in _listed(deepcopy(detector)(snapshot)):
+                    seen.append(self._track(number, finding, snapshot, seen))
+        return list(self._open(seen))
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the next measured step; returns the findings that it opens."""

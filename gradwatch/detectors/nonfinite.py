@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class NonFinite:
         Lightning issues 12344 and 8313 ask for the layer; ``detect_anomaly`` finds it at three times the cost.
     """
 
+    of_losses: ClassVar[bool] = True
     max_skips: int = 10
     patience: int = field(default=1, init=False)
     _skips: int = field(default=0, init=False, repr=False)

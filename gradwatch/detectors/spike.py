@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class Spike:
     """The loss, or the total gradient norm, is many times the mean of its own delayed history.
 
     The delay keeps a spike that builds up out of its own baseline. A converged run is quiet: a jump that stays under
-    ``floor`` times the level of the run's first values is none. A quantity that was negative lately has no zero to be
-    a multiple of; it is passed over.
+    ``floor`` times the level of the run's first values is none, nor is a gradient that grows while the loss falls. A
+    quantity that was negative lately has no zero to be a multiple of; it is passed over.
 
     Args:
         factor: multiple of the mean that is a spike.
@@ -60,6 +60,7 @@ class Spike:
         window and the delay here are a tenth and a twentieth of that, for runs of thousands of steps.
     """
 
+    of_losses: ClassVar[bool] = True
     factor: float = 7.5
     window: int = 100
     delay: int = 25
@@ -78,10 +79,16 @@ class Spike:
         """Yield the largest spike of each quantity since the last Snapshot."""
         yield from self._look("loss", snapshot.trace_step, np.asarray(snapshot.trace_loss))
         totals = np.asarray(snapshot.trace_total_norm)
+        steps = snapshot.trace_step
         if np.isnan(totals).all():  # not kept between measured steps: the measured one alone
-            yield from self._look("grad_norm_total", [snapshot.step], [snapshot.total_norm])
-        else:
-            yield from self._look("grad_norm_total", snapshot.trace_step, totals)
+            steps, totals = np.array([snapshot.step]), np.array([snapshot.total_norm])
+        found = list(self._look("grad_norm_total", steps, totals))
+        yield from [] if self._is_learning(snapshot) else found
+
+    def _is_learning(self, snapshot: Snapshot) -> bool:
+        """Whether the loss is below its own recent mean: where a plateau ends, the gradient grows and does no harm."""
+        past = list(self._histories["loss"].recent)[-self.delay :]
+        return len(past) == self.delay and snapshot.loss < sum(past) / self.delay
 
     def state_dict(self) -> dict[str, Any]:
         """The histories, for a checkpoint."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_whole
+from gradwatch.detectors.thresholds import require_share, require_whole
 from gradwatch.records import Finding, Snapshot
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stalled:
     """Parameters that the optimizer holds and that require a gradient get none, or one that is exactly zero.
 
-    A detached branch, a module that is not used, a head that gives no gradient (a softmax over one unit).
+    A detached branch, a module that is not used, a head that gives no gradient (a softmax over one unit). A parameter
+    that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without.
 
     Args:
+        share: of all parameters that are without a gradient, from which on those count too that had one.
         patience: measured steps in a row until it is a finding: a head that is used in one batch out of several, and a
             branch that starts at zero (ReZero, LoRA), are healthy.
 
@@ -30,18 +33,26 @@ class Stalled:
         [('a.weight',)]
 
     References:
-        No published rule; the default is what a head drawn with probability 1/2 misses in one of 1,000 starts.
+        No published rule; the default is what one of 16 experts, drawn by each of 8 samples, misses in one of 30,000
+        starts.
     """
 
-    patience: int = 10
+    share: float = 0.9
+    patience: int = 20
+    _moved: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require_share(self, share=self.share)
         require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all stalled parameters."""
         norms = np.asarray(snapshot.param_grad_norm)
-        stalled = np.flatnonzero(np.isnan(norms) | (norms == 0))
+        without = np.isnan(norms) | (norms == 0)
+        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
+        is_whole = len(norms) and without.mean() >= self.share
+        rests = np.array([name in self._moved and not is_whole for name in snapshot.params], bool)
+        stalled = np.flatnonzero(without & ~rests)
         if len(stalled):
             names = tuple(snapshot.params[i] for i in stalled)
             none = int(np.isnan(norms[stalled]).sum())
@@ -51,3 +62,11 @@ class Stalled:
                 f"without a gradient; freeze what should not learn."
             )
             yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters that had a gradient, for a checkpoint."""
+        return {"moved": sorted(self._moved)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what an earlier run knows."""
+        self._moved = set(state["moved"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _RELUS = (nn.ReLU, nn.ReLU6)
+ENOUGH_UNITS = 8  # of four units, two that are off are no trouble, and a gate may have no more
 ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead that is active less than 1 % of the time
 
 # Output beyond which the slope is under 2.7 % of the steepest, as (centre, distance): that is a Sigmoid's input beyond
@@ -46,11 +47,12 @@ class UnitActivity:
     """Which units of the ReLUs were active at all, over at least 100 samples.
 
     With smaller batches the samples of several measured steps are put together, as a unit that is off for eight samples
-    is not dead. A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension.
+    is not dead. A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension. Layers of
+    fewer than eight units are left out.
 
     Example:
         >>> activity = UnitActivity()
-        >>> activity.see("relu", torch.relu(torch.tensor([[1.0, -1.0]])).expand(100, 2))
+        >>> activity.see("relu", torch.relu(torch.tensor([[1.0, -1.0] * 4])).expand(100, 8))
         >>> activity.dead_shares()
         [(('relu',), tensor([0.5000], dtype=torch.float64))]
     """
@@ -69,7 +71,9 @@ class UnitActivity:
             peak = output.amax(0)
         else:
             peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
-        samples = output.numel() // max(peak.numel(), 1)
+        if peak.numel() < ENOUGH_UNITS:
+            return
+        samples = output.numel() // peak.numel()
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:
             peak, samples = torch.maximum(before[0].to(peak), peak), before[1] + samples

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradwatch.probe.scalars import DeviceScalars
+from gradwatch.records import Snapshot
 
 _CHUNK = 1024
 SKIPPED = 0.0  # stands for the total norm of a step that only the device knows to be left out
@@ -96,6 +98,22 @@ class Traces:
     def drain(self, scalars: DeviceScalars) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
         """Hand all over; returns steps and slots of the losses and of the total norms (``SKIPPED``: left out)."""
         return self._loss.drain(scalars), self._total.drain(scalars)
+
+    def rest(self) -> Snapshot:
+        """The losses since the last measured step, as a Snapshot without layers; waits for the device.
+
+        Example:
+            >>> traces = Traces()
+            >>> traces.append(8, float("nan"), [])
+            >>> traces.rest().trace_loss
+            array([inf])
+        """
+        kept = self._loss.state_dict()
+        steps, losses = np.array(kept["steps"], np.int64), np.array(kept["values"], np.float64)
+        losses = np.where(np.isnan(losses), np.inf, losses)
+        blank = np.full(len(steps), np.nan)
+        latest = int(steps[-1]) if len(steps) else 0
+        return Snapshot(latest, (), trace_step=steps, trace_loss=losses, trace_total_norm=blank)
 
     def leave_device(self) -> None:
         """Bring what waits there to the host; waits for it."""

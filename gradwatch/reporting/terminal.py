@@ -43,8 +43,12 @@ class Summary:
 
     def _findings(self) -> Iterator[RenderableType]:
         ordered = sorted(self.findings, key=lambda finding: not finding.is_open)
-        if not ordered:
+        alone = [diagnosis for diagnosis in self.diagnoses if not diagnosis.findings]
+        if not ordered and not alone:
             yield Text("No finding.", style="bold green")
+        for diagnosis in alone:
+            yield Text(f"{diagnosis.cause}, without a finding", style="bold yellow")
+            yield Padding(Text("\n".join(_advice(diagnosis))), (0, 0, 0, 2))
         for finding in ordered[:_MOST_FINDINGS]:
             yield from _finding(finding, [d for d in self.diagnoses if finding in d.findings][:1])
         if len(ordered) > _MOST_FINDINGS:
@@ -68,9 +72,13 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
     if finding.is_open:
         lines = [finding.message]
         for diagnosis in diagnoses:
-            lines += [f"Cause: {diagnosis.cause}. {diagnosis.evidence}"]
-            lines += [f"Try first: {'; then '.join(diagnosis.remedies[:2])}."] if diagnosis.remedies else []
+            lines += _advice(diagnosis)
         yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
+
+
+def _advice(diagnosis: Diagnosis) -> list[str]:
+    tries = [f"Try first: {'; then '.join(diagnosis.remedies[:2])}."] if diagnosis.remedies else []
+    return [f"Cause: {diagnosis.cause}. {diagnosis.evidence}", *tries]
 
 
 def summary(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import X, Y, mlp, train
+from small_runs import X, Y, classify, he, mlp, train
 from torch import Tensor, nn
 
 from gradwatch import NonFinite, Snapshot, Spike, Watcher, watch
@@ -211,3 +211,31 @@ def test_a_resumed_run_knows_the_history_of_the_first() -> None:
     resumed.load_state_dict(ledger.state_dict())
     assert [finding.step for finding in resumed.update(steps(50, [9.0]))] == [50]
     assert not Ledger([Spike(delay=5, start=10)]).update(steps(50, [9.0]))
+
+
+@pytest.mark.parametrize(("value", "kind"), [(math.nan, "nonfinite"), (1e3, "spike")])
+def test_a_bad_loss_after_the_last_measured_step_is_found_at_the_end(value: float, kind: str) -> None:
+    model = mlp([32, 5], nn.ReLU, he)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with watch(model, every_n_steps=100, on_finding=lambda finding: None) as watcher:
+        for step in range(190):
+            optimizer.zero_grad()
+            loss = classify(model, step)
+            loss.backward()
+            watcher.step(optimizer, torch.tensor(value) if step == 180 else loss)
+        assert watcher.findings == []
+    assert [(finding.kind, finding.step, finding.layers) for finding in watcher.findings] == [(kind, 180, ("loss",))]
+    watcher.close()
+    assert len(watcher.findings) == 1
+
+
+def test_a_gradient_that_grows_while_the_loss_falls_is_no_spike() -> None:
+    def step(number: int, loss: float, norm: float) -> Snapshot:
+        steps = {"trace_step": [number], "trace_loss": [loss], "trace_total_norm": [math.nan]}
+        return Snapshot(number, (), loss=loss, total_norm=norm, **steps)
+
+    for loss, found in ((0.5, []), (2.0, ["spike"])):
+        spike = Spike()
+        for number in range(80):
+            assert list(spike(step(number, 1.0, 1.0))) == []
+        assert [finding.kind for finding in spike(step(80, loss, 20.0))] == found

@@ -155,3 +155,28 @@ def test_what_learns_now_and_then_or_should_not_is_not_stalled(
     make: Callable[[], nn.Module], loss: Callable[[nn.Module, int], Tensor]
 ) -> None:
     assert kinds(train(make(), loss, detectors=[Stalled()])) == []
+
+
+def without(*norms: float) -> Snapshot:
+    names = tuple(f"part{i}.weight" for i in range(len(norms)))
+    return Snapshot(0, (), params=names, param_grad_norm=np.array(norms))
+
+
+def test_what_had_a_gradient_once_is_at_rest_unless_nearly_all_are_without() -> None:
+    stalled = Stalled()
+    assert [f.layers for f in stalled(without(1.0, 1.0, np.nan))] == [("part2.weight",)]
+    assert [f.layers for f in stalled(without(np.nan, 1.0, np.nan))] == [("part2.weight",)]
+    assert [len(f.layers) for f in stalled(without(0.0, 0.0, np.nan))] == [3]
+
+
+def test_a_resumed_run_knows_what_had_a_gradient() -> None:
+    first, second = Stalled(), Stalled()
+    list(first(without(1.0, 1.0, 1.0)))
+    second.load_state_dict(first.state_dict())
+    assert list(second(without(np.nan, 1.0, 1.0))) == []
+
+
+def test_few_units_are_too_few_to_tell() -> None:
+    gate = mlp([32, 4, 5], nn.ReLU, he)
+    nn.init.constant_(gate[0].bias, -100.0)
+    assert np.isnan(train(gate).history[-1].dead_fraction).all()

@@ -204,3 +204,9 @@ def test_few_calls_are_not_judged_over_time(detector: Detector, norms: list[floa
     for calls, findings in ((norms, 0), ([*norms, 1], 1)):
         snapshot = Snapshot(0, ("cell",), grad_norm=[2], weight_norm=[1], calls={"cell": np.array(calls, float)})
         assert len(list(detector(snapshot))) == findings
+
+
+def test_a_cell_with_gates_may_fall_by_the_square_of_the_ratio() -> None:
+    for kind, last, found in (("RNNCell", 1e-4, 1), ("GRUCell", 1e-4, 0), ("LSTMCell", 1e-7, 1)):
+        calls = {"cell": np.geomspace(last, 1.0, 40)}
+        assert len(list(Vanishing()(Snapshot(0, ("cell",), kinds=(kind,), calls=calls)))) == found

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from shown_runs import DIAGNOSIS, FINDING, INF, NAN, vanishing_run
 
-from gradwatch.records import Finding, Snapshot
+from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.table import MOST_ROWS
 from gradwatch.reporting.terminal import layer_table, print_summary, side_by_side, summary
 
@@ -141,3 +141,11 @@ def test_a_log_gets_plain_wide_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in text
     assert "#" * 10 in text
     assert "weight" in text
+
+
+def test_a_cause_without_a_finding_is_told() -> None:
+    diagnosis = Diagnosis("clipping too hard", "Clipping leaves 0.001.", 0.9, (), ("clip less", "no clip"))
+    text = "\n".join(printed(summary(Snapshot(0, ("a",), grad_norm=[1.0]), diagnoses=[diagnosis])))
+    assert "clipping too hard, without a finding" in text
+    assert "Try first: clip less; then no clip." in text
+    assert "No finding." not in text

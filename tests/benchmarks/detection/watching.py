@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         outcome: how it came out.
-        said: what was found, in the order of steps.
+        said: what was found, in the order of steps; a cause that was named without a finding, at the end.
         causes: the causes named, the likeliest first.
     """
 
@@ -82,9 +82,10 @@ def watched(program: Program, seed: int) -> Run:
         outcome = train(program, network, optimizer, seed, looking)
     finally:
         looking.watcher.close()
-    findings = sorted(looking.watcher.findings, key=lambda finding: finding.step)
-    said = tuple(Said(finding.step, finding.kind, finding.layers) for finding in findings)
-    return Run(outcome, said, causes_of(looking.watcher.diagnosis()))
+    findings, diagnoses = looking.watcher.findings, looking.watcher.diagnosis()
+    said = [Said(finding.step, finding.kind, finding.layers) for finding in findings]
+    said += [Said(looking.watcher.steps, f"cause: {d.cause}") for d in diagnoses if not d.findings]
+    return Run(outcome, tuple(sorted(said, key=lambda found: found.step)), causes_of(diagnoses))
 
 
 def unwatched(program: Program, seed: int) -> Run:
