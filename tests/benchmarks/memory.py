@@ -2,8 +2,9 @@
 
     python tests/benchmarks/memory.py --csv_file memory.csv
 
-It is long: 20,000 steps of the 64-layer MLP take some minutes for each variant. Each runs in a process of its own,
-since what one run leaves in the allocator would hide in the next.
+It is long: 20,000 steps of the 64-layer MLP take some minutes for each variant, with a small batch, as what watching
+keeps is a matter of layers and steps. Each runs in a process of its own, since what one run leaves in the allocator
+would hide in the next.
 
 The figures are the process's resident memory, as the kernel counts it (``/proc``, so this runs on Linux): the peak from
 the start of training to the end of the fit, pictures included, its growth over the second half as a straight line
@@ -20,7 +21,7 @@ import multiprocessing
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,10 @@ class Footprint:
     tensors: tuple[int, int]
 
 
-def run(workload: str, variant: str, steps: int) -> Footprint:
+def run(workload: str, variant: str, steps: int, batch: int) -> Footprint:
     """One fit in this process."""
+    whole = WORKLOADS[workload]
+    small = replace(whole, inputs=lambda: whole.inputs()[:batch], batch=min(batch, whole.batch))
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     watchman = Watchman(steps)
@@ -106,7 +109,7 @@ def run(workload: str, variant: str, steps: int) -> Footprint:
             callbacks=[watchman, *filter(None, [callback])],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(WORKLOADS[workload].module(), WORKLOADS[workload].loader())
+        trainer.fit(small.module(), small.loader())
     late = np.array([sample for sample in watchman.samples if sample[0] >= steps // 2])
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
     half, end = watchman.tensors
@@ -129,6 +132,7 @@ def main(
     workloads: list[str] | None = None,
     variants: list[str] | None = None,
     steps: int = 20_000,
+    batch: int = 8,
     csv_file: Path | None = None,
 ) -> None:
     """Measure and print the table.
@@ -137,6 +141,7 @@ def main(
         workloads: some of mlp-64, resnet-18, transformer-6, rnn-cell-50; mlp-64 by default.
         variants: beside the bare run; "gradwatch every 1" and "gradwatch every 50" by default.
         steps: how many optimizer steps.
+        batch: at most so many samples a step.
         csv_file: where the table goes too.
     """
     if steps < 4:
@@ -148,7 +153,7 @@ def main(
         for variant in chosen:
             print(f"{name}, {variant}: {steps} steps", file=sys.stderr)
             with multiprocessing.get_context("spawn").Pool(1) as process:
-                found[variant] = process.apply(run, (name, variant, steps))
+                found[variant] = process.apply(run, (name, variant, steps, batch))
         rows += [row(name, variant, footprint, found["bare"]) for variant, footprint in found.items()]
     publish(rows, csv_file, group="workload")
 
