@@ -65,7 +65,7 @@ class Spike:
     window: int = 100
     delay: int = 25
     start: int = 20
-    floor: float = 0.5
+    floor: float = 1.0
     patience: int = field(default=1, init=False)
     _histories: dict[str, History] = field(default_factory=dict, init=False, repr=False)
 

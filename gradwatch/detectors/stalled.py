@@ -17,7 +17,8 @@ class Stalled:
     """Parameters that the optimizer holds and that require a gradient get none, or one that is exactly zero.
 
     A detached branch, a module that is not used, a head that gives no gradient (a softmax over one unit). A parameter
-    that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without.
+    that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without. So is
+    one whose name differs by a number from such that come and go: an expert that was not drawn yet.
 
     Args:
         share: of all parameters that are without a gradient, from which on those count too that had one.
@@ -40,6 +41,7 @@ class Stalled:
     share: float = 0.9
     patience: int = 20
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
+    _lacked: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_share(self, share=self.share)
@@ -50,9 +52,12 @@ class Stalled:
         norms = np.asarray(snapshot.param_grad_norm)
         without = np.isnan(norms) | (norms == 0)
         self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
-        is_whole = len(norms) and without.mean() >= self.share
-        rests = np.array([name in self._moved and not is_whole for name in snapshot.params], bool)
-        stalled = np.flatnonzero(without & ~rests)
+        self._lacked.update(snapshot.params[i] for i in np.flatnonzero(without))
+        stalled = np.flatnonzero(without)
+        if without.any() and without.mean() < self.share:
+            rotating = {pattern for name in self._moved & self._lacked for pattern in _patterns(name)}
+            rests = [n in self._moved or any(p in rotating for p in _patterns(n)) for n in snapshot.params]
+            stalled = np.flatnonzero(without & ~np.array(rests, bool))
         if len(stalled):
             names = tuple(snapshot.params[i] for i in stalled)
             none = int(np.isnan(norms[stalled]).sum())
@@ -64,9 +69,20 @@ class Stalled:
             yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, message)
 
     def state_dict(self) -> dict[str, Any]:
-        """The parameters that had a gradient, for a checkpoint."""
-        return {"moved": sorted(self._moved)}
+        """The parameters that had a gradient, and those that had none, for a checkpoint."""
+        return {"moved": sorted(self._moved), "lacked": sorted(self._lacked)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what an earlier run knows."""
-        self._moved = set(state["moved"])
+        self._moved, self._lacked = set(state["moved"]), set(state["lacked"])
+
+
+def _patterns(name: str) -> list[str]:
+    """The name with one of its numbers left open, for each number.
+
+    Example:
+        >>> _patterns("experts.3.0.weight")
+        ['experts.*.0.weight', 'experts.3.*.weight']
+    """
+    parts = name.split(".")
+    return [".".join([*parts[:i], "*", *parts[i + 1 :]]) for i, part in enumerate(parts) if part.isdigit()]

@@ -61,19 +61,28 @@ def outlier_batch(findings: Sequence[Finding], history: Sequence[Snapshot]) -> D
     if len(bad) == 1 and bad[0] > history[0].step:
         evidence = f"What came in at step {bad[0]} holds NaN or Inf, and at no other measured step."
         return Diagnosis("outlier batch", evidence, 0.95, broken + spikes, remedies)
-    if broken and not bad and not is_rising(before(history, broken[0].step)):
-        evidence = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
-        return Diagnosis("outlier batch", evidence, 0.6, broken + spikes, remedies)
     for spike in spikes:
         past = before(history, spike.step - 3)[-20:]  # the loss that follows a bad batch may be the larger one
-        if len(past) > 2 and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2) and not is_rising(past):
+        is_calm = (
+            len(past) > 2 and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2) and not is_rising(past)
+        )
+        if is_calm or _is_peak(history, spike):
             back = after(history, spike.step)
             evidence = (
                 f"{spike.layers[0]} jumped to {spike.value:.3g} at step {spike.step} (limit {spike.threshold:.3g}); "
                 f"the losses before it had a median of {np.median(past):.3g}, those after it of {_median(back):.3g}."
             )
             return Diagnosis("outlier batch", evidence, 0.8, spikes + broken, remedies)
+    if broken and not bad and not is_rising(before(history, broken[0].step)):
+        evidence = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
+        return Diagnosis("outlier batch", evidence, 0.6, broken + spikes, remedies)
     return None
+
+
+def _is_peak(history: Sequence[Snapshot], spike: Finding) -> bool:
+    """The losses just before it and just after it are small: one batch of many odd ones, not a run that goes wrong."""
+    sides = before(history, spike.step)[-4:-1], after(history, spike.step)[1:4]
+    return all(len(side) > 2 and float(np.median(side)) < spike.value / 5 for side in sides)
 
 
 def _median(row: Array) -> float:

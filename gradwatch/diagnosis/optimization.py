@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, beginning, fallen, found, is_stuck, losses, told
+from gradwatch.diagnosis.course import EARLY, before, beginning, fallen, found, is_stuck, losses, told
 from gradwatch.diagnosis.gains import has
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 LARGE_STEP = 0.1  # of the weights, in one step; 1e-3 is what is usual
+_LATE = 50  # steps, by which a rate that is too high for a run's first steps has shown itself
 _HUGE_STEP = 1.0
 _ATTENTION = ("MultiheadAttention", "LayerNorm", "RMSNorm")
 
@@ -23,7 +24,10 @@ def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapsh
     about = tuple(f for f in about if f.step > 0 or f.kind in ("exploding", "nonfinite"))
     if not history or not harm or not (step > LARGE_STEP or "the loss rose" in harm):
         return None
-    score = 0.75 if step > LARGE_STEP else 0.5
+    if not about and not step > 3 * LARGE_STEP:  # a loss may rise for its own reasons: adversaries, single samples
+        return None
+    came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
+    score = 0.75 if step > LARGE_STEP and not came_late else 0.5
     size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"
     rate = f" at a learning rate of {history[0].learning_rate:.3g}" if history[0].learning_rate > 0 else ""
     evidence = f"{size}{rate}, and {harm}. {told(history)}".strip()
@@ -78,6 +82,11 @@ def _rose(history: Sequence[Snapshot], *, finite: bool = False) -> float:
     if len(row) < 2 or not row[0] > 0:
         return 1.0
     return float(np.max(row[1:]) / row[0])
+
+
+def _had_fallen(history: Sequence[Snapshot], step: int) -> bool:
+    past = before(history, step - 3)
+    return len(past) > EARLY and float(np.median(past[-5:])) < 0.5 * float(past[0])
 
 
 def _harm(findings: Sequence[Finding], history: Sequence[Snapshot]) -> str:

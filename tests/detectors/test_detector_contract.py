@@ -25,7 +25,7 @@ SICK = {
     "Vanishing": Snapshot(7, LAYERS, grad_norm=[1] * 4, grad_output_norm=[2e-9, 3e-8, 1, 1]),
     "Exploding": Snapshot(7, LAYERS, grad_norm=[9] * 4, weight_norm=[1] * 4, grad_output_norm=[3e9, 2e8, 1, 1]),
     "NonFinite": Snapshot(7, LAYERS, output_rms=[math.inf, 1, 1, 1], nonfinite=[3, 2, 0, 0]),
-    "Dead": Snapshot(7, LAYERS, dead_fraction=[0.75, 0.9, NAN, 0.1]),
+    "Dead": Snapshot(7, LAYERS, dead_fraction=[0.85, 0.9, NAN, 0.1]),
     "Saturated": Snapshot(
         7, LAYERS, saturated_fraction=[0.75, 0.9, NAN, NAN], grad_norm=[NAN, NAN, 1, 1], grad_output_norm=[1] * 4
     ),

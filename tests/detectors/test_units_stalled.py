@@ -40,10 +40,10 @@ def test_a_channel_of_an_image_is_a_unit() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 9, 5))
     with torch.no_grad():
-        model[0].bias[:6] = -100.0
+        model[0].bias[:7] = -100.0
     images = torch.randn(64, 1, 5, 5)
     watcher = train(model, lambda model, _: nn.functional.cross_entropy(model(images), Y), detectors=[Dead()])
-    assert watcher.findings[0].value == 6 / 8
+    assert watcher.findings[0].value == 7 / 8
 
 
 def test_a_dead_fraction_at_the_threshold_is_healthy() -> None:
