@@ -25,7 +25,7 @@ def assert_healthy_gradients(
     """Train a copy of a module for a few steps on a CPU, and raise where its gradients are not healthy.
 
     The module, the random numbers and the folder stay as they are. Twenty steps are what the most patient detector
-    needs twice; with fewer, a trouble that passes is taken for one that lasts.
+    needs; with fewer, a trouble that passes is taken for one that lasts.
 
     Args:
         module: a LightningModule, trained as it trains itself, or any module, with ``loss``.

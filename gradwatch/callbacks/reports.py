@@ -63,6 +63,12 @@ class Reports:
             for board in self._boards:
                 board.findings(watcher.findings, watcher.diagnosis(), watcher.history[-1].step)
 
+    def _tell_of_causes(self, watcher: Watcher) -> None:
+        """Write the text again where a cause is known that no finding told of."""
+        diagnoses = watcher.diagnosis()
+        for board in self._boards if any(not diagnosis.findings for diagnosis in diagnoses) else []:
+            board.findings(watcher.findings, diagnoses, watcher.history[-1].step)
+
     def _draw(self, watcher: Watcher) -> None:
         started = time.monotonic()
         for board in self._boards:
@@ -78,6 +84,7 @@ class Reports:
         """Draw the last pictures, print the summary and close the record."""
         if watcher.history:
             self._take_findings(watcher)  # of the last steps, which were not measured
+            self._tell_of_causes(watcher)
             self._draw(watcher)
             if summary:
                 print_summary(watcher.history[-1], watcher.findings, watcher.diagnosis())

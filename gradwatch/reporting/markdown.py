@@ -26,15 +26,16 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
         <BLANKLINE>
         **vanishing** since step 3: it vanishes
     """
+    known = list(diagnoses)
+    alone = [f"**{d.cause}**, without a finding. {d.evidence} {_tries(d)}" for d in known if not d.findings]
     if not findings:
-        return "No finding so far."
+        return "\n\n".join(alone) or "No finding so far."
     open_ones = [finding for finding in findings if finding.is_open]
     closed = [finding for finding in findings if not finding.is_open]
     count = f"**{len(open_ones)} open finding{'s' * (len(open_ones) != 1)}**, {len(closed)} closed"
     table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
-    known = list(diagnoses)
     texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
-    return "\n\n".join([count, table, *texts])
+    return "\n\n".join([count, table, *texts, *alone])
 
 
 def _finding_row(finding: Finding) -> str:
@@ -51,6 +52,10 @@ def _row(cells: Iterable[str]) -> str:
 def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
     parts = [f"**{finding.kind}** since step {finding.step}: {finding.message}"]
     for diagnosis in diagnoses:
-        remedies = "\n".join(f"{place}. {remedy}" for place, remedy in enumerate(diagnosis.remedies, 1))
-        parts += [f"Cause: **{diagnosis.cause}**. {diagnosis.evidence} Try, in this order:", remedies]
+        parts += [f"Cause: **{diagnosis.cause}**. {diagnosis.evidence} {_tries(diagnosis)}"]
     return "\n\n".join(parts)
+
+
+def _tries(diagnosis: Diagnosis) -> str:
+    remedies = (f"{place}. {remedy}" for place, remedy in enumerate(diagnosis.remedies, 1))
+    return "\n".join(["Try, in this order:\n", *remedies])
