@@ -12,6 +12,7 @@ from models import trainer
 from gradwatch import GradientMonitor, GradientTransform
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
+from gradwatch.reporting.jsonl import read_record
 from gradwatch.transforms import SkipNonFinite
 
 BAD_STEP = 150
@@ -28,11 +29,11 @@ class Poison(Callback):
         self.seen += 1
 
 
-def train(tmp_path: Path, *callbacks: Callback) -> tuple[He, float]:
+def train(tmp_path: Path, *callbacks: Callback, steps: int = 300) -> tuple[He, float]:
     """Four epochs over digits beyond the bad batch, and the test accuracy."""
     seed_everything(42, verbose=False)
     data, model = ImageData("digits", batch_size=32), He(64, lr=0.1)
-    run = trainer(tmp_path, *callbacks, max_steps=300, limit_val_batches=0)
+    run = trainer(tmp_path, *callbacks, max_steps=steps, limit_val_batches=0)
     run.fit(model, datamodule=data)
     return model, float(run.test(model, datamodule=data, verbose=False)[0]["test_accuracy"])
 
@@ -50,3 +51,11 @@ def test_a_nan_batch_ruins_an_unprotected_run_and_costs_a_protected_one_a_step(t
     assert not any(param.isnan().any() for param in model.parameters())
     assert protected > clean - 0.03
     assert clean > 0.9
+
+
+def test_a_nan_batch_after_the_last_measured_step_is_found_and_recorded_when_the_fit_ends(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    monitor = GradientMonitor(every_n_steps=1000, summary=False, on_finding=lambda finding: None, record_path=path)
+    train(tmp_path, Poison(), monitor, steps=BAD_STEP + 5)
+    assert [(finding.kind, finding.step) for finding in monitor.findings] == [("nonfinite", BAD_STEP)]
+    assert read_record(path)[1] == monitor.findings
