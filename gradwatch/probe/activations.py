@@ -71,9 +71,7 @@ class UnitActivity:
             peak = output.amax(0)
         else:
             peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
-        if peak.numel() < ENOUGH_UNITS:
-            return
-        samples = output.numel() // peak.numel()
+        samples = output.numel() // max(peak.numel(), 1)
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:
             peak, samples = torch.maximum(before[0].to(peak), peak), before[1] + samples
@@ -86,7 +84,8 @@ class UnitActivity:
 
     def dead_shares(self) -> list[tuple[tuple[str, ...], Tensor]]:
         """Layers and the shares of their units that never fired when enough was last seen; later ones hold."""
-        ready = [layer for layer, (_, samples) in self._peaks.items() if samples >= ENOUGH_SAMPLES]
+        enough = {layer: samples >= ENOUGH_SAMPLES for layer, (_, samples) in self._peaks.items()}
+        ready = [layer for layer, is_so in enough.items() if is_so and self._peaks[layer][0].numel() >= ENOUGH_UNITS]
         alike: dict[tuple[torch.Size, torch.device, torch.dtype], list[str]] = {}
         for layer in ready:
             peak = self._peaks[layer][0]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradwatch.probe.activations import ENOUGH_SAMPLES
+from gradwatch.probe.activations import ENOUGH_SAMPLES, ENOUGH_UNITS
 from gradwatch.probe.norms import batches
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.terms import Rows, Sums, Terms
@@ -45,8 +45,8 @@ class SharedActivity:
 
     Example:
         >>> activity = SharedActivity()
-        >>> step = {"samples": np.array([60.0]), "units": np.array([2.0, 2.0]), "fired": np.array([1.0, 0.0])}
-        >>> [activity.take(step, {0: slice(0, 2)}).tolist() for _ in range(2)]
+        >>> step = {"samples": np.array([60.0]), "units": np.full(8, 2.0), "fired": np.arange(8) % 2.0}
+        >>> [activity.take(step, {0: slice(0, 8)}).tolist() for _ in range(2)]
         [[nan], [0.5]]
     """
 
@@ -69,5 +69,5 @@ class SharedActivity:
             there, fired, samples = there | before[0], fired | before[1], samples + before[2]
         if samples < ENOUGH_SAMPLES:
             self._seen[layer] = (there, fired, samples)
-        elif there.any():
+        elif there.sum() >= ENOUGH_UNITS:
             self._known[layer] = 1 - float(fired[there].mean())

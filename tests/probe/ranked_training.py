@@ -21,7 +21,7 @@ BATCH = 60  # a ReLU's units are judged by at least 100 samples, so by those of 
 class Net(nn.Module):
     """ReLUs with dead units, a cell that is called three times, a norm, a layer that is never used."""
 
-    def __init__(self, width: int = 7) -> None:
+    def __init__(self, width: int = 9) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.relu, self.second = nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 5)

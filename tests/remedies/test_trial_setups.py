@@ -141,6 +141,15 @@ def test_what_can_not_be_copied_is_refused_with_a_sentence() -> None:
         InitializeAgain().apply(sick)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl+C as at a terminal: a process in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_real_ctrl_c_ends_the_trial() -> None:
     calls = []
 
