@@ -82,7 +82,7 @@ def treat(program: Program, remedy: Any, untreated: float) -> float:
         return untreated
     try:
         return fit(remedy.apply(_setup(program, JUDGED)), program, JUDGED)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ArithmeticError) as error:
         Console(stderr=True).print(f"{remedy!r}: {type(error).__name__}: {str(error)[:150]}")
         return untreated
 
