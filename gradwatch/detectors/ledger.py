@@ -67,22 +67,23 @@ class Ledger:
 
         Detectors are asked that need no more than losses, and say so by ``of_losses``.
         """
-        seen: list[Track] = []
-        for number, detector in enumerate(self.detectors):
-            if getattr(detector, "of_losses", False):
-                for finding in _listed(deepcopy(detector)(snapshot)):
-                    seen.append(self._track(number, finding, snapshot, seen))
-        return list(self._open(seen))
+        asked = {i: deepcopy(d) for i, d in enumerate(self.detectors) if getattr(d, "of_losses", False)}
+        return list(self._open(self._see(snapshot, asked)))
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the next measured step; returns the findings that it opens."""
-        seen: list[Track] = []
-        for number, detector in enumerate(self.detectors):
-            for finding in _listed(detector(snapshot)):
-                seen.append(self._track(number, finding, snapshot, seen))
+        seen = self._see(snapshot, dict(enumerate(self.detectors)))
         opened = list(self._open(seen))
         self._age([track for track in self._tracks if not any(track is other for other in seen)], snapshot.step)
         return opened
+
+    def _see(self, snapshot: Snapshot, asked: Mapping[int, Detector]) -> list[Track]:
+        """What the detectors, by their places, find in a Snapshot."""
+        seen: list[Track] = []
+        for number, detector in asked.items():
+            for finding in _listed(detector(snapshot)):
+                seen.append(self._track(number, finding, snapshot, seen))
+        return seen
 
     def _track(self, number: int, finding: Finding, snapshot: Snapshot, taken: Sequence[Track]) -> Track:
         for track in self._tracks:

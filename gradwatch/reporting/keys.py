@@ -114,13 +114,3 @@ def tensorboard_tags(layers: Sequence[str], columns: Iterable[str] = DEFAULT_COL
     """
     names = {layer: f"{place(position, len(layers))} {layer}" for position, layer in enumerate(layers)}
     return {f"{column}/{layer}": f"{column}/{name}" for column in columns for layer, name in names.items()}
-
-
-def tensorboard_tag(key: str, layers: Sequence[str]) -> str:
-    """The TensorBoard tag of one key; a key that is about no layer is its own tag.
-
-    Example:
-        >>> tensorboard_tag("gain/relu", ("conv1", "relu")), tensorboard_tag("grad_norm_total", ("conv1", "relu"))
-        ('gain/01 relu', 'grad_norm_total')
-    """
-    return tensorboard_tags(layers, [key.partition("/")[0]]).get(key, key)

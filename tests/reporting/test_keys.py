@@ -5,7 +5,7 @@ from shown_runs import INF, NAN, vanishing_run
 
 from gradwatch.records import Snapshot
 from gradwatch.reporting import keys
-from gradwatch.reporting.keys import DEFAULT_COLUMNS, LAYER_COLUMNS, scalars, tensorboard_tag, tensorboard_tags
+from gradwatch.reporting.keys import DEFAULT_COLUMNS, LAYER_COLUMNS, scalars, tensorboard_tags
 
 
 def test_layers_stand_in_network_order_and_missing_values_are_left_out() -> None:
@@ -42,11 +42,7 @@ def test_tags_sort_as_the_network_runs() -> None:
     layers = tuple(f"layer{i}" for i in range(120))
     tags = list(tensorboard_tags(layers, ["grad_norm"]).values())
     assert tags == sorted(tags)
-    assert tags[3] == "grad_norm/003 layer3" == tensorboard_tag("grad_norm/layer3", layers)
-
-
-def test_a_key_about_no_layer_is_its_own_tag() -> None:
-    assert tensorboard_tag("clip_coefficient", ("a",)) == "clip_coefficient"
+    assert tags[3] == "grad_norm/003 layer3"
 
 
 def test_the_table_in_the_docstring_names_every_default_key() -> None:
