@@ -255,3 +255,25 @@ def test_pytest_shows_the_message_and_not_the_inside(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "vanishing since step 0" in result.stdout
     assert "raise AssertionError" not in result.stdout
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.01])
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_that_nothing_can_be_learned_from_is_no_fault(seed: int, rate: float) -> None:
+    torch.manual_seed(seed)
+    small = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    noise = torch.randn(32, 4), torch.randn(32, 1)
+    assert_healthy_gradients(small, noise, loss=nn.MSELoss(), optimizer=partial(torch.optim.SGD, lr=rate))
+
+
+def test_a_language_model_that_falls_by_a_tenth_in_twenty_steps_needs_no_warm_up() -> None:
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True, norm_first=True)
+    model = nn.Sequential(nn.Embedding(65, 64), block, nn.LayerNorm(64), nn.Linear(64, 65))
+    for part in model.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(part.weight, 0.0, 0.02)
+    tokens = torch.randint(65, (64, 16)), torch.randint(65, (64, 16))
+    assert_healthy_gradients(
+        model, tokens, loss=lambda out, y: cross_entropy(out.flatten(0, 1), y.flatten()), optimizer=torch.optim.Adam
+    )

@@ -53,9 +53,18 @@ def weights_gain(snapshot: Snapshot) -> float:
         >>> weights_gain(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 2.0]))
         1.0
     """
-    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]  # the first passes nothing on
-    usable = known[(known > 0) & np.isfinite(known)]
-    return _mean(usable) if len(usable) else float("nan")
+    gains = _hidden_gains(snapshot)
+    return _mean(gains) if len(gains) else float("nan")
+
+
+def weights_gain_in_all(snapshot: Snapshot) -> float:
+    """What the weights of all hidden layers together leave of the gradient; 1 without any.
+
+    Example:
+        >>> weights_gain_in_all(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 0.25]))
+        0.125
+    """
+    return float(np.prod(_hidden_gains(snapshot)))
 
 
 def activation_gain(snapshot: Snapshot) -> float:
@@ -76,6 +85,11 @@ def fall_as_text(snapshot: Snapshot) -> str:
     if len(norms) < 2 or not norms.max() > 0:
         return ""
     return f" At the first layer {norms[0] / norms.max():.1e} of the largest is left."
+
+
+def _hidden_gains(snapshot: Snapshot) -> Array:
+    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]  # the first passes nothing on
+    return np.asarray(known[(known > 0) & np.isfinite(known)])
 
 
 def _mean(values: Array) -> float:

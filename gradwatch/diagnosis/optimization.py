@@ -41,7 +41,9 @@ def missing_warm_up(findings: Sequence[Finding], history: Sequence[Snapshot]) ->
     if first is None or not has(first, *_ATTENTION) or not first.optimizer.startswith(("Adam", "NAdam", "AdamW")):
         return None
     rates = [s.learning_rate for s in history]
-    harmed = _rose(history) > 1.2 or is_stuck(history, 0.2)
+    harmed = (_rose(history) > 1.2 and not fallen(history) > 0.5) or (
+        len(losses(history)) >= _LATE and is_stuck(history, 0.2)  # a language model takes more than a few steps
+    )
     if not (harmed and step > LARGE_STEP / 3 and rates[0] >= 0.9 * max(rates)):
         return None
     evidence = (
