@@ -46,16 +46,16 @@ class Draw:
         return f"nn.init.{self.function}({path}.weight{settings})"
 
 
-def draw_for(scheme: Scheme, after: Event | None) -> Draw:
+def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
     """How to draw a layer's weights, by the activation behind it.
 
     The gain is the one at which that activation passes on as much gradient as it gets (chi = 1): He's root of 2 for a
     ReLU. ``"auto"`` takes Xavier's fan for bounded activations, LeCun's for SELU and for none, He's for all others.
 
     Example:
-        >>> draw_for("auto", None)
+        >>> draw_for("auto", None, torch.empty(2, 2))
         Draw(function='kaiming_normal_', settings={'nonlinearity': 'linear'})
-        >>> draw_for("he", None).settings
+        >>> draw_for("he", None, torch.empty(2, 2)).settings
         {'nonlinearity': 'relu'}
     """
     kind = after.kind if after else "Identity"
@@ -68,8 +68,7 @@ def draw_for(scheme: Scheme, after: Event | None) -> Draw:
         return Draw("orthogonal_", {"gain": gain})
     if scheme == "xavier" or kind in _BOUNDED:
         return Draw("xavier_normal_", {"gain": gain})
-    # kaiming_normal_ has no gain; a slope of a LeakyReLU that has the same stands in for it
-    return Draw("kaiming_normal_", {"a": round(max(2 / gain**2 - 1, 0.0) ** 0.5, 4), "nonlinearity": "leaky_relu"})
+    return Draw("normal_", {"std": float(f"{gain / weight[0].numel() ** 0.5:.3g}")})  # kaiming_normal_ has no gain
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], s
     generator, count = torch.Generator().manual_seed(seed), 0
     for name, after in _drawable(root, pairs):
         layer: Any = root.get_submodule(name)
-        draw_for(scheme, after).fill(layer.weight, generator)
+        draw_for(scheme, after, layer.weight).fill(layer.weight, generator)
         count += 1
         if isinstance(layer.bias, nn.Parameter):
             with torch.no_grad():
@@ -155,8 +154,9 @@ def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]]
     lines = []
     for name, after in _drawable(root, pairs):
         path = path_of(root, name)
-        lines.append(draw_for(scheme, after).line(path))
-        if isinstance(root.get_submodule(name).bias, nn.Parameter):
+        layer: Any = root.get_submodule(name)
+        lines.append(draw_for(scheme, after, layer.weight).line(path))
+        if isinstance(layer.bias, nn.Parameter):
             lines.append(f"nn.init.zeros_({path}.bias)")
     return "\n".join(lines)
 
