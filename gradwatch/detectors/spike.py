@@ -34,8 +34,9 @@ class Spike:
     """The loss, or the total gradient norm, is many times the mean of its own delayed history.
 
     The delay keeps a spike that builds up out of its own baseline. A converged run is quiet: a jump that stays under
-    ``floor`` times the level of the run's first values is none, nor is a gradient that grows while the loss falls. A
-    quantity that was negative lately has no zero to be a multiple of; it is passed over.
+    ``floor`` times the level of the run's first values is none, nor is a gradient that grows a little while the loss
+    does not: a recurrent network that learns, or one that leaves a plateau. A quantity that was negative lately has no
+    zero to be a multiple of; it is passed over.
 
     Args:
         factor: multiple of the mean that is a spike.
@@ -43,6 +44,8 @@ class Spike:
         delay: how many of the latest values are left out of it.
         start: values before which nothing is judged, and that set the run's first level.
         floor: share of that level under which no jump counts.
+        loud: multiple of the recent mean loss from which on a jump of the gradient counts.
+        sure: multiple of its limit from which on it counts whatever the loss is.
 
     Raises:
         ValueError: when an argument is not positive.
@@ -66,11 +69,13 @@ class Spike:
     delay: int = 25
     start: int = 20
     floor: float = 1.0
+    loud: float = 1.5
+    sure: float = 10.0
     patience: int = field(default=1, init=False)
     _histories: dict[str, History] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(self, factor=self.factor, floor=self.floor)
+        require_positive(self, factor=self.factor, floor=self.floor, loud=self.loud, sure=self.sure)
         require_whole(self, window=self.window, delay=self.delay, start=self.start)
         if self.start > self.window:
             raise ValueError(f"Spike: start is {self.start!r}; expected at most the window, {self.window}")
@@ -83,12 +88,13 @@ class Spike:
         if np.isnan(totals).all():  # not kept between measured steps: the measured one alone
             steps, totals = np.array([snapshot.step]), np.array([snapshot.total_norm])
         found = list(self._look("grad_norm_total", steps, totals))
-        yield from [] if self._is_learning(snapshot) else found
+        calm = self._is_harmless(snapshot)
+        yield from (finding for finding in found if not calm or finding.value > self.sure * finding.threshold)
 
-    def _is_learning(self, snapshot: Snapshot) -> bool:
-        """Whether the loss is below its own recent mean: where a plateau ends, the gradient grows and does no harm."""
+    def _is_harmless(self, snapshot: Snapshot) -> bool:
+        """Whether the loss is near its own recent mean: where a plateau ends, the gradient grows and does no harm."""
         past = list(self._histories["loss"].recent)[-self.delay :]
-        return len(past) == self.delay and snapshot.loss < sum(past) / self.delay
+        return len(past) == self.delay and snapshot.loss < self.loud * sum(past) / self.delay
 
     def state_dict(self) -> dict[str, Any]:
         """The histories, for a checkpoint."""

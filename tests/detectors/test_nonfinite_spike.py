@@ -129,6 +129,10 @@ def test_the_total_norm_spikes_too() -> None:
     assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("spike", ("grad_norm_total",), 133)]
 
 
+def test_a_gradient_that_jumps_while_the_loss_is_calm_counts_only_if_it_jumps_far() -> None:
+    assert passing(210, grads={133: 20.0}, total_norm_every_step=True).findings == []
+
+
 def spikes(losses: list[float], detector: Spike | None = None) -> list[int]:
     count = len(losses)
     snapshot = Snapshot(
