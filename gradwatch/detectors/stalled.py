@@ -20,6 +20,9 @@ class Stalled:
     that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without. So is
     one whose name differs by a number from such that come and go: an expert that was not drawn yet.
 
+    Found too are parameters that get a gradient and stand in no optimizer, though their module is in training mode: a
+    part that was forgotten. One that is kept as it is on purpose is in evaluation mode, as a rule, or frozen.
+
     Args:
         share: of all parameters that are without a gradient, from which on those count too that had one.
         patience: measured steps in a row until it is a finding: a head that is used in one batch out of several, and a
@@ -48,7 +51,8 @@ class Stalled:
         require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
-        """Yield one finding for all stalled parameters."""
+        """Yield one finding for all without a gradient, and one for all without an optimizer."""
+        yield from _left_out(snapshot)
         norms = np.asarray(snapshot.param_grad_norm)
         without = np.isnan(norms) | (norms == 0)
         self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
@@ -75,6 +79,15 @@ class Stalled:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what an earlier run knows."""
         self._moved, self._lacked = set(state["moved"]), set(state["lacked"])
+
+
+def _left_out(snapshot: Snapshot) -> Iterator[Finding]:
+    if snapshot.left_out:
+        message = (
+            f"stalled: {len(snapshot.left_out)} parameters get a gradient, but stand in no optimizer, among them "
+            f"{', '.join(snapshot.left_out[:3])}. Give the optimizer model.parameters(); freeze what should not learn."
+        )
+        yield Finding("stalled", snapshot.left_out, snapshot.step, float(len(snapshot.left_out)), 0.0, message)
 
 
 def _patterns(name: str) -> list[str]:

@@ -14,11 +14,12 @@ from gradwatch.probe.assembly import Assembly
 from gradwatch.probe.compiled import Reach
 from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.hooks import LayerHooks
-from gradwatch.probe.layers import find_layers, plain_name
+from gradwatch.probe.layers import find_layers
 from gradwatch.probe.parallel import ParallelHooks
 from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_norm
 from gradwatch.probe.pending import Pending
 from gradwatch.probe.ranks import Ranks
+from gradwatch.probe.register import Register
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.settings import Settings
 from gradwatch.probe.step import Model, Seen, StepSums
@@ -81,8 +82,7 @@ class Probe:
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
         self._assembly = Assembly(self._layers)
-        self._names: dict[int, str] = {}
-        self._listed: Model | None = None
+        self._register = Register(self.model, self._layers)
         self._settings = Settings()
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
@@ -125,10 +125,7 @@ class Probe:
             settings: the optimizer's.
         """
         self._settings = settings or Settings()
-        wanted = [param for param in params if param.requires_grad]
-        if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
-            self._listed = self._list()
-        learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
+        learning = self._register.take(params)
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
@@ -172,7 +169,7 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
         """
-        model = self._listed = self._listed or self._list()
+        model, left_out = self._register.model, self._register.left_out()
         self._group.check([*model.layers, *model.params])
         graph, scalars, readings = self._hooks.graph, self._scalars, self._readings
         losses, totals = traces.drain(scalars)
@@ -185,13 +182,9 @@ class Probe:
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
         def build(values: Array) -> Snapshot | None:
-            return self._assembly.make(step, {**sums.columns(values), **settings})
+            return self._assembly.make(step, {**sums.columns(values), **settings, "left_out": left_out})
 
         return Pending(step, transfer, build)
-
-    def _list(self) -> Model:
-        self._names = {id(param): plain_name(name) for name, param in self.model.named_parameters()}
-        return Model.of(self._layers, self._names)
 
 
 def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:

@@ -47,6 +47,7 @@ class Snapshot:
         size: how many parameters of its own it has that should learn.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
         params: names of the parameters that should learn: they require a gradient and stand in the optimizer.
+        left_out: names of those that get a gradient in vain: in training mode, and held by no optimizer so far.
         param_grad_norm: L2 norm of each one's gradient, aligned with ``params``; NaN where ``.grad`` is None.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
             each call, first call first.
@@ -86,6 +87,7 @@ class Snapshot:
     weight_gain: Array = _column()
     size: Array = _column()
     params: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     param_grad_norm: Array = field(default_factory=lambda: NO_VALUES)
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")

@@ -2,14 +2,15 @@
 
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.clipping import Clip, RemoveClip
-from gradwatch.remedies.detached import UnfreezeAll
+from gradwatch.remedies.detached import TrainAll, UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
+from gradwatch.remedies.learning_rate import LowerLearningRate, RaiseLearningRate
 from gradwatch.remedies.normalization import InsertNormalization
 from gradwatch.remedies.normalize_first import NormalizeFirst
-from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
+from gradwatch.remedies.optimizer import ChangeOptimizer
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.recurrent_weights import draw_recurrent_
@@ -40,6 +41,7 @@ __all__ = [
     "NormalizeGradients",
     "NotApplicable",
     "OrthogonalRecurrence",
+    "RaiseLearningRate",
     "Remedy",
     "RemoveClip",
     "ReplaceActivations",
@@ -52,6 +54,7 @@ __all__ = [
     "Skip",
     "SkipBadSteps",
     "Standardize",
+    "TrainAll",
     "Trial",
     "UnfreezeAll",
     "UseBfloat16",

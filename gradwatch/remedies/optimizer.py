@@ -1,4 +1,4 @@
-"""Another optimizer, or the same one with a lower learning rate."""
+"""Another optimizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import exchange, optimizers_in, scale_rates
-from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, construction_like, method_code, optimizers_of
+from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, method_code, optimizers_of
 from gradwatch.remedies.setup import NotApplicable, Setup
 
 
@@ -83,46 +83,4 @@ class ChangeOptimizer(OptimizerRemedy):
         """The method, or the line of a loop."""
         decay = "" if self.weight_decay is None else f", weight_decay={self.weight_decay}"
         made = f"torch.optim.{self.to}({{model}}.parameters(), lr={self.lr}{decay})"
-        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
-
-
-@dataclass(frozen=True)
-class LowerLearningRate(OptimizerRemedy):
-    """Multiply every learning rate by a factor below 1.
-
-    Args:
-        factor: above 0, below 1.
-
-    Raises:
-        ValueError: for another factor.
-
-    Example:
-        >>> LowerLearningRate(2.0)
-        Traceback (most recent call last):
-            ...
-        ValueError: factor is 2.0; expected a number above 0 and below 1
-    """
-
-    factor: float = 0.1
-    fits: ClassVar[Mapping[str, float]] = {
-        "learning rate too high": 1.0,
-        "missing warm-up": 0.4,
-        "unscaled target": 0.5,
-        "dead ReLU": 0.5,
-        "unscaled input": 0.4,
-        "initialization too large": 0.3,
-    }
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor is {self.factor!r}; expected a number above 0 and below 1")
-
-    def configure(self, configured: Any) -> Any:
-        """Scale the rates."""
-        scale_rates(configured, self.factor)
-        return configured
-
-    def patch(self, setup: Setup) -> str:
-        """With the new rate as a number, where the old one is known."""
-        made = construction_like(setup.module, "SGD", self.factor)
         return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])

@@ -16,6 +16,7 @@ from gradwatch.remedies.optimizer_remedy import optimizers_of
 # Of the weights, in the layer of the median. The healthy small networks of tests/benchmarks/detection start with 0.6 %
 # to 9 %, large ones with about 0.1 % (A. Karpathy, Neural networks: zero to hero, 2022).
 GOOD_STEP = 0.02
+USUAL_STEP = 1e-3
 _LEAST, _MOST, _OTHERWISE = 1e-4, 0.3, 0.1
 
 
@@ -30,6 +31,19 @@ def rate_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
     if not math.isfinite(step) or step <= 0:
         return _OTHERWISE
     return min(max(float(f"{GOOD_STEP / step:.0e}"), _LEAST), _MOST)
+
+
+def raising_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
+    """The factor that brings a first step that is too small to 0.1 % of the weights; 100 where its size is not known.
+
+    Example:
+        >>> raising_factor(nn.Linear(1, 1))
+        100.0
+    """
+    step = first_step(module, history)
+    if not math.isfinite(step) or step <= 0:
+        return 100.0
+    return max(float(f"{USUAL_STEP / step:.0e}"), 10.0)
 
 
 def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:

@@ -12,18 +12,19 @@ from torch import nn
 from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import RELUS, ReplaceActivations
 from gradwatch.remedies.clipping import Clip, RemoveClip
-from gradwatch.remedies.detached import UnfreezeAll
+from gradwatch.remedies.detached import TrainAll, UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
+from gradwatch.remedies.learning_rate import LowerLearningRate, RaiseLearningRate
 from gradwatch.remedies.normalization import InsertNormalization, has_normalization
 from gradwatch.remedies.normalize_first import NormalizeFirst
-from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate
+from gradwatch.remedies.optimizer import ChangeOptimizer
 from gradwatch.remedies.precision import UseBfloat16
 from gradwatch.remedies.prediction import Flow, health, predicted_flow
-from gradwatch.remedies.rates import rate_factor
+from gradwatch.remedies.rates import raising_factor, rate_factor
 from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Remedy
 from gradwatch.remedies.residual import AddSkips
@@ -46,6 +47,8 @@ ADVICE = (
     Advice("unguarded operation", "Guard the logs, roots and divisions there.", "x = torch.log(x.clamp(min=1e-6))"),
     Advice("outlier batch", "Look at the batch of that step, and clean or drop it in the data."),
     Advice("frozen or detached part", "Remove the detach(), no_grad() or .data between that part and the loss."),
+    Advice("weight decay too strong", "Lower the weight decay.", "AdamW(model.parameters(), weight_decay=0.01)"),
+    Advice("unbounded loss", "Look at the sign of the loss: it falls without end, so that nothing is learned by it."),
     Advice("precision underflow", "Let the loss scaler find its scale.", "scaler = torch.amp.GradScaler()"),
 )  # fmt: skip
 
@@ -56,10 +59,11 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), ReplaceRecurrence())
+    yield from (FixHead(), UnfreezeAll(), TrainAll(), ReplaceRecurrence())
     yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
+    yield RaiseLearningRate(raising_factor(setup.module, history))
     yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
     yield _targets(setup, history)

@@ -14,7 +14,7 @@ import numpy as np
 from gradwatch.records import COLUMNS, Array, Finding, Snapshot
 
 FORMAT, VERSION = "gradwatch", 1
-NAMES = ("layers", "kinds", "params")
+NAMES = ("layers", "kinds", "params", "left_out")
 NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale")
 WORDS = ("optimizer", "dtype")
 ARRAYS = (*COLUMNS, "param_grad_norm", "trace_loss", "trace_total_norm")

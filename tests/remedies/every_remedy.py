@@ -25,6 +25,7 @@ from gradwatch.remedies import (
     NormalizeFirst,
     NormalizeGradients,
     OrthogonalRecurrence,
+    RaiseLearningRate,
     Remedy,
     RemoveClip,
     ReplaceActivations,
@@ -33,6 +34,7 @@ from gradwatch.remedies import (
     RescaleTargets,
     Setup,
     SkipBadSteps,
+    TrainAll,
     UnfreezeAll,
     UseBfloat16,
     WarmUp,
@@ -127,6 +129,17 @@ def frozen() -> Setup:
     return setup
 
 
+class Forgetful(Classifier):
+    """Its optimizer is given one layer of several."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network[0].parameters(), lr=0.1)
+
+
+def forgetful() -> Setup:
+    return Setup(Forgetful(mlp(nn.ReLU)), batch=sick_mlp().batch)
+
+
 CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "InitializeAgain": (InitializeAgain(), sick_mlp),
     "InitializeAgain-orthogonal": (InitializeAgain("orthogonal"), lambda: of(convolutions(), 1, 4, 4)),
@@ -143,6 +156,8 @@ CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "ReplaceRecurrence-LSTM": (ReplaceRecurrence("LSTM"), lambda: of(LastStep(nn.RNN(2, 8, batch_first=True)), 6, 2)),
     "OrthogonalRecurrence": (OrthogonalRecurrence(), lambda: of(LastStep(nn.LSTM(2, 8, batch_first=True)), 6, 2)),
     "UnfreezeAll": (UnfreezeAll(), frozen),
+    "TrainAll": (TrainAll(), forgetful),
+    "RaiseLearningRate": (RaiseLearningRate(), sick_mlp),
     "FixHead": (FixHead(), lambda: of(mlp(nn.ReLU, nn.Softmax(dim=1)), 8)),
     "RescaleInputs": (RescaleInputs(), sick_mlp),
     "RescaleInputs-given": (RescaleInputs(1.0, 3.0), lambda: of(convolutions(), 1, 4, 4)),

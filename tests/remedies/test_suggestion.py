@@ -12,6 +12,7 @@ from every_remedy import (
     LastStep,
     Transformer,
     convolutions,
+    forgetful,
     frozen,
     labelled,
     mlp,
@@ -19,7 +20,9 @@ from every_remedy import (
     regression,
     sick_mlp,
 )
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import gradwatch
 from gradwatch import Snapshot
@@ -36,8 +39,10 @@ from gradwatch.remedies import (
     RescaleInputs,
     RescaleTargets,
     Setup,
+    TrainAll,
     suggest,
 )
+from gradwatch.remedies.optimizer_remedy import optimizers_of
 from gradwatch.remedies.prediction import Flow, predicted_flow
 
 
@@ -68,9 +73,23 @@ EXPECTED = {
     "outlier batch": (sick_mlp, "ClipOutliers"),
     "unguarded operation": (sick_mlp, "SkipBadSteps"),
     "frozen or detached part": (frozen, "UnfreezeAll"),
+    "learning rate too low": (sick_mlp, "RaiseLearningRate"),
     "precision underflow": (half, "UseBfloat16"),
     "clipping too hard": (lambda: sick_mlp(gradient_clip_val=1e-5), "RemoveClip"),
 }
+
+
+def test_what_no_optimizer_was_given_is_given_to_it_and_learns() -> None:
+    setup = TrainAll().apply(forgetful())
+    before = [param.clone() for param in setup.module.parameters()]
+    (optimizer,) = optimizers_of(setup.module)
+    assert len(optimizer.param_groups[0]["params"]) == len(before)
+    trainer = Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(setup.module, DataLoader(TensorDataset(*setup.batch), batch_size=len(setup.batch[0])))
+    assert all((old != new).any() for old, new in zip(before, setup.module.parameters(), strict=True))
+    assert suggest([Cause("frozen or detached part")], forgetful())[0] == TrainAll()
 
 
 @pytest.mark.parametrize("cause", EXPECTED)
