@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gradwatch.diagnosis.course import EARLY, dead_share, fallen, found, nearest, over_calls
 from gradwatch.diagnosis.gains import activation_gain, fall_as_text, gains_as_text, weights_gain
 from gradwatch.records import Diagnosis, Finding, Snapshot
+
+RECTIFIERS = ("ReLU", "ReLU6", "Threshold")
 
 
 def saturating_activation(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
@@ -35,8 +39,10 @@ def saturating_activation(findings: Sequence[Finding], history: Sequence[Snapsho
 def dead_relu(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """ReLUs that fire for no sample: from the start, or since a step that was too large."""
     dead = found(findings, "dead")
-    if not dead or not history:
+    if not history:
         return None
+    if not dead:
+        return _shut(findings, history)
     first = min(f.step for f in dead)
     worst = max(f.value for f in dead)
     share = dead_share(history)
@@ -48,3 +54,16 @@ def dead_relu(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagn
         return None
     evidence = f"{worst:.0%} of a layer's ReLUs fire for no sample, by step {first}."
     return Diagnosis("dead ReLU", evidence, 0.6, dead, ("a lower learning rate", "LeakyReLU", "warm-up"))
+
+
+def _shut(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+    """A layer of few ReLUs, all of which are off: it passes nothing back."""
+    for finding in found(findings, "vanishing"):
+        snapshot = nearest(history, finding.step)
+        shut = [i for i in np.flatnonzero(snapshot.gain == 0) if snapshot.kinds[i] in RECTIFIERS]
+        if shut and finding.value == 0:
+            evidence = (
+                f"{snapshot.kinds[shut[-1]]} {snapshot.layers[shut[-1]]} fires for no sample: the gradient ends there."
+            )
+            return Diagnosis("dead ReLU", evidence, 0.9, (finding,), ("LeakyReLU", "more units", "another seed"))
+    return None

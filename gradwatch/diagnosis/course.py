@@ -98,7 +98,7 @@ def is_rising(past: Array) -> bool:
     if len(past) < 3:
         return True
     recent = float(np.median(past[-3:]))
-    return recent > 2 * float(np.median(past[-20:])) or recent > 3 * float(past[0])
+    return recent > 2 * float(np.median(past[-20:])) or recent > 3 * float(np.median(past[:3]))
 
 
 def told(history: Sequence[Snapshot]) -> str:

@@ -34,7 +34,7 @@ def unscaled_target(findings: Sequence[Finding], history: Sequence[Snapshot]) ->
     another loss that is large (a sum, a cross-entropy of huge outputs) has neither.
     """
     first = beginning(history)
-    if first is None or not np.isfinite(first.loss) or not (findings or fallen(history) < 0.7):
+    if first is None or not 0 <= first.loss < np.inf or not (findings or fallen(history) < 0.7):
         return None
     outputs = np.flatnonzero(~np.isnan(first.output_rms) & (first.grad_output_norm > 0))
     if not len(outputs):
@@ -58,13 +58,16 @@ def outlier_batch(findings: Sequence[Finding], history: Sequence[Snapshot]) -> D
     spikes, broken = found(findings, "spike"), found(findings, "nonfinite")
     remedies = ("look at that batch", "skip a step with a bad batch", "clip by the global norm")
     bad = [s.step for s in history if np.isinf(s.input_rms)]
-    if len(bad) == 1 and bad[0] > history[0].step:
-        evidence = f"What came in at step {bad[0]} holds NaN or Inf, and at no other measured step."
+    if bad and bad[0] > history[0].step and (len(bad) == 1 or not history[0].calls):  # a state comes in at each call
+        evidence = f"What came in at step {bad[0]} holds NaN or Inf, and at no measured step before."
         return Diagnosis("outlier batch", evidence, 0.95, broken + spikes, remedies)
     for spike in spikes:
-        past = before(history, spike.step - 3)[-20:]  # the loss that follows a bad batch may be the larger one
+        all_before = before(history, spike.step - 3)  # the loss that follows a bad batch may be the larger one
+        past = all_before[-20:]
         is_calm = (
-            len(past) > 2 and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2) and not is_rising(past)
+            len(past) > 2
+            and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2)
+            and not is_rising(all_before)
         )
         if is_calm or _is_peak(history, spike):
             back = after(history, spike.step)

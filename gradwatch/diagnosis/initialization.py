@@ -26,7 +26,7 @@ _LITTLE = 0.01
 def initialization_too_small(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """The weights alone shrink the gradient at each layer, more than the activations do."""
     first = beginning(history)
-    about = tuple(f for f in found(findings, "vanishing") if not over_calls(f, history))
+    about = tuple(f for f in found(findings, "vanishing") if f.step < EARLY and not over_calls(f, history))
     if first is None or dead_share(history) > 0.5:
         return None
     weights, activation = weights_gain(first), activation_gain(first)

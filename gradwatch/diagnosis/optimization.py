@@ -27,7 +27,7 @@ def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapsh
     if not about and not step > 3 * LARGE_STEP:  # a loss may rise for its own reasons: adversaries, single samples
         return None
     came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
-    score = 0.75 if step > LARGE_STEP and not came_late else 0.5
+    score = 0.5 if came_late or not step > LARGE_STEP else 0.75 if step < _HUGE_STEP else 0.85
     size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"
     rate = f" at a learning rate of {history[0].learning_rate:.3g}" if history[0].learning_rate > 0 else ""
     evidence = f"{size}{rate}, and {harm}. {told(history)}".strip()
@@ -100,4 +100,6 @@ def _harm(findings: Sequence[Finding], history: Sequence[Snapshot]) -> str:
         return "numbers overflow"
     if _rose(history) > 1.5 and is_stuck(history, 0.3):
         return "the loss rose from its start and hardly came down"
+    if first_steps(history) > _HUGE_STEP and is_stuck(history, 0.3):
+        return "the loss hardly falls"
     return "the loss does not fall" if is_stuck(history, 0.1) else ""

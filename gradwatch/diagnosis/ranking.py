@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from gradwatch.diagnosis import activations, data, initialization, numerics, optimization, recurrent, structure
+from gradwatch.diagnosis import (
+    activations,
+    data,
+    initialization,
+    numerics,
+    optimization,
+    recurrent,
+    structure,
+    unlearning,
+)
 from gradwatch.diagnosis.course import fallen
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
@@ -31,6 +40,9 @@ RULES: tuple[Rule, ...] = (
     structure.frozen_or_detached_part,
     numerics.unguarded_operation,
     numerics.precision_underflow,
+    unlearning.learning_rate_too_low,
+    unlearning.weight_decay_too_strong,
+    unlearning.unbounded_loss,
 )
 
 

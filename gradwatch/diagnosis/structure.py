@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import beginning, dead_share, found, losses, over_calls, told
+from gradwatch.diagnosis.course import EARLY, beginning, dead_share, found, losses, over_calls, told
 from gradwatch.diagnosis.gains import NORMS, activation_gain, fall_as_text, gains_as_text, has, weights_gain
 from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 
 
 def missing_normalization_or_skip(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
-    about = tuple(f for f in found(findings, "vanishing") if not over_calls(f, history))
+    about = tuple(f for f in found(findings, "vanishing") if f.step < EARLY and not over_calls(f, history))
     first = beginning(history)
     if not about or first is None:
         return None
@@ -74,11 +74,16 @@ def _softmax_twice(findings: Sequence[Finding], first: Snapshot, history: Sequen
 
 
 def frozen_or_detached_part(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Parameters that the optimizer holds have no gradient at all."""
+    """Parameters that the optimizer holds have no gradient at all, or such with one stand in no optimizer."""
     stalled = found(findings, "stalled")
     if not stalled or not history:
         return None
     last = history[-1]
+    forgotten = tuple(f for f in stalled if set(f.layers) & set(last.left_out))
+    if forgotten:
+        evidence = forgotten[0].message.removeprefix("stalled: ").partition(". ")[0] + "."
+        remedies = ("model.parameters() for the optimizer", "requires_grad_(False) for what should not learn")
+        return Diagnosis("frozen or detached part", evidence, 0.9, forgotten, remedies)
     norms = np.asarray(last.param_grad_norm)
     none = never_reached(history)
     if not none:

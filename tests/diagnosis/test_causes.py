@@ -108,6 +108,22 @@ class Detached(nn.Module):
         return self.head(self.body(x).detach())
 
 
+class Forgotten(nn.Module):
+    """Two halves; see :func:`of_the_head`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = mlp(1, nn.ReLU, 32), nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def of_the_head(params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that nobody gave the body."""
+    return torch.optim.SGD(params[-2:], lr=0.1)
+
+
 class Encoder(nn.Module):
     """Post-norm attention layers over eight tokens, deep enough to want a warm-up."""
 
@@ -176,8 +192,18 @@ SICK: dict[str, tuple[Cause, Training]] = {
         "unguarded operation",
         replace(REGRESSION, loss=root_loss),
     ),
+    "a forgotten body": ("frozen or detached part", replace(HEALTHY, model=lambda: Forgotten(), optimizer=of_the_head)),
     "a detached body": ("frozen or detached part", replace(HEALTHY, model=Detached)),
     "clipped to nothing": ("clipping too hard", replace(HEALTHY, max_norm=1e-5)),
+    "a step too short": ("learning rate too low", replace(HEALTHY, optimizer=adam(1e-8))),
+    "weights that decay": (
+        "weight decay too strong",
+        replace(HEALTHY, optimizer=lambda params: torch.optim.SGD(params, lr=0.1, weight_decay=1.0), steps=80),
+    ),
+    "the wrong sign": (
+        "unbounded loss",
+        replace(HEALTHY, loss=lambda out, y: -functional.cross_entropy(out, y), steps=60),
+    ),
     "no warm-up": ("missing warm-up", replace(HEALTHY, model=Encoder, optimizer=adam(2e-2))),
 }
 
@@ -200,6 +226,10 @@ TWINS: dict[str, Training] = {
     "regression": REGRESSION,
     "an LSTM cell": replace(HEALTHY, model=remembering, optimizer=adam(1e-2)),
     "a frozen body": replace(HEALTHY, model=lambda: frozen(Detached())),
+    "a rate that warms up from next to nothing": replace(
+        HEALTHY, optimizer=adam(1e-2), rate=lambda step: 1e-7 * (step + 1)
+    ),
+    "a forgotten part in evaluation mode": replace(HEALTHY, model=lambda: Forgotten().eval(), optimizer=of_the_head),
     "a mild clip": replace(HEALTHY, max_norm=1.0),
     "warm-up": replace(
         HEALTHY, model=Encoder, optimizer=adam(2e-2), rate=lambda step: min(1.0, (step + 1) / 40), steps=80
