@@ -202,6 +202,29 @@ def large_targets() -> tuple[Tensor, Tensor]:
     return torch.randn(128, 16), 5000 + 800 * torch.randn(128, 1)
 
 
+def wide_targets() -> tuple[Tensor, Tensor]:
+    return torch.randn(128, 16), 3 * torch.randn(128, 1)
+
+
+def wild_logits() -> nn.Module:
+    model = nn.Sequential(mlp(nn.ReLU, 2), nn.Linear(CLASSES, CLASSES))
+    nn.init.normal_(model[1].weight, std=100.0)
+    return model
+
+
+class PlainList(nn.Module):
+    """Two of its layers are not registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = [nn.Linear(16, 16), nn.Linear(16, 16)], nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = functional.relu(layer(x))
+        return self.head(x)
+
+
 def small_weights() -> nn.Module:
     model = mlp(nn.ReLU, 8)
     for param in model.parameters():
@@ -240,6 +263,18 @@ SICK: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any, str, str]
         lambda: large_weights(), classified, cross_entropy, "initialization too large", "Each of 6 blocks multiplies"
     ),
     "units that never fire": (lambda: dead_units(), classified, cross_entropy, "dead ReLU", "units of 3"),
+    "a Tanh that can't reach its targets": (
+        lambda: nn.Sequential(mlp(nn.Tanh, 2, out=1), nn.Tanh()), wide_targets, nn.MSELoss(),
+        "unscaled target", "ends in a Tanh",
+    ),
+    "a ReLU for targets of both signs": (
+        lambda: nn.Sequential(mlp(nn.ReLU, 2, out=1), nn.ReLU()), wide_targets, nn.MSELoss(),
+        "unscaled target", "ends in a Relu",
+    ),
+    "wild logits": (lambda: wild_logits(), classified, cross_entropy, "initialization too large", "ln 5 = 1.61"),
+    "layers in a plain list": (
+        lambda: PlainList(), classified, cross_entropy, "frozen or detached part", "4 parameters, of shapes (16, 16)"
+    ),
     "a loss without a graph": (
         lambda: mlp(nn.ReLU, 2), classified, lambda output, target: cross_entropy(output.detach(), target),
         "frozen or detached part", "does not require grad",
@@ -261,7 +296,14 @@ def test_a_sick_network_gets_its_cause_first(name: str) -> None:
     assert evidence in found.diagnoses[0].evidence
     assert all(0 < diagnosis.score <= 1 and diagnosis.remedies for diagnosis in found.diagnoses)
     assert [d.score for d in found.diagnoses] == sorted((d.score for d in found.diagnoses), reverse=True)
-    assert str(found).startswith("not healthy before training: Sequential")
+    assert str(found).startswith("not healthy before training: ")
+
+
+@pytest.mark.parametrize("end", [nn.Sigmoid, nn.Tanh])
+def test_targets_within_the_reach_of_the_last_activation_get_no_word(end: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(128, 16), torch.rand(128, 1)
+    assert diagnose(nn.Sequential(mlp(nn.Tanh, 2, out=1), end()), batch, loss=nn.MSELoss()).diagnoses == []
 
 
 def test_one_fault_does_not_hide_another() -> None:

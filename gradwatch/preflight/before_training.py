@@ -12,7 +12,8 @@ from gradwatch.preflight.criticality import chi_of, in_words
 from gradwatch.preflight.inputs import measure
 from gradwatch.preflight.passes import one_pass
 from gradwatch.preflight.result import Preflight
-from gradwatch.preflight.rules import Seen, ranked
+from gradwatch.preflight.rules import ranked
+from gradwatch.preflight.seen import Seen
 from gradwatch.reporting.words import listed
 
 _MOST_UNLOCKS = 3  # a head and the ends of the branches are unlocked by a step each

@@ -50,6 +50,9 @@ def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> 
         return None
     if finding.kind == "vanishing" and all(_is_gated(layer, history[-1]) for layer in finding.layers):
         return None
+    if finding.kind == "stalled" and set(finding.layers) & set(history[0].left_out):
+        last = history[-1].left_out  # in a first step, another optimizer may still have its turn
+        return finding if len(history) > 1 and set(finding.layers) <= set(last) else None
     if finding.kind == "stalled":
         moved = with_gradient(history)
         stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)

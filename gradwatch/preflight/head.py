@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _LAYERS = ("Addmm", "Mm", "Bmm", "Convolution", "Linear", "Embedding", "NativeBatchNorm", "NativeLayerNorm", "Mkldnn")
 _RESHAPES = (
@@ -20,6 +21,7 @@ _EXPECT_LOGITS = {
     "BinaryCrossEntropyWithLogits": ("Sigmoid", "Softmax"),
 }
 _DISTANCES = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+_RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, float("inf"))}
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,17 @@ class Head:
         twice: the activation whose probabilities go where logits are expected, and the function that gets them.
         distance: the output and the target of a loss that measures a distance.
         binary: the targets of a binary cross-entropy.
+        bounded: where the network ends in an activation in front of such a distance: its name, and the share of the
+            targets that its outputs can't reach.
+        surprise: a cross-entropy over classes, and over how many.
     """
 
     over_one: bool = False
     twice: tuple[str, str] | None = None
     distance: tuple[Tensor, Tensor] | None = None
     binary: Tensor | None = None
+    bounded: tuple[str, float] | None = None
+    surprise: tuple[float, int] | None = None
 
 
 def read_head(loss: Tensor) -> Head:
@@ -56,15 +63,17 @@ def read_head(loss: Tensor) -> Head:
         twice=next((pair for node in nodes for pair in _twice(node)), None),
         distance=distances[0] if distances else None,
         binary=binary[0] if binary else None,
+        bounded=next((pair for node in nodes if _name(node) in _DISTANCES for pair in _bounded(node)), None),
+        surprise=next((pair for node in nodes if _name(node) == "NllLoss" for pair in _surprise(node)), None),
     )
 
 
-def _nodes(start: Any) -> Iterator[Any]:
+def _nodes(start: Any, end: tuple[str, ...] = _LAYERS) -> Iterator[Any]:
     """The nodes down to the nearest layers, each once."""
-    waiting, seen = [start], {start}
+    waiting, seen = deque([start]), {start}
     while waiting:
-        node = waiting.pop(0)
-        if node is None or _name(node) in _LAYERS:
+        node = waiting.popleft()
+        if node is None or _name(node) in end:
             continue
         yield node
         following = [parent for parent, _ in node.next_functions if parent not in seen]
@@ -84,8 +93,44 @@ def _is_over_one(node: Any) -> bool:
 
 
 def _twice(node: Any) -> Iterator[tuple[str, str]]:
+    for parent in _given(node):
+        if _name(parent) in _EXPECT_LOGITS.get(_name(node), ()):
+            yield _name(parent), _name(node)
+
+
+def _given(node: Any) -> Iterator[Any]:
+    """What a node is given, behind reshapes."""
     for parent, _ in node.next_functions:
         while parent is not None and _name(parent) in _RESHAPES:
             parent = parent.next_functions[0][0]
-        if parent is not None and _name(parent) in _EXPECT_LOGITS.get(_name(node), ()):
-            yield _name(parent), _name(node)
+        if parent is not None:
+            yield parent
+
+
+def _bounded(node: Any) -> Iterator[tuple[str, float]]:
+    for parent in _given(node):
+        if _name(parent) in _RANGES:
+            low, high = _RANGES[_name(parent)]
+            target = node._saved_target
+            yield _name(parent), float(((target < low) | (target > high)).float().mean())
+
+
+def _surprise(node: Any) -> Iterator[tuple[float, int]]:
+    logs, target = node._saved_self, node._saved_target
+    if logs.dim() == 2 and (counted := (target >= 0) & (target < logs.shape[1])).any():
+        told = logs[counted].gather(1, target[counted, None])
+        yield -float(told.mean()), logs.shape[1]
+
+
+def params_of(loss: Tensor) -> Iterator[nn.Parameter]:
+    """The parameters that a loss depends on, whichever module has them.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> [param is layer.weight for param in params_of(layer.weight.sum())]
+        [True]
+    """
+    for node in _nodes(loss.grad_fn, ()):
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            yield variable

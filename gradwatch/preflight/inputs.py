@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Initializations keep the size of inputs of unit variance (LeCun et al., Efficient BackProp, 1998, 4.3: inputs of mean
+# 0 and about equal covariance). Ten times that is more than standardized, 0-to-1 or embedded data ever shows; pixels
+# of 0 to 255 have 100 and more.
+LARGE = 10.0
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -33,6 +38,11 @@ class Scale:
     constant: int = 0
     nonfinite: int = 0
     outlier: float = 1.0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is more than a network's initialization is made for."""
+        return self.rms > LARGE
 
     def __str__(self) -> str:
         parts = [f"root mean square {self.rms:.3g}, mean {self.mean:.3g}"]

@@ -11,7 +11,8 @@ from torch import nn
 
 from gradwatch.preflight.believed import believed
 from gradwatch.preflight.recorder import Recorder
-from gradwatch.preflight.rules import Seen, ranked
+from gradwatch.preflight.rules import ranked
+from gradwatch.preflight.seen import Seen
 from gradwatch.records import Cause, Finding, Kind
 from gradwatch.runs import Run, train_in_a_loop, train_with_a_trainer
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.preflight.criticality import Spread, spreads
-from gradwatch.preflight.head import Head, read_head
+from gradwatch.preflight.head import Head, params_of, read_head
 from gradwatch.probe.graph import tensors_in
 from gradwatch.probe.layers import find_layers, plain_name
 
@@ -30,6 +30,7 @@ class Recorder:
         zeros: parameters that are all zero, or gates that are constant and tiny (LayerScale), and get a gradient: the
             first steps move them.
         stuck: weights that are all zero, and so are their gradients.
+        foreign: shapes of parameters that the loss depends on and that no module has, kept in a plain list, say.
         copies: weights whose rows are all equal, and so are their gradients.
         largest, tiny: the largest gradient, and the share of the others that float16 would make zero.
 
@@ -49,8 +50,10 @@ class Recorder:
         self.zeros: list[str] = []
         self.stuck: list[str] = []
         self.copies: list[str] = []
+        self.foreign: list[tuple[int, ...]] = []
         self.largest = 0.0
         self.tiny = 0.0
+        self._reached: dict[int, tuple[int, ...]] = {}
         self._was_called = self._is_done = False
 
     def listen(self, module: nn.Module) -> None:
@@ -76,12 +79,15 @@ class Recorder:
         """Look at the graph of a loss."""
         if loss.grad_fn is not None and not self._is_done:
             self.head = read_head(loss)
+            self._reached = {id(param): tuple(param.shape) for param in params_of(loss)}
 
     def after_backward(self, module: nn.Module) -> None:
         """Look at the gradients."""
         if self._is_done:
             return
         self._is_done = True
+        own = {id(param) for param in module.parameters()}
+        self.foreign = [shape for number, shape in self._reached.items() if number not in own]
         held = [(name, param, param.grad) for name, param in module.named_parameters()]
         named = [(plain_name(name), param.detach(), grad.detach()) for name, param, grad in held if grad is not None]
         self.zeros = [name for name, param, grad in named if _starts_closed(param) and grad.any()]
