@@ -9,10 +9,16 @@ import memory
 import overhead
 import pytest
 import scaling
+import short_checks
+import short_runs
 import torch
+from small_trainings import TRAININGS, Training
 from torch import nn
 from variants import VARIANTS
 from workloads import WORKLOADS, Workload
+
+from gradwatch.runs.looped import call
+from gradwatch.testing import assert_healthy_gradients
 
 
 @pytest.fixture
@@ -100,3 +106,45 @@ def test_memory_wants_enough_steps() -> None:
 def test_clip_cost_prints_a_line_for_each_transform(capsys: pytest.CaptureFixture[str]) -> None:
     clip_cost.main(rounds=1)
     assert capsys.readouterr().out.count("ClipByGlobalNorm") == 2
+
+
+def classes(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    return scale * torch.randn(64, 4), torch.randint(3, (64,))
+
+
+TWICE = Training(lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)), classes)
+STEEP = Training(lambda: nn.Linear(4, 3), lambda: classes(100.0), lambda out, y: out.square().mean())
+
+
+def test_short_checks_leave_out_what_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRAININGS, "softmax twice", TWICE)
+    monkeypatch.setitem(TRAININGS, "steep", STEEP)
+    names = ["one linear", "softmax twice", "steep"]
+    short_checks.main(1, names, steps=2, optimizers=["SGD 0.1"], csv_file=tmp_path / "short.csv")
+    rows = read(tmp_path / "short.csv")
+    counts = [tuple(row.values())[1:5] for row in rows if row["table"] == "short training"]
+    assert counts == [
+        ("one linear", "1", "0", "0"), ("softmax twice", "1", "0", "1"), ("steep", "0", "1", "0"),
+        ("all", "2", "1", "1 (50.00%, 9.45%-90.55%)"),
+    ]  # fmt: skip
+    (told,) = [row for row in rows if row["table"] == "short training: accused"]
+    assert (told["network"], told["optimizer"], told["seeds"]) == ("softmax twice", "SGD 0.1", "0")
+    assert told["said"].startswith("zero-gradient head x1")
+    passes = {row["network"]: row["accused"] for row in rows if row["table"] == "single pass"}
+    assert (passes["one linear"], passes["softmax twice"]) == ("0", "1")
+
+
+def test_short_checks_say_what_the_assertion_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRAININGS, "softmax twice", TWICE)
+    network, _, data = short_runs.start("softmax twice", seed=0)
+    with pytest.raises(AssertionError, match="zero-gradient head"):
+        assert_healthy_gradients(network, data, 3, loss=TWICE.loss, optimizer=short_runs.OPTIMIZERS["Adam 1e-3"])
+    assert "zero-gradient head" in dict(short_runs.trained("softmax twice", 0, "Adam 1e-3", 3).said)
+
+
+def test_every_small_training_has_a_loss_and_a_gradient() -> None:
+    for name, training in TRAININGS.items():
+        network, (inputs, targets), _ = short_runs.start(name, seed=2)
+        (loss := training.loss(call(network, inputs), targets)).backward()
+        assert loss.item() > 0
+        assert any(param.grad is not None for param in network.parameters())
