@@ -31,6 +31,9 @@ class _Parsing(LightningCLI):
         super().add_arguments_to_parser(parser)
         parser.add_method_arguments(Trainer, "fit", skip=_OF_FIT)
 
+    def _add_instantiators(self) -> None:
+        """Nothing: it is about checkpoints. Lightning 2.4 has no ``load_from_checkpoint_support`` to switch it off."""
+
     def before_instantiate_classes(self) -> None:
         """Leave out what a check never uses."""
         super().before_instantiate_classes()
@@ -77,7 +80,6 @@ def read(options: argparse.Namespace, rest: Sequence[str]) -> Read:
         parser_kwargs={"exit_on_error": False, "prog": "gradwatch"},
         args=_typed([*args, *flat]),
         run=False,
-        load_from_checkpoint_support=False,
     )
     return cli.model, cli.datamodule, cli.options, cli.callbacks
 

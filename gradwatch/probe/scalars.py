@@ -27,8 +27,8 @@ class DeviceScalars:
     Example:
         >>> scalars = DeviceScalars()
         >>> slot = scalars.norm(torch.tensor([3.0, 4.0]))
-        >>> scalars.to_host()[slot]
-        np.float64(5.0)
+        >>> float(scalars.to_host()[slot])
+        5.0
     """
 
     def __init__(self, max_tensors: int = 16, max_elements: int = 1 << 21) -> None:

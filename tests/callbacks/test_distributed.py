@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from gradwatch.callbacks.layerwise import LayerwiseTraining, Stage
 from gradwatch.callbacks.transform import GradientTransform
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "probe"))
+from ranked_training import needs_fsdp2, needs_gloo
+
 TRANSFORMS = Path(__file__).parent.parent / "transforms"
 STEPS = 4
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"
-)
+pytestmark = needs_gloo
 
 
 def net() -> nn.Module:
@@ -67,20 +69,30 @@ def stages() -> LayerwiseTraining:
     return LayerwiseTraining([Stage(["net.4"]), Stage(["net.0"], 2), Stage(["*"])])
 
 
-def _work(rank: int, port: int, folder: Path) -> None:
+def _begin(rank: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"NODE_RANK": "0"}
+
+
+def _with_ddp(rank: int, port: int, folder: Path) -> None:
+    _begin(rank, port)
     results = {}
     for name, callback in callbacks().items():
-        results[f"ddp {name}"] = full_weights(fit(callback, Model(), STEPS, devices=2, strategy="ddp"))
-    for name, callback in callbacks().items():
-        results[f"fsdp2 {name}"] = full_weights(fit(callback, Sharded(), STEPS, devices=2, strategy=_fsdp2()))
+        results[name] = full_weights(fit(callback, Model(), STEPS, devices=2, strategy="ddp"))
     unused = "ddp_find_unused_parameters_true"
-    results["ddp stages"] = full_weights(fit(stages(), Model(), 35, devices=2, strategy=unused))
-    results["fsdp2 stages"] = full_weights(fit(stages(), Sharded(), 35, devices=2, strategy=_fsdp2()))
+    results["stages"] = full_weights(fit(stages(), Model(), 35, devices=2, strategy=unused))
     with pytest.raises(ValueError, match="expected strategy='ddp_find_unused_parameters_true'"):
         fit(stages(), Model(), 35, devices=2, strategy="ddp")
+    torch.save(results, folder / f"{rank}.pt")
+
+
+def _with_fsdp2(rank: int, port: int, folder: Path) -> None:
+    _begin(rank, port)
+    results = {}
+    for name, callback in callbacks().items():
+        results[name] = full_weights(fit(callback, Sharded(), STEPS, devices=2, strategy=_fsdp2()))
+    results["stages"] = full_weights(fit(stages(), Sharded(), 35, devices=2, strategy=_fsdp2()))
     torch.save(results, folder / f"{rank}.pt")
 
 
@@ -88,16 +100,17 @@ def _fsdp2() -> ModelParallelStrategy:
     return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
 
 
-def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("work", [_with_ddp, pytest.param(_with_fsdp2, marks=needs_fsdp2)])
+def test_two_processes_end_where_one_does(work: Callable[[int, int, Path], None], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (port, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(work, (port, tmp_path), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     torch.testing.assert_close(ranks[0], ranks[1], rtol=0, atol=0)
     expected = {name: weights(fit(callback, Model(), STEPS)) for name, callback in callbacks().items()}
     expected["stages"] = weights(fit(stages(), Model(), 35))
     for name, got in ranks[0].items():
         torch.testing.assert_close(
-            got, expected[name.partition(" ")[2]], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            got, expected[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gradwatch import GradientMonitor, GradientTransform
 from gradwatch.transforms import ClipByGlobalNorm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "probe"))
-from ranked_training import assert_same, in_processes, needs_gloo
+from ranked_training import assert_same, in_processes, needs_fsdp2, needs_gloo
 
 pytestmark = needs_gloo
 
@@ -72,27 +73,34 @@ def strategy(data: int, tensor: int) -> ModelParallelStrategy:
     return ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor, process_group_backend="gloo")
 
 
+KINDS: dict[str, tuple[type[Model], Callable[[], Any]]] = {
+    "ddp": (Model, lambda: DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)),
+    "fsdp2": (Sharded, lambda: strategy(2, 1)),
+    "tensor parallel": (Parallel, lambda: strategy(1, 2)),
+}
+
+
 class Work:
     """What each process does; the results go into a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
+        self.folder, self.kinds = folder, kinds
 
     def __call__(self, rank: int) -> None:
-        ddp = DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
-        results = {
-            "ddp": measured(Model(), self.folder, devices=2, strategy=ddp),
-            "fsdp2": measured(Sharded(), self.folder, devices=2, strategy=strategy(2, 1)),
-            "tensor parallel": measured(Parallel(), self.folder, devices=2, strategy=strategy(1, 2)),
-        }
+        results = {}
+        for kind in self.kinds:
+            model, make = KINDS[kind]
+            results[kind] = measured(model(), self.folder, devices=2, strategy=make())
         (self.folder / f"{rank}.pkl").write_bytes(pickle.dumps(results))
 
 
-def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
-    in_processes(Work(tmp_path))
+@pytest.mark.parametrize("kinds", [["ddp", "tensor parallel"], pytest.param(["fsdp2"], marks=needs_fsdp2)], ids=str)
+def test_two_processes_measure_what_one_does(kinds: list[str], tmp_path: Path) -> None:
+    in_processes(Work(tmp_path, kinds))
     expected, total = measured(Model(), tmp_path / "alone")
     for rank in range(2):
         for name, (history, metric) in pickle.loads((tmp_path / f"{rank}.pkl").read_bytes()).items():
             assert_same(f"{name} on rank {rank}", history, expected)
             assert metric == pytest.approx(total, rel=1e-4), name
-    assert len(list(tmp_path.glob("*.jsonl"))) == 3  # one for each fit, though two processes were told to write it
+    # One for each fit, though two processes were told to write it.
+    assert len(list(tmp_path.glob("*.jsonl"))) == len(kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,11 @@ def assert_same(name: str, got: list[Snapshot], expected: list[Snapshot], rel: f
 
 needs_gloo = pytest.mark.skipif(
     not distributed.is_available() or not distributed.is_gloo_available(), reason="needs torch.distributed with gloo"
+)
+# What torch 2.4 has in its place, torch.distributed._composable.fsdp, makes CUDA streams even on a CPU's mesh.
+needs_fsdp2 = pytest.mark.skipif(
+    not hasattr(import_module("torch.distributed.fsdp") if distributed.is_available() else None, "fully_shard"),
+    reason="torch.distributed.fsdp.fully_shard (FSDP2) came with torch 2.6",
 )
 
 

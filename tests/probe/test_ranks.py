@@ -8,9 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from ranked_training import Net, Sequence, assert_same, batch, in_processes, needs_gloo, train
+from ranked_training import Net, Sequence, assert_same, batch, in_processes, needs_fsdp2, needs_gloo, train
 from torch import distributed, nn
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch import Finding, GradientWarning, Snapshot, watch
@@ -54,13 +53,17 @@ def tensor_parallel(model: nn.Module) -> nn.Module:
 
 def sequence_parallel(model: nn.Module) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
         RowwiseParallel,
         SequenceParallel,
         parallelize_module,
     )
+
+    try:
+        from torch.distributed.tensor import Replicate, Shard
+    except ImportError:  # torch 2.4 has them under their first name
+        from torch.distributed._tensor import Replicate, Shard
 
     plan = {
         "0": ColwiseParallel(), "2": RowwiseParallel(output_layouts=Shard(0)), "4": SequenceParallel(sequence_dim=0),
@@ -79,14 +82,19 @@ def check(name: str, make: Callable[[], nn.Module], wrap: Callable[[nn.Module], 
 def every_strategy(rank: int) -> None:
     mine, wide = (rank,), lambda: Net(8)  # torch's tensor parallelism wants even parts of activations
     check("DDP", Net, ddp, mine)
-    check("FSDP2, clipped", Net, fsdp2, mine, clip=0.05)
     check("FSDP1, clipped before", Net, fsdp1, mine)
     check("FSDP1 without shards", Net, lambda model: fsdp1(model, strategy="NO_SHARD"), mine)
     check("tensor parallel", wide, tensor_parallel, (0, 1))
     check("sequence parallel", Sequence, sequence_parallel, (0, 1))
 
 
+def sharded_by_fsdp2(rank: int) -> None:
+    check("FSDP2, clipped", Net, fsdp2, (rank,), clip=0.05)
+
+
 def one_collective_a_step(rank: int) -> None:
+    from torch.distributed.tensor.debug import CommDebugMode
+
     model, whole = fsdp2(Net()), Net()
     optimizer, collectives = torch.optim.SGD(model.parameters(), lr=0.05), []
     with watch(model, every_n_steps=3, dense_steps=2, detectors=[]) as watcher:
@@ -168,7 +176,6 @@ def work(rank: int) -> None:
     distributed.init_process_group("gloo")
     for check_on in (
         every_strategy,
-        one_collective_a_step,
         ranks_decide_alike,
         nobody_waits_for_a_rank_without_a_batch,
         what_cannot_be_right_is_refused,
@@ -176,5 +183,16 @@ def work(rank: int) -> None:
         check_on(rank)
 
 
+def work_with_fsdp2(rank: int) -> None:
+    distributed.init_process_group("gloo")
+    sharded_by_fsdp2(rank)
+    one_collective_a_step(rank)
+
+
 def test_snapshots_of_two_processes_are_those_of_one() -> None:
     in_processes(work)
+
+
+@needs_fsdp2
+def test_snapshots_of_two_processes_with_fsdp2_are_those_of_one() -> None:
+    in_processes(work_with_fsdp2)

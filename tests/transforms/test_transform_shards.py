@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,12 @@ pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"
 )
 STEPS = 4
+
+
+def _dtensors() -> Any:
+    """The module that has them: torch 2.4 keeps them under their first name."""
+    module = import_module("torch.distributed.tensor")
+    return module if hasattr(module, "DTensor") else import_module("torch.distributed._tensor")
 
 
 def _single(name: str) -> list[dict[str, Tensor]]:
@@ -31,17 +39,17 @@ def _single(name: str) -> list[dict[str, Tensor]]:
 def _sharded(name: str, dim: int) -> list[dict[str, Tensor]]:
     from every_transform import CONTEXT, FACTORIES, network, set_gradients
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+    dtensors = _dtensors()
     mesh, transform, results = init_device_mesh("cpu", (2,)), FACTORIES[name](), []
     for step in range(STEPS):
         params = {}
         for key, param in set_gradients(network(), step, scale=100.0 if step == 3 else 1.0).items():
             plain = key == "linear.bias"  # some stay whole, as FSDP2 does with what it was told to ignore
-            placements = [Shard(min(dim, param.ndim - 1)) if param.ndim else Replicate()]
-            params[key] = param if plain else nn.Parameter(distribute_tensor(param.detach(), mesh, placements))
+            placements = [dtensors.Shard(min(dim, param.ndim - 1)) if param.ndim else dtensors.Replicate()]
+            params[key] = param if plain else nn.Parameter(dtensors.distribute_tensor(param.detach(), mesh, placements))
             if param.grad is not None and not plain:
-                params[key].grad = distribute_tensor(param.grad, mesh, placements)
+                params[key].grad = dtensors.distribute_tensor(param.grad, mesh, placements)
         outcome = transform(params, CONTEXT)
         if outcome is not None and outcome.clipped is not None:
             both = [torch.zeros_like(outcome.clipped) for _ in range(2)]
@@ -77,13 +85,12 @@ def _ranks_skip_together(rank: int) -> None:
 
 def _partial_gradients_are_refused() -> None:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Partial, Replicate
 
     from gradwatch.transforms import ClipByGlobalNorm
 
-    mesh = init_device_mesh("cpu", (2,))
-    weight = nn.Parameter(DTensor.from_local(torch.ones(2), mesh, [Replicate()]))
-    weight.grad = DTensor.from_local(torch.ones(2), mesh, [Partial()])
+    dtensors, mesh = _dtensors(), init_device_mesh("cpu", (2,))
+    weight = nn.Parameter(dtensors.DTensor.from_local(torch.ones(2), mesh, [dtensors.Replicate()]))
+    weight.grad = dtensors.DTensor.from_local(torch.ones(2), mesh, [dtensors.Partial()])
     with pytest.raises(ValueError, match="not yet summed over the ranks"):
         ClipByGlobalNorm(1.0)({"weight": weight})
 
