@@ -56,7 +56,7 @@ class Exploding:
         for layer, norms in snapshot.calls.items():
             rise = rises(norms)
             if len(norms) >= self.min_calls and rise[0] > self.growth and heavy[snapshot.layers.index(layer)]:
-                where = f"over the {len(norms)} calls of layer {layer}"
+                where = f"over the {snapshot.calls_as_text(layer)} of layer {layer}"
                 yield self._finding(snapshot, (layer,), float(rise[0]), self.growth, f"it grows {rise[0]:.1e}x {where}")
         if np.isfinite(snapshot.total_norm) and snapshot.total_norm > self.total_norm:
             known = _any(snapshot.grad_norm)

@@ -21,8 +21,9 @@ class Vanishing:
     a vanishing one. It is the norm that is compared: with an initialization that suits the forward pass (He's fan-in)
     it keeps its size through wide and narrow layers, where the root mean square does not. The faint layers have to
     reach down to the first one that learns, so that a branch which starts at zero on purpose (ReZero, LayerScale, LoRA)
-    is no finding. A layer that is called many times is looked at over its calls in the same way; one with gates, which
-    are half shut at first and which it learns to open, may fall by the square of the ratio.
+    is no finding. A layer that is called many times is looked at over its calls in the same way, a recurrent network
+    over its time steps; one with gates, which are half shut at first and which it learns to open, may fall by the
+    square of the ratio.
 
     Args:
         ratio: largest healthy fall from the loudest later layer (or call) to this one.
@@ -67,9 +68,9 @@ class Vanishing:
 
     def _over_calls(self, snapshot: Snapshot) -> Iterator[Finding]:
         for layer, norms in snapshot.calls.items():
-            shares, gated = fall(norms), snapshot.kinds[snapshot.layers.index(layer)].startswith(_GATED)
-            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if gated else 1):
-                where = f"at the first of {len(norms)} calls of layer {layer}"
+            shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
+            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if kind.startswith(_GATED) else 1):
+                where = f"at the first of {snapshot.calls_as_text(layer)} of layer {layer}"
                 yield self._finding(snapshot, (layer,), float(shares[0]), where)
 
     def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str) -> Finding:

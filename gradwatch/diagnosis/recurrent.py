@@ -26,7 +26,7 @@ def recurrent_depth(findings: Sequence[Finding], history: Sequence[Snapshot]) ->
     calls, kind = snapshot.calls[layer], snapshot.kinds[snapshot.layers.index(layer)]
     fades = finding.kind == "vanishing"
     evidence = (
-        f"Over {len(calls)} calls of {kind} {layer} the gradient {'falls' if fades else 'grows'} from "
+        f"Over {snapshot.calls_as_text(layer)} of {kind} {layer} the gradient {'falls' if fades else 'grows'} from "
         f"{calls[-1]:.1e} at the last to {calls[0]:.1e} at the first."
     )
     started_well = finding.step >= EARLY and first_steps(history) > LARGE_STEP
@@ -41,7 +41,8 @@ def _overflowing(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Di
     for layer, calls in history[0].calls.items():
         rise = calls[0] / calls[-1] if len(calls) > 4 and 0 < calls[-1] < np.inf else 0.0
         if rise > 30:
-            evidence = f"At the first step the gradient of {layer} grew {rise:.1e} times over its {len(calls)} calls."
+            span = history[0].calls_as_text(layer)
+            evidence = f"At the first step the gradient of {layer} grew {rise:.1e} times over its {span}."
             return Diagnosis("recurrent depth", evidence, 0.8, about, _remedies(False, ""))
     return None
 

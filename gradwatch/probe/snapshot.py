@@ -15,6 +15,7 @@ from gradwatch.probe.compiled import Reach
 from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import find_layers
+from gradwatch.probe.over_time import TimeHooks
 from gradwatch.probe.parallel import ParallelHooks
 from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_norm
 from gradwatch.probe.pending import Pending
@@ -78,6 +79,7 @@ class Probe:
         self.activity = UnitActivity()
         self._reach = Reach(self.model, self._layers, eagerly=eagerly)
         self._hooks = self._make_hooks(self._reach.layers)
+        self._times = TimeHooks(self._layers)
         self._group = Alone(self.activity) if self.ranks is None else Together(self.ranks, self.activity, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
@@ -95,12 +97,14 @@ class Probe:
         self.detach()
         self._reach.open()
         self._hooks.attach(self._scalars)
+        self._times.attach(self._scalars)
         self.is_attached = True
 
     def detach(self) -> None:
         """Remove the hooks and drop what was read; does nothing where there are none."""
         self._reach.close()
         self._hooks.detach()
+        self._times.detach()
         self._hooks.forget()
         self._scalars = DeviceScalars()
         self._readings = []
@@ -174,7 +178,7 @@ class Probe:
         graph, scalars, readings = self._hooks.graph, self._scalars, self._readings
         losses, totals = traces.drain(scalars)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
-        seen = Seen(graph, scalars, readings, span, losses, totals, loss_scale, skipped)
+        seen = Seen(graph, scalars, readings, self._times.slots, span, losses, totals, loss_scale, skipped)
         sums, transfer, settings = StepSums(model, seen, self._group), scalars.send(), vars(self._settings)
         self.since = step + 1
         self.detach()

@@ -69,6 +69,7 @@ class Seen:
     graph: Graph
     scalars: DeviceScalars
     readings: Sequence[ParameterReading]
+    times: Mapping[str, range]  # layer -> the gradient's norms over its time steps
     span: range
     loss: Trail
     total: Trail
@@ -87,7 +88,7 @@ class StepSums:
 
     def __init__(self, model: Model, seen: Seen, group: Alone | Together) -> None:
         self._model, self._span, self._dtype = model, seen.span, seen.graph.dtype
-        calls = CallSums(seen.graph, model.layers)
+        calls = CallSums(seen.graph, model.layers, seen.times)
         wanted = self._wanted(calls, group.unit_counts(model.layers))
         room = group.room(wanted.reshape(-1)).reshape(wanted.shape)
         self._calls, call_count = rows_of(room[0].tolist())
@@ -103,6 +104,8 @@ class StepSums:
         wanted = np.zeros((2, len(self._model.layers)), np.intp)
         for layer, several in calls.in_order.items():
             wanted[0, layer] = len(several) if len(several) > 1 else 0
+        for layer, slots in calls.times.items():
+            wanted[0, layer] = len(slots)
         wanted[1, list(units)] = list(units.values())
         return wanted
 

@@ -39,10 +39,12 @@ class CallSums:
     Args:
         graph: what the hooks saw.
         index: layer -> its place.
+        times: layer -> the slots of the gradient's norms at each time step, of such as hide these from hooks.
     """
 
-    def __init__(self, graph: Graph, index: Index) -> None:
+    def __init__(self, graph: Graph, index: Index, times: Mapping[str, Sequence[int]]) -> None:
         self._graph = graph
+        self.times = {index[layer]: slots for layer, slots in times.items()}
         self._arrivals = np.asarray(graph.arrivals, np.intp)
         self._layers = np.array([index[layer] for layer in graph.layers], np.intp)
         self._came = self._arrived(graph.outputs)
@@ -93,6 +95,12 @@ class CallSums:
     def _add_calls(self, terms: Terms, rows: Mapping[int, slice], slots: Indices, weights: Array) -> None:
         places = np.full(len(self._layers), NONE)
         for layer, row in rows.items():
+            if layer in self.times:
+                slots_over_time = self.times[layer][: row.stop - row.start]
+                at = np.arange(row.start, row.start + len(slots_over_time))
+                terms.add("calls", at, slots_over_time, power=2)
+                terms.count("calls_seen", at)
+                continue
             calls = self.in_order.get(layer, [])[: row.stop - row.start]
             places[calls] = np.arange(row.start, row.start + len(calls))
         at = places[self._came[0]]

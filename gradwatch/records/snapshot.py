@@ -50,7 +50,7 @@ class Snapshot:
         left_out: names of those that get a gradient in vain: in training mode, and held by no optimizer so far.
         param_grad_norm: L2 norm of each one's gradient, aligned with ``params``; NaN where ``.grad`` is None.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
-            each call, first call first.
+            each call, first call first; for torch's recurrent networks, that at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
         total_norm_after: the same when the optimizer stepped, after clipping.
         loss: the step's loss; ``inf`` where it was NaN.
@@ -140,6 +140,16 @@ class Snapshot:
     def clip_coefficient(self) -> float:
         """Total norm after clipping over that before: 1 where nothing was clipped."""
         return 1.0 if self.total_norm == 0 else self.total_norm_after / self.total_norm
+
+    def calls_as_text(self, layer: str) -> str:
+        """How often a layer was called, or how many time steps it took by itself.
+
+        Example:
+            >>> Snapshot(0, ("rnn",), kinds=("LSTM",), calls={"rnn": np.ones(60)}).calls_as_text("rnn")
+            '60 time steps'
+        """
+        takes_steps = self.kinds[self.layers.index(layer)] in ("RNN", "LSTM", "GRU")
+        return f"{len(self.calls[layer])} {'time steps' if takes_steps else 'calls'}"
 
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:
