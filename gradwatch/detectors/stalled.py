@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradwatch.detectors.thresholds import require_share, require_whole
-from gradwatch.records import Finding, Snapshot
+from gradwatch.records import Array, Finding, Snapshot
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Stalled:
 
     A detached branch, a module that is not used, a head that gives no gradient (a softmax over one unit). A parameter
     that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without. So is
-    one whose name differs by a number from such that come and go: an expert that was not drawn yet.
+    one whose name differs by a number from such that come and go: an expert that was not drawn yet. A bias alone, whose
+    layer's weight has a gradient, cancels in what follows: a difference of two outputs, a normalization, a softmax.
 
     Found too are parameters that get a gradient and stand in no optimizer, though their module is in training mode: a
     part that was forgotten. One that is kept as it is on purpose is in evaluation mode, as a rule, or frozen.
@@ -54,7 +56,7 @@ class Stalled:
         """Yield one finding for all without a gradient, and one for all without an optimizer."""
         yield from _left_out(snapshot)
         norms = np.asarray(snapshot.param_grad_norm)
-        without = np.isnan(norms) | (norms == 0)
+        without = np.isnan(norms) | ((norms == 0) & ~_is_cancelled(snapshot.params, norms))
         self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
         self._lacked.update(snapshot.params[i] for i in np.flatnonzero(without))
         stalled = np.flatnonzero(without)
@@ -88,6 +90,12 @@ def _left_out(snapshot: Snapshot) -> Iterator[Finding]:
             f"{', '.join(snapshot.left_out[:3])}. Give the optimizer model.parameters(); freeze what should not learn."
         )
         yield Finding("stalled", snapshot.left_out, snapshot.step, float(len(snapshot.left_out)), 0.0, message)
+
+
+def _is_cancelled(names: tuple[str, ...], norms: Array) -> npt.NDArray[np.bool_]:
+    """Which biases have a layer whose weight has a gradient."""
+    moving = {name for name, norm in zip(names, norms.tolist(), strict=True) if norm > 0}
+    return np.array([name.endswith("bias") and name.removesuffix("bias") + "weight" in moving for name in names], bool)
 
 
 def _patterns(name: str) -> list[str]:

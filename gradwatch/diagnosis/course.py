@@ -9,6 +9,7 @@ import numpy as np
 from gradwatch.records import Array, Finding, Snapshot
 
 EARLY = 10  # steps: what is wrong so soon is a matter of how training was set up, not of how it went
+_FIRST = 2  # steps, after which weights are what training has made of them
 _FEW = 8  # losses, below which nothing is said of how they went
 
 
@@ -55,6 +56,12 @@ def is_stuck(history: Sequence[Snapshot], least: float = 0.1) -> bool:
 def found(findings: Sequence[Finding], *kinds: str) -> tuple[Finding, ...]:
     """The findings of some kinds."""
     return tuple(finding for finding in findings if finding.kind in kinds)
+
+
+def from_start(findings: Sequence[Finding], history: Sequence[Snapshot]) -> tuple[Finding, ...]:
+    """Gradients that vanish from the first steps on; later it is the training that made them."""
+    first = beginning(history)
+    return tuple(f for f in found(findings, "vanishing") if first is not None and f.step <= first.step + _FIRST)
 
 
 def dead_share(history: Sequence[Snapshot]) -> float:

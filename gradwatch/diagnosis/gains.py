@@ -79,12 +79,21 @@ def has(snapshot: Snapshot, *kinds: str) -> bool:
     return any(kind in kinds for kind in snapshot.kinds)
 
 
-def fall_as_text(snapshot: Snapshot) -> str:
-    """How much of the gradient is left at the first layer."""
+def fall(snapshot: Snapshot) -> float:
+    """How much of the largest gradient is left at the first layer; NaN where it is not known.
+
+    Example:
+        >>> fall(Snapshot(0, ("a", "b"), grad_norm=[1.0, 1.0], grad_output_norm=[0.1, 2.0]))
+        0.05
+    """
     norms = snapshot.grad_output_norm[~np.isnan(snapshot.grad_norm) & np.isfinite(snapshot.grad_output_norm)]
-    if len(norms) < 2 or not norms.max() > 0:
-        return ""
-    return f" At the first layer {norms[0] / norms.max():.1e} of the largest is left."
+    return float(norms[0] / norms.max()) if len(norms) > 1 and norms.max() > 0 else float("nan")
+
+
+def fall_as_text(snapshot: Snapshot) -> str:
+    """The same as a sentence; empty where it is not known."""
+    left = fall(snapshot)
+    return "" if np.isnan(left) else f" At the first layer {left:.1e} of the largest is left."
 
 
 def _hidden_gains(snapshot: Snapshot) -> Array:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, beginning, dead_share, found, is_stuck, over_calls
+from gradwatch.diagnosis.course import EARLY, beginning, dead_share, found, from_start, is_stuck, over_calls
 from gradwatch.diagnosis.gains import (
     NORMS,
     activation_gain,
+    fall,
     fall_as_text,
     gains_as_text,
     has,
@@ -21,17 +22,18 @@ from gradwatch.records import Diagnosis, Finding, Snapshot
 SMALL, LARGE = 0.5, 1.75  # torch's own weights have a gain of 0.58, He's of 1.41; critical is 1 to 1.41
 # Of the gradient, through all hidden layers; one or two with torch's own weights leave more, however narrow the head.
 _LITTLE = 0.01
+_LEFT = 0.1  # of the largest gradient, at the first layer's output: heads beside one another multiply nothing
 
 
 def initialization_too_small(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """The weights alone shrink the gradient at each layer, more than the activations do."""
     first = beginning(history)
-    about = tuple(f for f in found(findings, "vanishing") if f.step < EARLY and not over_calls(f, history))
+    about = tuple(f for f in from_start(findings, history) if not over_calls(f, history))
     if first is None or dead_share(history) > 0.5:
         return None
     weights, activation = weights_gain(first), activation_gain(first)
-    faded = weights < SMALL / 2 and weights_gain_in_all(first) < _LITTLE and not has(first, *NORMS)
-    stuck = faded and is_stuck(history, 0.05)
+    faded = weights < SMALL / 2 and weights_gain_in_all(first) < _LITTLE and fall(first) < _LEFT
+    stuck = faded and is_stuck(history, 0.05) and not has(first, *NORMS)
     if not ((about and weights < 0.75) or stuck) or activation < weights:
         return None
     score = 0.85 if weights < SMALL else 0.55

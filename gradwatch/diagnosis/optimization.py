@@ -24,8 +24,8 @@ def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapsh
     about = tuple(f for f in about if f.step > 0 or f.kind in ("exploding", "nonfinite"))
     if not history or not harm or not (step > LARGE_STEP or "the loss rose" in harm):
         return None
-    if not about and not step > 3 * LARGE_STEP:  # a loss may rise for its own reasons: adversaries, single samples
-        return None
+    if not about and not (step > 3 * LARGE_STEP and is_stuck(history, 0.03)):
+        return None  # a loss may rise for its own reasons: adversaries, single samples, noise
     came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
     score = 0.5 if came_late or not step > LARGE_STEP else 0.75 if step < _HUGE_STEP else 0.85
     size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, beginning, dead_share, found, losses, over_calls, told
+from gradwatch.diagnosis.course import beginning, dead_share, found, from_start, losses, over_calls, told
 from gradwatch.diagnosis.gains import NORMS, activation_gain, fall_as_text, gains_as_text, has, weights_gain
 from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 
 
 def missing_normalization_or_skip(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
-    about = tuple(f for f in found(findings, "vanishing") if f.step < EARLY and not over_calls(f, history))
+    about = tuple(f for f in from_start(findings, history) if not over_calls(f, history))
     first = beginning(history)
     if not about or first is None:
         return None

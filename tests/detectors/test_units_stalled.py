@@ -180,3 +180,16 @@ def test_few_units_are_too_few_to_tell() -> None:
     gate = mlp([32, 4, 5], nn.ReLU, he)
     nn.init.constant_(gate[0].bias, -100.0)
     assert np.isnan(train(gate).history[-1].dead_fraction).all()
+
+
+def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
+    torch.manual_seed(0)
+    body = mlp([32, 16, 4], nn.ReLU, he)
+    watcher = train(body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled()])
+    assert watcher.history[0].param_grad_norm[-1] == 0
+    assert watcher.findings == []
+
+
+def test_a_weight_that_stands_in_no_optimizer_is_stalled_while_its_module_trains() -> None:
+    left_out = Snapshot(0, (), params=("head.weight",), param_grad_norm=[1.0], left_out=("body.weight",))
+    assert [finding.layers for finding in Stalled()(left_out)] == [("body.weight",)]
