@@ -37,7 +37,7 @@ class Clip(Remedy):
 
     max_norm: float = 1.0
     fits: ClassVar[Mapping[str, float]] = {
-        "outlier batch": 0.9,
+        "outlier batch": 0.8,
         "learning rate too high": 0.6,
         "unscaled target": 0.5,
         "unscaled input": 0.4,

@@ -67,10 +67,10 @@ def health(flow: float) -> float:
     """How well a gradient that changes by so many powers of ten on its way still trains the first layers, 0 to 1.
 
     Example:
-        >>> health(0.0), health(-2.0), round(health(-6.0), 1)
-        (1.0, 0.5, 0.1)
+        >>> health(0.0), health(-2.0), health(2.0), round(health(-6.0), 1)
+        (1.0, 0.5, 0.8, 0.1)
     """
-    return 1 / (1 + (flow / 2) ** 2)
+    return 1 / (1 + (flow / (2 if flow < 0 else 4)) ** 2)  # one that grows still trains them
 
 
 def predicted_flow(remedy: Remedy, flow: Flow) -> float:

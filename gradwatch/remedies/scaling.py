@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_ALIKE, _LEAST = 0.5, 0.25
+
 
 class Standardize(nn.Module):
     """Subtracts a mean and divides by a deviation, both fixed.
@@ -29,6 +31,9 @@ class Standardize(nn.Module):
     def of(cls, data: Tensor, dim: int = -1) -> Standardize:
         """By the statistics of data, each feature (entry along ``dim``) with its own; a constant one is only shifted.
 
+        A feature that hardly varies in these data may do so in others (a pixel at the edge). Where all are of one unit,
+        so that most reach as far as the largest does, no deviation counts as less than a quarter of the usual one.
+
         Example:
             >>> Standardize.of(torch.tensor([[0.0, 5.0], [4.0, 5.0]])).std
             tensor([2., 1.])
@@ -36,7 +41,10 @@ class Standardize(nn.Module):
         others = [axis for axis in range(data.dim()) if axis != dim % data.dim()]
         values = data.detach().double()
         mean, std = values.mean(others, keepdim=True), values.std(others, correction=0, keepdim=True)
-        std = torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0)
+        varies, largest = std > 1e-6 * mean.abs().clamp(min=1e-30), values.abs().amax(others, keepdim=True)
+        if largest.median() > _ALIKE * largest.max():
+            std = std.clamp(min=_LEAST * std.square().mean().sqrt())
+        std = torch.where(varies, std, 1.0)
         shape = [size for axis, size in enumerate(mean.shape) if axis >= dim % data.dim()]
         return cls(mean.reshape(shape), std.reshape(shape))
 
