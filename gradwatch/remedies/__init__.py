@@ -7,7 +7,9 @@ from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipB
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
+from gradwatch.remedies.keep_graph import KeepGraph
 from gradwatch.remedies.learning_rate import LowerLearningRate, RaiseLearningRate
+from gradwatch.remedies.loss_scale import ScaleLoss
 from gradwatch.remedies.normalization import InsertNormalization
 from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer
@@ -35,6 +37,7 @@ __all__ = [
     "FixHead",
     "InitializeAgain",
     "InsertNormalization",
+    "KeepGraph",
     "LSTMLikeRNN",
     "LowerLearningRate",
     "NormalizeFirst",
@@ -50,6 +53,7 @@ __all__ = [
     "RescaleInputs",
     "RescaleTargets",
     "Row",
+    "ScaleLoss",
     "Setup",
     "Skip",
     "SkipBadSteps",

@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.remedies.configured import optimizers_in
-from gradwatch.remedies.method import wrap_method
+from gradwatch.remedies.method import owner_of, wrap_method
 from gradwatch.remedies.optimizer_remedy import construction_like, method_code
 from gradwatch.remedies.remedy import ModelRemedy, Remedy
-from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
+from gradwatch.remedies.setup import NothingToChange, Setup, copy_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainAll(Remedy):
         >>> TrainAll().apply(nn.Linear(2, 1))
         Traceback (most recent call last):
             ...
-        gradwatch.remedies.setup.NotApplicable: Linear has no configure_optimizers that leaves a parameter out
+        gradwatch.remedies.setup.NothingToChange: Linear has no configure_optimizers that leaves a parameter out
     """
 
     fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
@@ -61,9 +61,8 @@ class TrainAll(Remedy):
     def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
         """What the module configures, with the parameters that it left out."""
         configured = method(*args)
-        owner: nn.Module = getattr(method, "owner", None) or getattr(method, "__self__")  # noqa: B009 no function has it
         optimizers = optimizers_in(configured)
-        optimizers[0].param_groups[0]["params"] += forgotten(owner, optimizers).values()
+        optimizers[0].param_groups[0]["params"] += forgotten(owner_of(method), optimizers).values()
         return configured
 
     def patch(self, setup: Setup) -> str:
@@ -91,14 +90,14 @@ def _require_forgotten(module: nn.Module) -> None:
     except Exception:  # whatever a user's method raises outside of a Trainer, or where there is none
         missing = {}
     if not missing:
-        raise NotApplicable(f"{type(module).__name__} has no configure_optimizers that leaves a parameter out")
+        raise NothingToChange(f"{type(module).__name__} has no configure_optimizers that leaves a parameter out")
 
 
 def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
     params = dict(module.named_parameters())
     frozen = {name: p for name, p in params.items() if not p.requires_grad and p.is_floating_point()}
     if not frozen:
-        raise NotApplicable(
+        raise NothingToChange(
             f"every parameter of {type(module).__name__} requires a gradient; one that gets none is cut off in "
             "forward: remove the detach(), no_grad() or .data there"
         )

@@ -41,6 +41,17 @@ class Wrapped:
         return self.before.__wrapped__ if isinstance(self.before, Wrapped) else self._method
 
 
+def owner_of(method: Callable[..., Any]) -> Any:
+    """The object whose method it is, wrapped or not: what a remedy's ``wrap`` is given.
+
+    Example:
+        >>> numbers = [1]
+        >>> owner_of(numbers.append) is numbers
+        True
+    """
+    return method.owner if isinstance(method, Wrapped) else method.__self__  # type: ignore[attr-defined]
+
+
 def wrap_method(owner: Any, name: str, remedy: Wraps) -> None:
     """Put a wrapped method on an object.
 

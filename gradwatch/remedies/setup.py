@@ -14,6 +14,10 @@ class NotApplicable(ValueError):
     """A remedy can't be applied here; the message says why, and what to write instead."""
 
 
+class NothingToChange(NotApplicable):
+    """What a remedy changes is not there, so that there is nothing to write either."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """A training set-up, free of any trainer.

@@ -18,7 +18,9 @@ from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
+from gradwatch.remedies.keep_graph import KeepGraph
 from gradwatch.remedies.learning_rate import LowerLearningRate, RaiseLearningRate
+from gradwatch.remedies.loss_scale import ScaleLoss
 from gradwatch.remedies.normalization import InsertNormalization, has_normalization
 from gradwatch.remedies.normalize_first import NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer
@@ -29,7 +31,7 @@ from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Remedy
 from gradwatch.remedies.residual import AddSkips
 from gradwatch.remedies.schedule import WarmUp
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
 from gradwatch.remedies.targets import RescaleTargets
 
 # Causes that lie in how the network passes the gradient on: a remedy is then worth what it makes of that.
@@ -40,6 +42,7 @@ _OF_FLOW = {
     "missing normalization or skip",
 }
 _VARIANT = 0.6
+_LATER = 0.4
 _TELLING = 0.05  # two worths that differ by less than it are alike
 _WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
@@ -59,8 +62,8 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), TrainAll(), ReplaceRecurrence())
-    yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), RemoveClip())
+    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), ReplaceRecurrence())
+    yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), ScaleLoss(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
     yield RaiseLearningRate(raising_factor(setup.module, history))
@@ -122,12 +125,13 @@ def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
-    """Cause -> its score, in units of the highest."""
+    """Cause -> its score in units of the highest; a later one counts less, as it often follows from the first."""
     scores: dict[str, float] = {}
     for diagnosis in diagnoses:
         scores[diagnosis.cause] = max(scores.get(diagnosis.cause, 0.0), float(getattr(diagnosis, "score", 1.0)))
-    highest = max(scores.values(), default=0.0)
-    return {cause: score / highest for cause, score in scores.items()} if highest > 0 else {}
+    ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+    highest = ranked[0][1] if ranked else 0.0
+    return {c: score / highest * _LATER**place for place, (c, score) in enumerate(ranked)} if highest > 0 else {}
 
 
 def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
@@ -147,6 +151,8 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
     try:
         remedy.apply(setup)
         yield remedy
+    except NothingToChange:
+        return
     except NotApplicable as error:
         if fits[cause] >= (1.0 if remedy.changes_model else _WORTH_SAYING):
             yield Advice(cause, str(error), patch_or_nothing(remedy, setup))

@@ -21,6 +21,7 @@ from gradwatch.remedies import (
     FixHead,
     InitializeAgain,
     InsertNormalization,
+    KeepGraph,
     LowerLearningRate,
     NormalizeFirst,
     NormalizeGradients,
@@ -32,6 +33,7 @@ from gradwatch.remedies import (
     ReplaceRecurrence,
     RescaleInputs,
     RescaleTargets,
+    ScaleLoss,
     Setup,
     SkipBadSteps,
     TrainAll,
@@ -140,6 +142,18 @@ def forgetful() -> Setup:
     return Setup(Forgetful(mlp(nn.ReLU)), batch=sick_mlp().batch)
 
 
+class Cut(nn.Module):
+    """Its body is detached from its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.body(x).detach())
+        return output
+
+
 CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "InitializeAgain": (InitializeAgain(), sick_mlp),
     "InitializeAgain-orthogonal": (InitializeAgain("orthogonal"), lambda: of(convolutions(), 1, 4, 4)),
@@ -156,6 +170,8 @@ CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "ReplaceRecurrence-LSTM": (ReplaceRecurrence("LSTM"), lambda: of(LastStep(nn.RNN(2, 8, batch_first=True)), 6, 2)),
     "OrthogonalRecurrence": (OrthogonalRecurrence(), lambda: of(LastStep(nn.LSTM(2, 8, batch_first=True)), 6, 2)),
     "UnfreezeAll": (UnfreezeAll(), frozen),
+    "KeepGraph": (KeepGraph(), lambda: of(Cut(), 8)),
+    "ScaleLoss": (ScaleLoss(), sick_mlp),
     "TrainAll": (TrainAll(), forgetful),
     "RaiseLearningRate": (RaiseLearningRate(), sick_mlp),
     "FixHead": (FixHead(), lambda: of(mlp(nn.ReLU, nn.Softmax(dim=1)), 8)),

@@ -1,0 +1,150 @@
+"""Where a model's own code cuts autograd's graph, and how it trains when it does not."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from gradwatch.remedies.method import wrap_method
+from gradwatch.remedies.randomness import kept_randomness
+from gradwatch.remedies.remedy import ModelRemedy
+from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup, copy_of
+from gradwatch.remedies.tracing import on_device_of, run_forward, run_once
+
+_DATA: Any = Tensor.data
+_CUTS = (Tensor.detach, Tensor.detach_, torch.detach, _DATA.__get__)
+_TORCH = str(Path(torch.__file__).parent)
+
+
+@dataclass(frozen=True)
+class KeepGraph(ModelRemedy):
+    """Run the model with its ``detach()``, ``.data`` and ``no_grad()`` left out, to see whether they are the fault.
+
+    It tells the lines where they stand, for you to change: some are meant (a target, a state between two batches), and
+    a copy that ignores all of them is a proof, no way to live.
+
+    Example:
+        >>> class Cut(torch.nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x).detach()
+        >>> kept = KeepGraph().apply(Setup(Cut(2, 1), batch=torch.ones(1, 2)))
+        >>> kept.module(torch.ones(1, 2)).requires_grad
+        True
+    """
+
+    fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
+
+    def change(self, setup: Setup) -> Setup:
+        """Wrap the step, or the forward pass, of a model that cuts its graph."""
+        _cuts_of(setup)
+        wrap_method(setup.module, "training_step" if setup.trains_itself else "forward", self)
+        return setup
+
+    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+        """The method, with nothing cut."""
+        with Uncut():
+            return method(*args)
+
+    def patch(self, setup: Setup) -> str:
+        """The lines that cut."""
+        with suppress(NotApplicable):
+            cuts = _cuts_of(setup)
+            return "\n".join(f"# {place}: {linecache.getline(*_split(place)).strip()}" for place in cuts)
+        return "# remove detach(), .data and no_grad() between that part and the loss"
+
+
+class Uncut(TorchFunctionMode):
+    """While it is entered, nothing is detached and gradients stay enabled.
+
+    Attributes:
+        cuts: ``file:line`` of each place that asked for it, of tensors that are in the graph.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> with Uncut() as uncut:
+        ...     kept = (2 * weight).detach()
+        >>> kept.requires_grad, len(uncut.cuts)
+        (True, 1)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cuts: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out what cuts."""
+        if func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf:
+            self._note()
+            return args[0]
+        if func is torch._C._set_grad_enabled and not args[0]:
+            self._note()
+            return None
+        return func(*args, **(kwargs or {}))
+
+    def _note(self) -> None:
+        place = _caller()
+        if place and place not in self.cuts:
+            self.cuts.append(place)
+
+
+def _caller() -> str:
+    """The nearest line outside of torch and of this file."""
+    frame = sys._getframe(1)
+    while frame is not None and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(_TORCH)):
+        frame = frame.f_back  # type: ignore[assignment]
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _split(place: str) -> tuple[str, int]:
+    file, _, line = place.rpartition(":")
+    return file, int(line)
+
+
+def _cuts_of(setup: Setup) -> list[str]:
+    """Where a pass of a copy cuts parameters off.
+
+    Raises:
+        NothingToChange: when it cuts none off.
+        NotApplicable: when there is no batch to see it with.
+    """
+    if setup.batch is None:
+        raise NotApplicable("where the graph is cut is seen in a pass; give a batch: Setup(module, batch=batch)")
+    uncut = Uncut()
+    if not _reached(setup, nullcontext()) < _reached(setup, uncut):
+        raise NothingToChange(
+            f"{type(setup.module).__name__} cuts no parameter off; one without a gradient is not used, or what comes "
+            "behind it has a slope of zero (rounding, a comparison)"
+        )
+    return uncut.cuts
+
+
+def _reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
+    """The parameters that the loss depends on, or the output, in a pass of a copy."""
+    for run in (run_once, run_forward):
+        module = copy_of(setup.module)
+        with suppress(Exception), kept_randomness(), torch.enable_grad(), warnings.catch_warnings(), mode:
+            warnings.simplefilter("ignore")
+            output = run(module, on_device_of(module, setup.batch))
+            ends = [end for end in _tensors(output) if end.requires_grad]
+            named = {name: param for name, param in module.named_parameters() if param.requires_grad}
+            grads = torch.autograd.grad([end.sum() for end in ends], [*named.values()], allow_unused=True)
+            return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
+    return set()
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (Mapping, tuple, list)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
