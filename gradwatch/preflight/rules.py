@@ -34,9 +34,9 @@ def ranked(seen: Seen) -> list[Diagnosis]:
 
 
 def _merged(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """One of each cause, with the evidence of all."""
+    """One of each cause, the strongest, with the evidence of all."""
     causes: dict[str, Diagnosis] = {}
-    for new in diagnoses:
+    for new in sorted(diagnoses, key=lambda diagnosis: -diagnosis.score):
         old = causes.get(new.cause)
         causes[new.cause] = new if old is None else replace(old, evidence=f"{old.evidence} {new.evidence}")
     return list(causes.values())
