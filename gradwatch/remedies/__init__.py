@@ -4,6 +4,7 @@ from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.clipping import Clip, RemoveClip
 from gradwatch.remedies.detached import TrainAll, UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
+from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.inputs import RescaleInputs
@@ -35,6 +36,7 @@ __all__ = [
     "ClipOutliers",
     "Combination",
     "FixHead",
+    "GuardOperations",
     "InitializeAgain",
     "InsertNormalization",
     "KeepGraph",

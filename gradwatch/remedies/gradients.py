@@ -88,7 +88,7 @@ class SkipBadSteps(TransformRemedy):
 
     budget: int = 10
     goes_first: ClassVar[bool] = True
-    fits: ClassVar[Mapping[str, float]] = {"unguarded operation": 0.6, "outlier batch": 0.6}
+    fits: ClassVar[Mapping[str, float]] = {"unguarded operation": 0.4, "outlier batch": 0.6}
 
     def transform(self) -> Transform:
         """``SkipNonFinite``."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import linecache
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,14 +13,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.method import wrap_method
-from gradwatch.remedies.randomness import kept_randomness
+from gradwatch.remedies.one_pass import one_pass
+from gradwatch.remedies.places import caller, split
 from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup, copy_of
-from gradwatch.remedies.tracing import on_device_of, run_forward, run_once
+from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
 
 _DATA: Any = Tensor.data
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, _DATA.__get__)
-_TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class KeepGraph(ModelRemedy):
         """The lines that cut."""
         with suppress(NotApplicable):
             cuts = _cuts_of(setup)
-            return "\n".join(f"# {place}: {linecache.getline(*_split(place)).strip()}" for place in cuts)
+            return "\n".join(f"# {place}: {linecache.getline(*split(place)).strip()}" for place in cuts)
         return "# remove detach(), .data and no_grad() between that part and the loss"
 
 
@@ -92,22 +88,9 @@ class Uncut(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _note(self) -> None:
-        place = _caller()
+        place = caller()
         if place and place not in self.cuts:
             self.cuts.append(place)
-
-
-def _caller() -> str:
-    """The nearest line outside of torch and of this file."""
-    frame = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(_TORCH)):
-        frame = frame.f_back  # type: ignore[assignment]
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _split(place: str) -> tuple[str, int]:
-    file, _, line = place.rpartition(":")
-    return file, int(line)
 
 
 def _cuts_of(setup: Setup) -> list[str]:
@@ -120,31 +103,9 @@ def _cuts_of(setup: Setup) -> list[str]:
     if setup.batch is None:
         raise NotApplicable("where the graph is cut is seen in a pass; give a batch: Setup(module, batch=batch)")
     uncut = Uncut()
-    if not _reached(setup, nullcontext()) < _reached(setup, uncut):
+    if not one_pass(setup, nullcontext()) < one_pass(setup, uncut):
         raise NothingToChange(
             f"{type(setup.module).__name__} cuts no parameter off; one without a gradient is not used, or what comes "
             "behind it has a slope of zero (rounding, a comparison)"
         )
     return uncut.cuts
-
-
-def _reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
-    """The parameters that the loss depends on, or the output, in a pass of a copy."""
-    for run in (run_once, run_forward):
-        module = copy_of(setup.module)
-        with suppress(Exception), kept_randomness(), torch.enable_grad(), warnings.catch_warnings(), mode:
-            warnings.simplefilter("ignore")
-            output = run(module, on_device_of(module, setup.batch))
-            ends = [end for end in _tensors(output) if end.requires_grad]
-            named = {name: param for name, param in module.named_parameters() if param.requires_grad}
-            grads = torch.autograd.grad([end.sum() for end in ends], [*named.values()], allow_unused=True)
-            return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
-    return set()
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (Mapping, tuple, list)):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(part)

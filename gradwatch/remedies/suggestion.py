@@ -14,6 +14,7 @@ from gradwatch.remedies.activation import RELUS, ReplaceActivations
 from gradwatch.remedies.clipping import Clip, RemoveClip
 from gradwatch.remedies.detached import TrainAll, UnfreezeAll
 from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
+from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.hints import broke_at_once, usual_norm
 from gradwatch.remedies.initialization import InitializeAgain
@@ -63,7 +64,14 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
     yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), ReplaceRecurrence())
-    yield from (ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), UseBfloat16(), ScaleLoss(), RemoveClip())
+    yield from (
+        ReplaceRecurrence("LSTM"),
+        OrthogonalRecurrence(),
+        UseBfloat16(),
+        ScaleLoss(),
+        GuardOperations(),
+        RemoveClip(),
+    )
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
     yield RaiseLearningRate(raising_factor(setup.module, history))

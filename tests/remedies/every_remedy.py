@@ -19,6 +19,7 @@ from gradwatch.remedies import (
     ClipOutliers,
     Combination,
     FixHead,
+    GuardOperations,
     InitializeAgain,
     InsertNormalization,
     KeepGraph,
@@ -154,6 +155,18 @@ class Cut(nn.Module):
         return output
 
 
+class Unguarded(nn.Module):
+    """The root of what may be zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layer(x).relu().sqrt()
+        return output
+
+
 CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "InitializeAgain": (InitializeAgain(), sick_mlp),
     "InitializeAgain-orthogonal": (InitializeAgain("orthogonal"), lambda: of(convolutions(), 1, 4, 4)),
@@ -171,6 +184,7 @@ CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "OrthogonalRecurrence": (OrthogonalRecurrence(), lambda: of(LastStep(nn.LSTM(2, 8, batch_first=True)), 6, 2)),
     "UnfreezeAll": (UnfreezeAll(), frozen),
     "KeepGraph": (KeepGraph(), lambda: of(Cut(), 8)),
+    "GuardOperations": (GuardOperations(), lambda: of(Unguarded(), 8)),
     "ScaleLoss": (ScaleLoss(), sick_mlp),
     "TrainAll": (TrainAll(), forgetful),
     "RaiseLearningRate": (RaiseLearningRate(), sick_mlp),

@@ -1,0 +1,61 @@
+"""What is not finite at a place of its own is kept off that place, and nothing else is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from every_remedy import Classifier, Unguarded, labelled, mlp, of
+from torch import Tensor
+
+from gradwatch.remedies import GuardOperations, NotApplicable, Setup
+from gradwatch.remedies.guard import Guarded
+
+SINGULAR: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "sqrt": (torch.sqrt, 0.0),
+    "rsqrt": (torch.rsqrt, 0.0),
+    "log": (Tensor.log, 0.0),
+    "log10": (torch.log10, 0.0),
+    "pow": (lambda x: x**0.5, 0.0),
+    "quotient": (lambda x: 1 / x, 0.0),
+    "reciprocal": (torch.reciprocal, 0.0),
+    "divide": (lambda x: torch.ones(4) / x, 0.0),
+    "arc": (torch.acos, 1.0),
+    "deviation of equals": (lambda x: x.std(0), 2.0),
+    "deviation of one": (lambda x: x[:, None].std(1), 2.0),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_value_and_slope_are_finite_at_the_place(name: str) -> None:
+    operation, place = SINGULAR[name]
+    x = torch.full((4,), place, requires_grad=True)
+    with Guarded(1e-6) as guarded:
+        y = operation(x)
+        y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
+    assert guarded.operations == 1
+    assert "test_guarded_operations.py:" in guarded.places[0]
+
+
+@pytest.mark.parametrize("name", [name for name in SINGULAR if name != "deviation of one"])
+def test_elsewhere_nothing_changes(name: str) -> None:
+    operation, _ = SINGULAR[name]
+    x = torch.tensor([0.1, 0.5, 0.7, 0.9])
+    with Guarded(1e-6) as guarded:
+        y = operation(x)
+    torch.testing.assert_close(y, operation(x))
+    assert guarded.places == []
+
+
+def test_the_line_is_told() -> None:
+    line = GuardOperations().patch(of(Unguarded(), 8))
+    assert "every_remedy.py:" in line
+    assert line.endswith("self.layer(x).relu().sqrt()")
+
+
+def test_a_model_without_such_operations_is_refused() -> None:
+    with pytest.raises(NotApplicable, match="no root, log, division"):
+        GuardOperations().apply(Setup(Classifier(mlp()), batch=labelled(8)))
