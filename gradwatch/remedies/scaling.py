@@ -31,20 +31,21 @@ class Standardize(nn.Module):
     def of(cls, data: Tensor, dim: int = -1) -> Standardize:
         """By the statistics of data, each feature (entry along ``dim``) with its own; a constant one is only shifted.
 
-        A feature that hardly varies in these data may do so in others (a pixel at the edge). Where all are of one unit,
-        so that most reach as far as the largest does, no deviation counts as less than a quarter of the usual one.
+        A feature that hardly varies in these data, or not at all, may do so in others (a pixel at the edge). Where all
+        are of one unit, so that most reach as far as the largest does, no deviation counts as less than a quarter of
+        the usual one.
 
         Example:
-            >>> Standardize.of(torch.tensor([[0.0, 5.0], [4.0, 5.0]])).std
+            >>> Standardize.of(torch.tensor([[0.0, 500.0], [4.0, 500.0]])).std
             tensor([2., 1.])
         """
         others = [axis for axis in range(data.dim()) if axis != dim % data.dim()]
         values = data.detach().double()
         mean, std = values.mean(others, keepdim=True), values.std(others, correction=0, keepdim=True)
-        varies, largest = std > 1e-6 * mean.abs().clamp(min=1e-30), values.abs().amax(others, keepdim=True)
+        largest = values.abs().amax(others, keepdim=True)
         if largest.median() > _ALIKE * largest.max():
             std = std.clamp(min=_LEAST * std.square().mean().sqrt())
-        std = torch.where(varies, std, 1.0)
+        std = torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0)
         shape = [size for axis, size in enumerate(mean.shape) if axis >= dim % data.dim()]
         return cls(mean.reshape(shape), std.reshape(shape))
 

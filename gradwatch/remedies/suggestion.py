@@ -117,6 +117,20 @@ def suggest(
     return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
 
 
+def usual(setup: Setup) -> list[Remedy]:
+    """What helps most often, of what can be applied: for a training that goes badly and shows no cause.
+
+    Example:
+        >>> usual(Setup(nn.Linear(2, 1).requires_grad_(False)))
+        [UnfreezeAll()]
+    """
+    parts = UnfreezeAll(), TrainAll(), KeepGraph()
+    steps = WarmUp(), LowerLearningRate(), ChangeOptimizer()
+    network = NormalizeFirst(), InsertNormalization("batch"), InitializeAgain("orthogonal"), AddSkips()
+    tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*parts, *steps, *network))
+    return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)]
+
+
 def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
     """The most worthy first; what differs by less than theory can tell stays in the candidates' order."""
     return sorted(ranked, key=lambda pair: -round(pair[0] / _TELLING))

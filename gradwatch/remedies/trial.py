@@ -19,7 +19,7 @@ from gradwatch.remedies.result import Trial
 from gradwatch.remedies.rows import UNTREATED, Row, rank, short_name
 from gradwatch.remedies.same_batches import first_batch
 from gradwatch.remedies.setup import NotApplicable, Setup, copy_of
-from gradwatch.remedies.suggestion import patch_or_nothing, suggest
+from gradwatch.remedies.suggestion import patch_or_nothing, suggest, usual
 
 OnProgress = Callable[[str, int, int], object]
 """Called after each optimizer step with what is trained, the steps done so far, and those of the whole trial."""
@@ -45,8 +45,8 @@ def try_remedies(
     Args:
         module: a LightningModule, or a :class:`Setup` where it comes with transforms and options of the Trainer.
         datamodule: a LightningDataModule, or the loader of the training batches.
-        remedies: to try; None takes what :func:`suggest` makes of the untreated training's diagnosis, and then the two
-            best changes of the model together.
+        remedies: to try; None takes what :func:`suggest` makes of the untreated training's diagnosis, or what helps
+            most often where nothing was found, and then the two best changes of the model together.
         steps: optimizer steps of each training.
         seed: of every training and of the batches.
         metric: to rank by, as the module logs it in validation; None takes its accuracy, else its ``val_loss``, else
@@ -114,7 +114,7 @@ class _Session:
     def _suggested(self, untreated: Measured, most: int) -> list[Remedy]:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
         self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
-        return [remedy for remedy in found if not isinstance(remedy, Advice)][:most]
+        return ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
 
     def _train(self, remedy: Remedy | None) -> None:
         started = time.monotonic()

@@ -106,7 +106,7 @@ def choose(program: Program, name: str) -> dict[str, Any]:
     fit(_setup(program, CHOSEN), program, CHOSEN, monitor)
     fresh = _setup(program, CHOSEN)
     told = suggest(monitor.diagnosis(), fresh, monitor.history)
-    trial = try_remedies(fresh, Batches(program, CHOSEN), steps=program.steps, seed=CHOSEN, most=4)
+    trial = try_remedies(fresh, Batches(program, CHOSEN), steps=program.steps, seed=CHOSEN)
     every = [remedy for remedy in suggest(_all_causes(), fresh) if not isinstance(remedy, Advice)]
     drawn = random.Random(name).choice(every) if every else None
     return dict(zip(WAYS, (_first(told), trial.best.remedy if trial.best else None, drawn), strict=True))
