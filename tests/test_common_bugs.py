@@ -78,6 +78,7 @@ BUGS = {
     "a rate of 1e-7": Bug(("learning rate too low",), optimizer=partial(SGD, lr=1e-7)),
     "Adam's rate of 1e-8": Bug(("learning rate too low",), optimizer=partial(Adam, lr=1e-8)),
     "a rate of 10": Bug(RATE, optimizer=partial(SGD, lr=10.0)),
+    "a rate of 30, Tanh": Bug(RATE, partial(classifier, act=nn.Tanh), optimizer=partial(SGD, lr=30.0)),
     "Adam's rate of 0.5": Bug(RATE, optimizer=partial(Adam, lr=0.5)),
     "momentum and a rate": Bug(RATE, optimizer=partial(SGD, lr=0.5, momentum=0.99)),
     "a sum for a mean": Bug(RATE, loss=partial(functional.cross_entropy, reduction="sum")),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, dead_share, fallen, found, nearest, over_calls
+from gradwatch.diagnosis.course import EARLY, dead_share, fallen, found, from_start, nearest, over_calls
 from gradwatch.diagnosis.gains import activation_gain, fall_as_text, gains_as_text, weights_gain
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
@@ -19,7 +19,7 @@ def saturating_activation(findings: Sequence[Finding], history: Sequence[Snapsho
     A Sigmoid's slope is at most 1/4; a Tanh's is 1 at zero, so that it takes much only where it is driven into its
     flat part.
     """
-    about = tuple(f for f in found(findings, "vanishing") if not over_calls(f, history))
+    about = tuple(f for f in from_start(findings, history) if not over_calls(f, history))
     flat = found(findings, "saturated")
     if not history or not (about or flat):
         return None

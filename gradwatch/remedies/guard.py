@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.method import wrap_method
 from gradwatch.remedies.one_pass import one_pass
-from gradwatch.remedies.places import caller, split
+from gradwatch.remedies.places import split, users_line
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NothingToChange, Setup
 
@@ -144,7 +144,7 @@ class Guarded(TorchFunctionMode):
 
     def _kept(self, values: Tensor, moved: Tensor) -> Tensor:
         self.operations += 1
-        place = caller()
+        place = users_line()
         if place and place not in self.places and bool((values != moved).any()):
             self.places.append(place)
         return moved

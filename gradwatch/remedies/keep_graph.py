@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.method import wrap_method
 from gradwatch.remedies.one_pass import one_pass
-from gradwatch.remedies.places import caller, split
+from gradwatch.remedies.places import split, users_line
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
 
@@ -78,19 +78,15 @@ class Uncut(TorchFunctionMode):
         self.cuts: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave out what cuts."""
-        if func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf:
-            self._note()
-            return args[0]
-        if func is torch._C._set_grad_enabled and not args[0]:
-            self._note()
-            return None
-        return func(*args, **(kwargs or {}))
-
-    def _note(self) -> None:
-        place = caller()
-        if place and place not in self.cuts:
+        """Leave out what cuts, where the model's own code asks for it; hooks and loggers detach for good reasons."""
+        cuts = func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf
+        stops = func is torch._C._set_grad_enabled and not args[0]
+        place = users_line() if cuts or stops else ""
+        if not place:
+            return func(*args, **(kwargs or {}))
+        if place not in self.cuts:
             self.cuts.append(place)
+        return args[0] if cuts else None
 
 
 def _cuts_of(setup: Setup) -> list[str]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-import torch
-
-_OTHERS = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+_LIBRARIES = {"lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
 
 
-def caller() -> str:
-    """``file:line`` of the nearest caller outside of torch and of the remedies; empty where there is none."""
+def users_line() -> str:
+    """``file:line`` of the code that called a function of torch; empty where a library did, or gradwatch itself."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OTHERS):
+    while frame is not None and (name := _module_of(frame)).startswith(("torch.", "gradwatch.remedies.")):
         frame = frame.f_back  # type: ignore[assignment]
-    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    if frame is None or (name.partition(".")[0] in _LIBRARIES and not name.startswith("gradwatch.examples")):
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _module_of(frame: object) -> str:
+    return f"{getattr(frame, 'f_globals', {}).get('__name__', '')}."
 
 
 def split(place: str) -> tuple[str, int]:

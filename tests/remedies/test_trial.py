@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_remedy import Classifier, labelled, mlp, regression
+from every_remedy import Classifier, Cut, labelled, mlp, regression
 from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,6 +22,7 @@ from gradwatch.remedies import (
     Clip,
     InitializeAgain,
     InsertNormalization,
+    KeepGraph,
     LowerLearningRate,
     Remedy,
     RemoveClip,
@@ -236,3 +237,9 @@ def test_nothing_is_written_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     try_remedies(sick(), loader(), remedies=[InitializeAgain()], steps=5)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_is_kept_lets_the_hooks_and_the_log_detach() -> None:
+    torch.manual_seed(0)
+    trial = try_remedies(Classifier(Cut()), loader(), remedies=[KeepGraph()], steps=10)
+    assert [row.error for row in trial.rows] == ["", ""]
