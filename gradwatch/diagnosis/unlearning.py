@@ -21,15 +21,15 @@ def learning_rate_too_low(findings: Sequence[Finding], history: Sequence[Snapsho
     if first is None or len(losses(history)) < EARLY or not is_stuck(history):
         return None
     rates = np.array([s.learning_rate for s in history])
-    steps = np.array([_middle(s.step_to_weight) for s in history])
-    if not np.nanmax(steps, initial=0.0) < _SMALL_STEP or not rates[-1] > 0 or rates[-1] > 1.5 * rates[0]:
+    steps = [_middle(s.step_to_weight) for s in history]
+    if not all(step < _SMALL_STEP for step in steps) or not rates[-1] > 0 or rates[-1] > 1.5 * rates[0]:
         return None  # a rate that rises is warming up
     gradient = _middle(first.grad_to_weight_ratio)
     if not gradient > _GRADIENT:
         return None
     evidence = (
         f"The gradient is {gradient:.2g} of the weights, and {first.optimizer}'s steps at a learning rate of "
-        f"{rates.max():.3g} are at most {np.nanmax(steps):.1e} of them (usual: 0.001). {told(history)}"
+        f"{rates.max():.3g} are at most {max(steps):.1e} of them (usual: 0.001). {told(history)}"
     )
     return Diagnosis("learning rate too low", evidence, 0.85, (), ("a higher learning rate",))
 

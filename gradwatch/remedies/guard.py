@@ -112,8 +112,9 @@ class Guarded(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The operation, with arguments off the places."""
-        name, kwargs = getattr(func, "__name__", "").rstrip("_") or "", kwargs or {}
-        name = name if not name.startswith("__") else f"{name}__"
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}  # sqrt_, in place, is left as it is
+        if not args:
+            return func(**kwargs)
         if name == "std" and _is_number(args[0]):
             return self._deviation(args, kwargs)
         return func(*self._moved(name, args), **kwargs)
@@ -144,7 +145,7 @@ class Guarded(TorchFunctionMode):
 
     def _kept(self, values: Tensor, moved: Tensor) -> Tensor:
         self.operations += 1
-        place = users_line()
+        place = users_line("torch")
         if place and place not in self.places and bool((values != moved).any()):
             self.places.append(place)
         return moved

@@ -19,6 +19,7 @@ from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
 
 _DATA: Any = Tensor.data
+_OF_NO_GRAD = "torch.autograd.grad_mode", "torch.utils._contextlib"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, _DATA.__get__)
 
 
@@ -81,7 +82,7 @@ class Uncut(TorchFunctionMode):
         """Leave out what cuts, where the model's own code asks for it; hooks and loggers detach for good reasons."""
         cuts = func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf
         stops = func is torch._C._set_grad_enabled and not args[0]
-        place = users_line() if cuts or stops else ""
+        place = users_line(*_OF_NO_GRAD) if cuts or stops else ""  # an optimizer's step has a no_grad() too
         if not place:
             return func(*args, **(kwargs or {}))
         if place not in self.cuts:

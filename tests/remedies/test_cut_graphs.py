@@ -10,6 +10,7 @@ from every_remedy import Classifier, Cut, labelled, mlp
 from torch import Tensor, nn
 
 from gradwatch.remedies import KeepGraph, NotApplicable, ScaleLoss, Setup
+from gradwatch.remedies.keep_graph import Uncut
 
 
 class WithoutGrad(Cut):
@@ -46,6 +47,15 @@ def test_the_line_that_cuts_is_told() -> None:
     line = KeepGraph().patch(Setup(Classifier(Cut()), batch=labelled(8)))
     assert "every_remedy.py:" in line
     assert line.endswith("output: Tensor = self.head(self.body(x).detach())")
+
+
+def test_an_optimizer_that_steps_meanwhile_has_no_graph() -> None:
+    model = Cut()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Uncut() as uncut:
+        model(labelled(8)[0]).sum().backward()
+        optimizer.step()
+    assert len(uncut.cuts) == 1
 
 
 @pytest.mark.parametrize("module", [OnlyLogged(mlp()), Classifier(mlp())])

@@ -50,6 +50,14 @@ def test_elsewhere_nothing_changes(name: str) -> None:
     assert guarded.places == []
 
 
+def test_what_is_done_in_place_or_by_keyword_is_left_as_it_is() -> None:
+    x = torch.tensor([4.0])
+    with Guarded(1e-6):
+        x.sqrt_()
+        assert torch.sqrt(input=x) == 2**0.5
+    assert x == 2.0
+
+
 def test_the_line_is_told() -> None:
     line = GuardOperations().patch(of(Unguarded(), 8))
     assert "every_remedy.py:" in line
