@@ -6,98 +6,105 @@ Each program with a bug has a twin in which the one thing is repaired. A bug cou
 gradwatch, the mean score on held-out data over the seeds is worse than the twin's by 0.05, or it is no number. Then
 both, and the healthy programs, are judged as ``gradwatch.testing.assert_healthy_gradients`` does. A bug is found where
 the run is not healthy; it is named where one of the causes that were agreed beforehand comes first, or among the first
-three. ``--programs '[rounding inside]'`` takes some programs. Intervals are Wilson's at 95 %, over the programs' runs as
-if these were independent; those of one program are not.
+three. ``--programs '[rounding inside]'`` takes some programs. Intervals are Wilson's at 95 %, as if all runs were
+independent; those of one program are less than that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from blind.programs_base import Program, Split, Training
-from blind.programs_cuts import CUTS
-from blind.programs_healthy import HEALTHY
-from blind.programs_losses import LOSSES
-from blind.programs_rates import RATES
-from blind.programs_scales_list import SCALES
-from blind.programs_sequences import SEQUENCES
-from torch.utils.data import DataLoader, TensorDataset
-
-from gradwatch.preflight.judged import judged_training
-
-BUGS = {**RATES, **SCALES, **CUTS, **LOSSES, **SEQUENCES}
-PROGRAMS = {**BUGS, **HEALTHY}
-HARM = 0.05
+from blind.judging import PROGRAMS, Result, Said, judge
+from detection.intervals import wilson
+from detection.tables import Report, Row
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import track
 
 
-def loader(data: Split, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
-    return DataLoader(TensorDataset(data.inputs, data.targets), batch_size=batch, shuffle=True)
+def bug_rows(results: Sequence[Result]) -> list[Row]:
+    """A row for each bug that does harm, and all of them with Wilson's intervals."""
+    rows: list[Row] = []
+    for result in results:
+        one = {"bug": result.name, "score": "{:.2f}, repaired {:.2f}".format(*result.scores), "runs": len(result.said)}
+        first = " / ".join(dict.fromkeys(run.causes[0] if run.causes else "-" for run in result.said))
+        rows.append(
+            {**one, "found": found(result.said), "first": result.named(1), "three": result.named(3), "said": first}
+        )
+    runs = sum(len(result.said) for result in results)
+    total = {key: share(sum(int(str(row[key])) for row in rows), runs) for key in ("found", "first", "three")}
+    return [*rows, {"bug": f"all {len(rows)}", "score": "", "runs": runs, **total, "said": ""}]
 
 
-def score(training: Training, seed: int) -> float:
-    """What the training scores on held-out data, unwatched."""
-    torch.manual_seed(seed)
-    data, network = training.data(), training.network()
-    rule = training.optimizer(param for param in network.parameters() if param.requires_grad)
-    feed, done = loader(data, training.batch), 0
-    while done < training.steps:
-        for inputs, targets in feed:
-            rule.zero_grad()
-            training.loss(network(inputs), targets).backward()
-            rule.step()
-            done += 1
-            if done == training.steps:
-                break
-    network.eval()
-    with torch.no_grad():
-        return training.score(network(data.test_inputs), data.test_targets)
+def found(said_of: Sequence[Said]) -> int:
+    return sum(not run.healthy for run in said_of)
 
 
-@dataclass(frozen=True)
-class Said:
-    """What gradwatch said of one run: kinds of findings, causes, and what the user reads."""
-
-    healthy: bool
-    kinds: tuple[str, ...]
-    causes: tuple[str, ...]
-    text: str
+def share(hits: int, runs: int) -> str:
+    low, high = wilson(hits, runs)
+    return f"{hits} ({hits / max(runs, 1):.1%}, {low:.1%}-{high:.1%})"
 
 
-def said(training: Training, seed: int) -> Said:
-    torch.manual_seed(seed)
-    feed, network = loader(training.data(), training.batch), training.network()
-    run = judged_training(network, feed, loss=training.loss, optimizer=training.optimizer, steps=training.steps)
-    kinds = dict.fromkeys(finding.kind for finding in run.findings)
-    return Said(run.is_healthy, tuple(kinds), tuple(cause.cause for cause in run.diagnoses), str(run))
+def accused(judged: Sequence[tuple[str, Sequence[Said]]]) -> list[Row]:
+    """A row for each program that was accused, and all of them."""
+    rows: list[Row] = [
+        {
+            "program": name,
+            "accused": found(runs),
+            "runs": len(runs),
+            "said": " / ".join(dict.fromkeys(map(words, runs))),
+        }
+        for name, runs in judged
+        if found(runs)
+    ]
+    runs = sum(len(said_of) for _, said_of in judged)
+    total = share(sum(found(said_of) for _, said_of in judged), runs)
+    return [*rows, {"program": f"all {len(judged)}", "accused": total, "runs": runs, "said": ""}]
 
 
-@dataclass
-class Result:
-    """All of one program."""
+def words(said_of: Sequence[Said]) -> list[str]:
+    return [", ".join(dict.fromkeys(run.causes or run.kinds or ("trouble",))) for run in said_of if not run.healthy]
 
-    name: str
-    program: Program
-    seeds: int
 
-    @cached_property
-    def scores(self) -> tuple[float, float]:
-        """The mean score of the program and of its twin."""
-        both = (self.program.training, self.program.fixed)
-        first, second = (sum(score(one, seed) for seed in range(self.seeds)) / self.seeds for one in both)
-        return first, second
+def main(seeds: int = 3, programs: list[str] | None = None, csv_file: Path | None = None) -> None:
+    """Measure and print the tables.
 
-    @property
-    def harms(self) -> bool:
-        return not self.scores[0] <= self.scores[1] - HARM if self.scores[0] != self.scores[0] else (
-            self.scores[0] <= self.scores[1] - HARM
-        )  # fmt: skip
+    Args:
+        seeds: how many starts of each program.
+        programs: some of the programs, by name; all by default.
+        csv_file: where the tables' rows go too.
 
-    @cached_property
-    def said(self) -> list[Said]:
-        return [said(self.program.training, seed) for seed in range(self.seeds)]
+    Raises:
+        ValueError: for a program that there is not.
+    """
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    wrong = [name for name in programs or () if name not in PROGRAMS]
+    if wrong:
+        raise ValueError(f"there is no {wrong[0]!r}; expected some of: {', '.join(PROGRAMS)}")
+    bar = track(programs or [*PROGRAMS], description="programs", console=Console(stderr=True))
+    results = [judge(name, seeds) for name in bar]
+    bugs = [result for result in results if result.program.causes]
+    harmful, report = [result for result in bugs if result.harms], Report(csv_file)
+    harmless: list[Row] = [
+        {"bug": one.name, "score": "{:.2f}, repaired {:.2f}".format(*one.scores), "found": found(one.said)}
+        for one in bugs
+        if not one.harms
+    ]
+    tables = {
+        "bugs": bug_rows(harmful),
+        "harmless bugs, not counted": harmless,
+        "healthy programs, accused": accused([(one.name, one.said) for one in results if not one.program.causes]),
+        "repaired twins, accused": accused([(one.name, one.said_of_twin) for one in bugs]),
+    }
+    for title, rows in tables.items():
+        if rows:
+            report.table(title, rows)
+    report.save()
 
-    @cached_property
-    def said_of_twin(self) -> list[Said]:
-        return [said(self.program.fixed, seed) for seed in range(self.seeds)]
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from blind.programs_base import Program, Split, bug, digits, mlp, patients, r_squared, rows
+from blind.programs_base import Program, bug, digits, mlp, patients, r_squared, rows
+from blind.programs_heads import (
+    Divided,
+    Rounded,
+    Twins,
+    contrastive,
+    first_only,
+    likely,
+    near,
+    pairs,
+    with_head,
+    yes_and_no,
+)
 from blind.programs_operations import (
     Angles,
     Directions,
@@ -14,7 +25,6 @@ from blind.programs_operations import (
     OwnNorm,
     Pooled,
     Roots,
-    Rounded,
     answered,
     by_hand,
     counts,
@@ -24,81 +34,15 @@ from blind.programs_operations import (
 )
 from blind.programs_scales import learned_only, with_some
 from sklearn.datasets import load_breast_cancer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam
-
-
-class Twins(nn.Module):
-    """The distance between the codes of two pictures."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.code = mlp(64, 64, 16)
-
-    def forward(self, pairs: Tensor) -> Tensor:
-        return (self.code(pairs[:, 0]) - self.code(pairs[:, 1])).square().mean(1)
-
-
-def pairs() -> Split:
-    """Pairs of digits, and whether both are the same digit."""
-    whole, draw = digits()(), torch.Generator().manual_seed(0)
-
-    def paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        other = torch.stack([torch.randperm(len(x), generator=draw), torch.arange(len(x)).roll(1)], 1)[:, 0]
-        order = y.argsort()
-        other[: len(x) // 2] = order.roll(1)[order.argsort()][: len(x) // 2]
-        return torch.stack([x, x[other]], 1), (y == y[other]).float()
-
-    return Split(*paired(whole.inputs, whole.targets), *paired(whole.test_inputs, whole.test_targets))
-
-
-def contrastive(margin: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    def loss(distance: Tensor, same: Tensor) -> Tensor:
-        far = (1 - distance).relu() if margin else -distance
-        return (same * distance + (1 - same) * far).mean()
-
-    return loss
-
-
-def near(distance: Tensor, same: Tensor) -> float:
-    return ((distance < 0.5) == same.bool()).float().mean().item() if distance.isfinite().all() else 0.0
-
-
-def yes_and_no(safe: bool) -> Split:
-    whole = rows(load_breast_cancer, long=False)()
-    return whole if safe else Split(whole.inputs, 2 * whole.targets - 1, whole.test_inputs, whole.test_targets)
-
-
-def with_head(last: nn.Module) -> nn.Module:
-    return nn.Sequential(mlp(64, 64, 10), last)
-
-
-class Divided(nn.Module):
-    """Logits divided by a temperature."""
-
-    def __init__(self, temperature: float) -> None:
-        super().__init__()
-        self.layers, self.temperature = mlp(64, 64, 10), temperature
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x) / self.temperature
-
-
-def likely(output: Tensor, y: Tensor) -> float:
-    """The accuracy of probabilities."""
-    return ((output > 0.5) == y.bool()).float().mean().item() if output.isfinite().all() else 0.0
-
 
 bce, nll, logits = functional.binary_cross_entropy, functional.nll_loss, functional.binary_cross_entropy_with_logits
 adam, faster, sgd = partial(Adam, lr=1e-3), partial(Adam, lr=1e-2), partial(SGD, lr=0.1)
 cells, small = rows(load_breast_cancer, long=False), partial(mlp, 64, 64, 10)
 UNGUARDED, UNBOUNDED = "unguarded operation", "unbounded loss"
 BATCH, SMALL, HEAD = "outlier batch", "precision underflow", "zero-gradient head"
-
-
-def first_only(output: Tensor, y: Tensor) -> float:
-    return r_squared(output[:, :1], y)
 
 
 LOSSES: dict[str, Program] = {
@@ -121,7 +65,8 @@ LOSSES: dict[str, Program] = {
     ),
     "angles by acos": bug(
         "ArcFace re-implementations: acos at 1 has an infinite gradient", UNGUARDED,
-        network=partial(Angles, 0.0), data=digits(), optimizer=faster, steps=150, repair={"network": partial(Angles, 1e-4)},
+        network=partial(Angles, 0.0), data=digits(), optimizer=faster, steps=150,
+        repair={"network": partial(Angles, 1e-4)},
     ),
     "attention over no word": bug(
         "allennlp#890, pytorch#31829: softmax of a row of -inf", UNGUARDED, BATCH,
@@ -134,17 +79,20 @@ LOSSES: dict[str, Program] = {
     ),
     "a deviation below zero": bug(
         "forums: a normal likelihood whose sigma is not made positive", UNGUARDED, UNBOUNDED,
-        network=partial(mlp, 10, 32, 2), data=patients, loss=normal_likelihood(True), score=first_only, optimizer=faster,
+        network=partial(mlp, 10, 32, 2), data=patients, loss=normal_likelihood(True), score=first_only,
+        optimizer=faster,
         repair={"loss": normal_likelihood(False)},
     ),
     "unknown targets masked too late": bug(
         "pytorch#121416: the loss of NaN targets masked after the difference", UNGUARDED, BATCH,
-        network=partial(mlp, 10, 32, 1), data=lambda: learned_only(patients(with_some(float("nan"), 0.1))), score=r_squared,
+        network=partial(mlp, 10, 32, 1), data=lambda: learned_only(patients(with_some(float("nan"), 0.1))),
+        score=r_squared,
         loss=answered(False), optimizer=faster, repair={"loss": answered(True)},
     ),
     "Adam in float16": bug(
         "PyTorch forums: model.half() with Adam, whose epsilon rounds to zero", SMALL,
-        network=partial(Rounded, torch.float16), data=digits(), optimizer=adam, repair={"network": partial(Rounded, torch.float32)},
+        network=partial(Rounded, torch.float16), data=digits(), optimizer=adam,
+        repair={"network": partial(Rounded, torch.float32)},
     ),
     "small steps in bfloat16": bug(
         "2010.06192: updates below half a unit of bfloat16 weights are lost", SMALL, "learning rate too low",
@@ -157,7 +105,8 @@ LOSSES: dict[str, Program] = {
     ),
     "contrast without a margin": bug(
         "forums: the hinge of the contrastive loss forgotten", UNBOUNDED,
-        network=Twins, data=pairs, loss=contrastive(False), score=near, optimizer=adam, repair={"loss": contrastive(True)},
+        network=Twins, data=pairs, loss=contrastive(False), score=near, optimizer=adam,
+        repair={"loss": contrastive(True)},
     ),
     "labels of -1 and 1 for BCE": bug(
         "StackOverflow: BCE with targets below 0", UNBOUNDED, "unscaled target",
@@ -166,7 +115,8 @@ LOSSES: dict[str, Program] = {
     ),
     "a softmax of one output": bug(
         "AUTOTRAINER (ICSE 2021), StackOverflow: softmax over one unit is always 1", HEAD,
-        network=lambda: nn.Sequential(mlp(30, 32, 1), nn.Softmax(1)), data=cells, loss=bce, score=likely, optimizer=faster,
+        network=lambda: nn.Sequential(mlp(30, 32, 1), nn.Softmax(1)), data=cells, loss=bce, score=likely,
+        optimizer=faster,
         repair={"network": lambda: nn.Sequential(mlp(30, 32, 1), nn.Sigmoid())},
     ),
     "a ReLU on the logits": bug(
@@ -176,6 +126,7 @@ LOSSES: dict[str, Program] = {
     ),
     "a temperature of 0.001": bug(
         "forums on distillation and contrastive losses", "learning rate too high", "initialization too large", HEAD,
-        network=partial(Divided, 1e-3), data=digits(), optimizer=partial(SGD, lr=0.05), repair={"network": partial(Divided, 1.0)},
+        network=partial(Divided, 1e-3), data=digits(), optimizer=partial(SGD, lr=0.05),
+        repair={"network": partial(Divided, 1.0)},
     ),
 }  # fmt: skip

@@ -142,14 +142,3 @@ def answered(inside: bool) -> Callable[[Tensor, Tensor], Tensor]:
         return functional.mse_loss(output[known], y[known]) if inside else (output - y).square()[known].mean()
 
     return loss
-
-
-class Rounded(nn.Module):
-    """A network in another precision."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.layers, self.dtype = mlp(64, 64, 10).to(dtype), dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.to(self.dtype)).float()

@@ -71,8 +71,6 @@ def slow_body(params: Iterable[nn.Parameter]) -> Optimizer:
 
 
 def two_tasks(weight: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """A class, and the brightness of the picture beside it."""
-
     def loss(output: Tensor, labels: Tensor) -> Tensor:
         return (
             functional.cross_entropy(output, labels) + weight * (output.mean(1) - labels.float() / 10).square().mean()
@@ -139,11 +137,13 @@ RATES: dict[str, Program] = {
     "weights cut to 0.01": bug(
         "forums: WGAN's weight clipping (1701.07875) kept for a classifier",
         "weight decay too strong", "initialization too small", "clipping too hard",
-        network=partial(mlp, 64, 64, 64, 64, 10), data=digits(), optimizer=bounded(sgd, 0.01), repair={"optimizer": sgd},
+        network=partial(mlp, 64, 64, 64, 64, 10), data=digits(), optimizer=bounded(sgd, 0.01),
+        repair={"optimizer": sgd},
     ),
     "a body with a rate of 1e-9": bug(
         "forums: parameter groups with a discriminative rate mistyped", "learning rate too low",
         "frozen or detached part",
-        network=partial(mlp, 64, 6, 10), data=digits(), optimizer=slow_body, repair={"optimizer": partial(Adam, lr=1e-2)},
+        network=partial(mlp, 64, 6, 10), data=digits(), optimizer=slow_body,
+        repair={"optimizer": partial(Adam, lr=1e-2)},
     ),
 }  # fmt: skip

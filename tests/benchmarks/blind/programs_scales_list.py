@@ -33,7 +33,8 @@ deep = partial(mlp, 64, 128, 128, 10)
 
 SCALES: dict[str, Program] = {
     "raw wine into Tanh": bug(
-        "UMLAUT (CHI 2021): input not normalized; StackOverflow on wine's proline", "unscaled input", "saturating activation",
+        "UMLAUT (CHI 2021): input not normalized; StackOverflow on wine's proline", "unscaled input",
+        "saturating activation",
         network=partial(mlp, 13, 32, 32, 3, act=nn.Tanh), data=rows(load_wine, lambda x: x),
         repair={"data": rows(load_wine)},
     ),
@@ -52,7 +53,8 @@ SCALES: dict[str, Program] = {
         network=partial(mlp, 64, 64, 10), data=one_wrong(1e8), repair={"data": digits()},
     ),
     "missing inputs are -9999": bug(
-        "forums: a sentinel for missing values left in, then the columns not standardized", "unscaled input", "outlier batch",
+        "forums: a sentinel for missing values left in, then the columns not standardized", "unscaled input",
+        "outlier batch",
         network=partial(mlp, 30, 32, 2), data=rows(load_breast_cancer, lambda x: with_some(-9999.0, 0.02)(standard(x))),
         optimizer=adam, repair={"data": rows(load_breast_cancer, lambda x: with_some(0.0, 0.02)(standard(x)))},
     ),
@@ -64,14 +66,16 @@ SCALES: dict[str, Program] = {
     ),
     "targets are logs of counts": bug(
         "StackOverflow: log(y) where a count is 0 gives -inf", "outlier batch", "unscaled target",
-        network=regressor, data=lambda: learned_only(patients(with_some(-float("inf"), 0.02))), loss=mse, score=r_squared,
+        network=regressor, data=lambda: learned_only(patients(with_some(-float("inf"), 0.02))), loss=mse,
+        score=r_squared,
         optimizer=partial(Adam, lr=1e-2),
         repair={"data": lambda: learned_only(patients(with_some(0.0, 0.02)))},
     ),
     "binary cross-entropy of pixels up to 16": bug(
         "forums: an autoencoder's targets must be from 0 to 1 for BCE", "unbounded loss", "unscaled target",
         network=partial(mlp, 64, 48, 64), data=partial(rebuilt, 16.0), optimizer=adam, steps=150,
-        loss=functional.binary_cross_entropy_with_logits, score=lambda output, x: r_squared(output.sigmoid(), x / x.max()),
+        loss=functional.binary_cross_entropy_with_logits,
+        score=lambda output, x: r_squared(output.sigmoid(), x / x.max()),
         repair={"data": rebuilt},
     ),
     "a CNN with weights of 1": bug(
@@ -86,7 +90,8 @@ SCALES: dict[str, Program] = {
     ),
     "embeddings of 100": bug(
         "forums: nn.Embedding filled by hand", "initialization too large",
-        network=partial(Texts, 100.0), data=topics, optimizer=partial(Adam, lr=1e-2), repair={"network": partial(Texts, 1.0)},
+        network=partial(Texts, 100.0), data=topics, optimizer=partial(Adam, lr=1e-2),
+        repair={"network": partial(Texts, 1.0)},
     ),
     "thirty residual blocks that add up": bug(
         "Fixup 1901.09321: residual branches without scaling blow up with depth", "initialization too large",
@@ -100,7 +105,8 @@ SCALES: dict[str, Program] = {
     ),
     "tied weights of zero": bug(
         "NeuraLint 2105.08095: weights must not start at a constant", "initialization too small",
-        network=partial(Tied, nn.init.zeros_), data=rebuilt, loss=mse, score=r_squared, optimizer=partial(Adam, lr=1e-2),
+        network=partial(Tied, nn.init.zeros_), data=rebuilt, loss=mse, score=r_squared,
+        optimizer=partial(Adam, lr=1e-2),
         repair={"network": partial(Tied, xavier)},
     ),
     "an adapter with both factors zero": bug(
@@ -110,6 +116,7 @@ SCALES: dict[str, Program] = {
     ),
     "BatchNorm shifted by -4 before ReLU": bug(
         "TheDeepChecker 2204.00694: dead ReLU", "dead ReLU",
-        network=partial(Normed, -4.0), data=digits(), optimizer=partial(SGD, lr=0.05), repair={"network": partial(Normed, 0.0)},
+        network=partial(Normed, -4.0), data=digits(), optimizer=partial(SGD, lr=0.05),
+        repair={"network": partial(Normed, 0.0)},
     ),
 }  # fmt: skip
