@@ -46,9 +46,12 @@ def score(training: Training, seed: int) -> float:
 
 @dataclass(frozen=True)
 class Said:
-    """What gradwatch said of one run: kinds of findings, causes, and what the user reads."""
+    """What gradwatch said of one run: kinds of findings, causes, and what the user reads.
 
-    healthy: bool
+    All programs train without a crash when they are not watched: a run that only crashed has found nothing.
+    """
+
+    found: bool
     kinds: tuple[str, ...]
     causes: tuple[str, ...]
     text: str
@@ -59,7 +62,9 @@ def said(training: Training, seed: int) -> Said:
     feed, network = loader(training.data(), training.batch), training.network()
     run = judged_training(network, feed, loss=training.loss, optimizer=training.optimizer, steps=training.steps)
     kinds = dict.fromkeys(finding.kind for finding in run.findings)
-    return Said(run.is_healthy, tuple(kinds), tuple(cause.cause for cause in run.diagnoses), str(run))
+    return Said(
+        bool(run.findings or run.diagnoses), tuple(kinds), tuple(cause.cause for cause in run.diagnoses), str(run)
+    )
 
 
 def scores(training: Training, seeds: int) -> float:

@@ -5,8 +5,8 @@
 Each program with a bug has a twin in which the one thing is repaired. A bug counts where it does harm: without
 gradwatch, the mean score on held-out data over the seeds is worse than the twin's by 0.05, or it is no number. Then
 both, and the healthy programs, are judged as ``gradwatch.testing.assert_healthy_gradients`` does. A bug is found where
-the run is not healthy; it is named where one of the causes that were agreed beforehand comes first, or among the first
-three. ``--programs '[rounding inside]'`` takes some programs. Intervals are Wilson's at 95 %, as if all runs were
+there is a finding or a cause; it is named where one of the causes that were agreed beforehand comes first, or among the
+first three. ``--programs '[rounding inside]'`` takes some programs. Intervals are Wilson's at 95 %, as if all runs were
 independent; those of one program are less than that.
 """
 
@@ -40,7 +40,7 @@ def bug_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def found(said_of: Sequence[Said]) -> int:
-    return sum(not run.healthy for run in said_of)
+    return sum(run.found for run in said_of)
 
 
 def share(hits: int, runs: int) -> str:
@@ -66,7 +66,7 @@ def accused(judged: Sequence[tuple[str, Sequence[Said]]]) -> list[Row]:
 
 
 def words(said_of: Sequence[Said]) -> list[str]:
-    return [", ".join(dict.fromkeys(run.causes or run.kinds or ("trouble",))) for run in said_of if not run.healthy]
+    return [", ".join(dict.fromkeys(run.causes or run.kinds)) for run in said_of if run.found]
 
 
 def main(seeds: int = 3, programs: list[str] | None = None, csv_file: Path | None = None) -> None:

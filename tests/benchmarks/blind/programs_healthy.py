@@ -20,7 +20,7 @@ from blind.programs_healthy_parts import (
     trained,
     zero_head,
 )
-from blind.programs_rates import clipped, scheduled
+from blind.programs_optimizers import clipped, scheduled
 from blind.programs_scales import Texts, topics
 from blind.programs_sequences import Encoder, Gated, Tagger, recalled, tags
 from sklearn.datasets import load_breast_cancer, load_iris

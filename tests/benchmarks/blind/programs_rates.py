@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
-from blind.programs_base import Program, Rule, bug, cnn, digits, mlp, patients, r_squared, rows
+from blind.programs_base import Program, bug, cnn, digits, mlp, patients, r_squared, rows
+from blind.programs_optimizers import bounded, clipped, hoarding, scheduled, slow_body
 from sklearn.datasets import load_breast_cancer, load_wine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
 small = partial(mlp, 64, 64, 10)
-
-
-def scheduled(rule: Rule, schedule: Callable[[Optimizer], Any]) -> Rule:
-    """An optimizer whose schedule goes on after each step."""
-
-    def made(params: Iterable[nn.Parameter]) -> Optimizer:
-        optimizer = rule(params)
-        plan = schedule(optimizer)
-        optimizer.register_step_post_hook(lambda *_: plan.step())
-        return optimizer
-
-    return made
-
-
-def clipped(rule: Rule, norm: float) -> Rule:
-    """An optimizer before whose step the gradients are clipped by hand."""
-
-    def made(params: Iterable[nn.Parameter]) -> Optimizer:
-        held = list(params)
-        optimizer = rule(held)
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(held, norm) and None)
-        return optimizer
-
-    return made
-
-
-def bounded(rule: Rule, bound: float) -> Rule:
-    """An optimizer after whose step the weights are cut to a small range, as in a Wasserstein critic."""
-
-    def made(params: Iterable[nn.Parameter]) -> Optimizer:
-        held = list(params)
-        optimizer = rule(held)
-
-        def cut(*_: Any) -> None:
-            for param in held:
-                param.data.clamp_(-bound, bound)
-
-        optimizer.register_step_post_hook(cut)
-        return optimizer
-
-    return made
-
-
-class Hoarding(SGD):
-    """The call of zero_grad has been forgotten."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        pass
-
-
-def slow_body(params: Iterable[nn.Parameter]) -> Optimizer:
-    *body, weight, bias = params
-    return Adam([{"params": body, "lr": 1e-9}, {"params": [weight, bias], "lr": 1e-2}])
 
 
 def two_tasks(weight: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -87,7 +33,7 @@ RATES: dict[str, Program] = {
     "gradients never zeroed": bug(
         "forums' most frequent: loss.backward() without optimizer.zero_grad(); Humbatova 1910.11015, training process",
         "learning rate too high",
-        network=cnn, data=digits(1, 8, 8), optimizer=partial(Hoarding, lr=0.1), repair={"optimizer": sgd},
+        network=cnn, data=digits(1, 8, 8), optimizer=hoarding, repair={"optimizer": sgd},
     ),
     "the rate grows each step": bug(
         "forums: ExponentialLR given 1 / gamma", "learning rate too high",
