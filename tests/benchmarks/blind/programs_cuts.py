@@ -15,7 +15,7 @@ adam, mse = partial(Adam, lr=3e-3), functional.mse_loss
 
 
 class Encoded(nn.Module):
-    """An encoder of six channels, which the bug keeps without gradients, and a head."""
+    """An encoder to six numbers, which the bug keeps without gradients, and a head."""
 
     def __init__(self, learns: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class MadeAnew(nn.Module):
 
 
 class Skipped(nn.Module):
-    """A skip connection through ``.data`` around blocks that end in a gate."""
+    """A skip connection around a block, through ``.data`` or not."""
 
     def __init__(self, through_data: bool) -> None:
         super().__init__()

@@ -22,11 +22,11 @@ class Twins(nn.Module):
 
 
 def pairs() -> Split:
-    """Pairs of digits, and whether both are the same digit."""
+    """Pairs of digits, and whether both are the same digit, as about half of them are."""
     whole, draw = digits()(), torch.Generator().manual_seed(0)
 
     def paired(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        other = torch.stack([torch.randperm(len(x), generator=draw), torch.arange(len(x)).roll(1)], 1)[:, 0]
+        other = torch.randperm(len(x), generator=draw)
         order = y.argsort()
         other[: len(x) // 2] = order.roll(1)[order.argsort()][: len(x) // 2]
         return torch.stack([x, x[other]], 1), (y == y[other]).float()
@@ -47,6 +47,7 @@ def near(distance: Tensor, same: Tensor) -> float:
 
 
 def yes_and_no(safe: bool) -> Split:
+    """Labels of 0 and 1, or of -1 and 1 in what is learned."""
     whole = rows(load_breast_cancer, long=False)()
     return whole if safe else Split(whole.inputs, 2 * whole.targets - 1, whole.test_inputs, whole.test_targets)
 

@@ -43,7 +43,7 @@ class Directions(nn.Module):
 
 
 class Distances(nn.Module):
-    """Each sample's distances to all of the batch, beside the logits, for a loss that spreads the codes."""
+    """Logits that also depend on each sample's distances to all of the batch."""
 
     def __init__(self, guard: float) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Distances(nn.Module):
 
 
 class OwnNorm(nn.Module):
-    """A normalization by hand, over the batch; a network that has learned can do without it."""
+    """A normalization by hand, over the batch."""
 
     def __init__(self, safe: bool) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def one_left() -> Split:
 
 
 class Angles(nn.Module):
-    """Ten angles between the code and a class's direction; the first code is its direction itself."""
+    """The angles between a code of two numbers, which often lies on a class's direction, and each direction."""
 
     def __init__(self, guard: float) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class AtStep(nn.Module):
 
 
 class Identity(nn.Module):
-    """A recurrent network with ReLU, whose state's weights start as a multiple of the identity; over the rows."""
+    """A recurrent network with ReLU, whose state's weights start as a multiple of the identity."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
