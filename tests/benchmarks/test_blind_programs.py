@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blind.judging import BUGS, HEALTHY, PROGRAMS, judge
-from blind.measure import bug_rows, main
+from blind.measure import accused, bug_rows, main
 
 
 def test_the_set_is_one_of_bugs_with_twins_and_of_healthy_programs() -> None:
@@ -21,6 +21,7 @@ def test_a_bug_that_does_harm_is_counted() -> None:
     row, total = bug_rows([result])
     assert row["found"] == 1
     assert str(total["found"]).startswith("1 (100.0%, ")
+    assert [row["accused"] for row in accused([("one", result.said)])] == [1, total["found"]]
 
 
 def test_the_tables_are_written(tmp_path: Path) -> None:

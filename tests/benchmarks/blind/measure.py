@@ -55,7 +55,7 @@ def accused(judged: Sequence[tuple[str, Sequence[Said]]]) -> list[Row]:
             "program": name,
             "accused": found(runs),
             "runs": len(runs),
-            "said": " / ".join(dict.fromkeys(map(words, runs))),
+            "said": " / ".join(dict.fromkeys(words(runs))),
         }
         for name, runs in judged
         if found(runs)
