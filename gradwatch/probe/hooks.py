@@ -194,6 +194,7 @@ class LayerHooks:
                 self._handles.append(handle)
         return edge
 
-    def _on_gradient(self, edge: int, grad: Tensor) -> None:
-        self.graph.arrivals.append(edge)
-        self.graph.slots.append(self._scalars.norm(grad))
+    def _on_gradient(self, edge: int, grad: Tensor | None) -> None:
+        if grad is not None:  # None comes to one of several outputs (unbind, chunk) that the loss does not depend on
+            self.graph.arrivals.append(edge)
+            self.graph.slots.append(self._scalars.norm(grad))

@@ -69,7 +69,9 @@ class TimeHooks:
         self._handles.append(asked.register_hook(hook))  # type: ignore[no-untyped-call]
         return (asked, *args[1:])
 
-    def _take(self, name: str, scalars: DeviceScalars, axis: int, grad: Tensor) -> None:
+    def _take(self, name: str, scalars: DeviceScalars, axis: int, grad: Tensor | None) -> None:
+        if grad is None:  # see LayerHooks
+            return
         values = stored_values(grad)
         others = [i for i in range(values.dim()) if i != axis]
         norms = torch.linalg.vector_norm(values, dim=others, dtype=torch.float32 if values.itemsize < 4 else None)

@@ -66,7 +66,9 @@ class ParallelHooks(LayerHooks):
             self.graph.shares.append(float("nan") if cut is None else self._share(cut))
         return edge
 
-    def _on_gradient(self, edge: int, grad: Tensor) -> None:
+    def _on_gradient(self, edge: int, grad: Tensor | None) -> None:
+        if grad is None:
+            return
         share = self._share(Cut(part_count(grad))) if is_sharded(grad) else self.graph.shares[edge]
         if share == share and not is_partial(grad):
             self.graph.arrival_shares.append(share)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -287,3 +288,28 @@ def test_an_error_in_the_forward_pass_leaves_no_hook() -> None:
         model(torch.randn(2, 4))
     probe.detach()
     assert_no_hooks(model)
+
+
+class Unbound(nn.Module):
+    """One of two parts of an output goes into a layer whose result is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.used, self.unused = nn.Linear(4, 6), nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.body(x).view(-1, 2, 3).unbind(1)
+        self.unused(first)
+        output: Tensor = self.used(second)
+        return output
+
+
+def test_a_part_of_an_output_that_nothing_comes_back_to_is_no_error() -> None:
+    probe = Probe(model := Unbound())
+    probe.attach()
+    model(torch.ones(2, 4)).sum().backward()
+    probe.read(model.parameters())
+    snapshot = probe.snapshot(step=0)
+    assert snapshot is not None
+    assert dict(zip(snapshot.layers, snapshot.grad_output_norm > 0, strict=True))["used"]
+    assert np.isnan(snapshot.grad_output_norm[snapshot.layers.index("unused")])
