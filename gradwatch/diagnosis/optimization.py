@@ -13,6 +13,8 @@ from gradwatch.records import Diagnosis, Finding, Snapshot
 LARGE_STEP = 0.1  # of the weights, in one step; 1e-3 is what is usual
 _LATE = 50  # steps, by which a rate that is too high for a run's first steps has shown itself
 _HUGE_STEP = 1.0
+_USUAL_STEP = 1e-3
+_GROWN = 30.0  # OneCycleLR's peak is 25 times its start
 _ATTENTION = ("MultiheadAttention", "LayerNorm", "RMSNorm")
 
 
@@ -26,13 +28,36 @@ def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapsh
         return None
     if not about and not (step > 3 * LARGE_STEP and is_stuck(history, 0.03)):
         return None  # a loss may rise for its own reasons: adversaries, single samples, noise
-    came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
-    score = 0.5 if came_late or not step > LARGE_STEP else 0.75 if step < _HUGE_STEP else 0.85
+    grown = _growth_of_rate(history)
+    score = 0.9 if grown > _GROWN else _score(step, about, history)
     size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"
     rate = f" at a learning rate of {history[0].learning_rate:.3g}" if history[0].learning_rate > 0 else ""
-    evidence = f"{size}{rate}, and {harm}. {told(history)}".strip()
+    rose = f" The rate has grown {grown:.2g} times." if grown > _GROWN else ""
+    evidence = f"{size}{rate}, and {harm}.{rose} {told(history)}".strip()
     remedies = ("a lower learning rate", "warm-up", "clip by the global norm")
     return Diagnosis("learning rate too high", evidence, score, about, remedies)
+
+
+def _score(step: float, about: Sequence[Finding], history: Sequence[Snapshot]) -> float:
+    came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
+    if came_late or not step > LARGE_STEP:
+        return 0.5
+    if step < _HUGE_STEP:  # numbers may overflow out of a training that goes well
+        return 0.5 if _fell_until(history, about) else 0.75
+    return 0.85
+
+
+def _growth_of_rate(history: Sequence[Snapshot]) -> float:
+    """The largest rate over the first; 1 where the first was too small to matter, as in a warm-up."""
+    rates = [s.learning_rate for s in history if s.learning_rate > 0]
+    return max(rates) / rates[0] if rates and first_steps(history) > _USUAL_STEP else 1.0
+
+
+def _fell_until(history: Sequence[Snapshot], about: Sequence[Finding]) -> bool:
+    """Whether the loss was coming down until NaN or Inf appeared."""
+    broken = found(about, "nonfinite")
+    past = before(history, broken[0].step) if broken else np.empty(0)
+    return len(past) > 1 and float(past[-1]) < 0.9 * float(past[0]) and float(past.max()) < 1.5 * float(past[0])
 
 
 def missing_warm_up(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:

@@ -25,6 +25,8 @@ def recurrent_depth(findings: Sequence[Finding], history: Sequence[Snapshot]) ->
         return None
     calls, kind = snapshot.calls[layer], snapshot.kinds[snapshot.layers.index(layer)]
     fades = finding.kind == "vanishing"
+    if not fades and calls[0] <= calls[-1]:
+        return None  # it is large at all of them: depth or the rate made it so
     evidence = (
         f"Over {snapshot.calls_as_text(layer)} of {kind} {layer} the gradient {'falls' if fades else 'grows'} from "
         f"{calls[-1]:.1e} at the last to {calls[0]:.1e} at the first."

@@ -16,20 +16,20 @@ _ENDLESS = 100.0
 
 
 def learning_rate_too_low(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """No step was ever large enough to change the weights, though the gradient was, and the loss stays where it was."""
+    """Nearly no step was large enough to change the weights, though the gradient was, and the loss has not fallen."""
     first = beginning(history)
     if first is None or len(losses(history)) < EARLY or not is_stuck(history):
         return None
     rates = np.array([s.learning_rate for s in history])
-    steps = [_middle(s.step_to_weight) for s in history]
+    steps = [_middle(s.step_to_weight) for s in history[len(history) // 4 :]]  # a schedule may have ended it
     if not all(step < _SMALL_STEP for step in steps) or not rates[-1] > 0 or rates[-1] > 1.5 * rates[0]:
         return None  # a rate that rises is warming up
-    gradient = _middle(first.grad_to_weight_ratio)
+    gradient = _middle(history[-1].grad_to_weight_ratio)
     if not gradient > _GRADIENT:
         return None
     evidence = (
         f"The gradient is {gradient:.2g} of the weights, and {first.optimizer}'s steps at a learning rate of "
-        f"{rates.max():.3g} are at most {max(steps):.1e} of them (usual: 0.001). {told(history)}"
+        f"{np.median(rates):.3g} are at most {max(steps):.1e} of them (usual: 0.001). {told(history)}"
     )
     return Diagnosis("learning rate too low", evidence, 0.85, (), ("a higher learning rate",))
 
