@@ -148,7 +148,7 @@ class Snapshot:
             >>> Snapshot(0, ("rnn",), kinds=("LSTM",), calls={"rnn": np.ones(60)}).calls_as_text("rnn")
             '60 time steps'
         """
-        takes_steps = self.kinds[self.layers.index(layer)] in ("RNN", "LSTM", "GRU")
+        takes_steps = dict(zip(self.layers, self.kinds, strict=True)).get(layer) in ("RNN", "LSTM", "GRU")
         return f"{len(self.calls[layer])} {'time steps' if takes_steps else 'calls'}"
 
     @property

@@ -97,7 +97,7 @@ def _limits(norms: Array) -> tuple[float, float]:
 
 
 def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
-    """Norm of the gradient at a layer's output at each of its calls (time steps), on a log axis.
+    """Norm of the gradient at a layer's output at each of its calls, or at its input at each time step, on a log axis.
 
     Raises:
         ValueError: when the layer was called once only; it lists those that were called more often.
@@ -122,6 +122,8 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     axes.grid(alpha=0.3)
     axes.set_xlabel("call in the forward pass (time step)")
     axes.set_ylabel("gradient norm (log scale)")
-    title = f"Gradient over the calls of {layer}: norm at the output, step {snapshot.step}"
+    span = snapshot.calls_as_text(layer)
+    where = "input" if span.endswith("time steps") else "output"
+    title = f"Gradient over the {span} of {layer}: norm at the {where}, step {snapshot.step}"
     add_title(axes, f"{title}\nhealthy: level. vanishing: falls to the left. exploding: rises to the left")
     return figure
