@@ -105,7 +105,9 @@ class BackwardTransform(KeptCallback):
 
         return after_forward
 
-    def _edit(self, name: str, grad: Tensor) -> Tensor:
+    def _edit(self, name: str, grad: Tensor | None) -> Tensor | None:
+        if grad is None:  # of one of several outputs that the loss does not depend on
+            return None
         self._silent.discard(name)
         chain = self._chain_of(name)
         stand_in = nn.Parameter(torch.empty_like(grad, dtype=self._working_dtype(grad)), requires_grad=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradwatch.detectors.thresholds import require_share, require_whole
 from gradwatch.records import Array, Finding, Snapshot
@@ -56,7 +55,9 @@ class Stalled:
         """Yield one finding for all without a gradient, and one for all without an optimizer."""
         yield from _left_out(snapshot)
         norms = np.asarray(snapshot.param_grad_norm)
-        without = np.isnan(norms) | ((norms == 0) & ~_is_cancelled(snapshot.params, norms))
+        without = np.isnan(norms) | (norms == 0)
+        for place in np.flatnonzero(norms == 0).tolist():
+            without[place] = not _cancels(place, snapshot.params, norms)
         self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
         self._lacked.update(snapshot.params[i] for i in np.flatnonzero(without))
         stalled = np.flatnonzero(without)
@@ -92,10 +93,10 @@ def _left_out(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding("stalled", snapshot.left_out, snapshot.step, float(len(snapshot.left_out)), 0.0, message)
 
 
-def _is_cancelled(names: tuple[str, ...], norms: Array) -> npt.NDArray[np.bool_]:
-    """Which biases have a layer whose weight has a gradient."""
-    moving = {name for name, norm in zip(names, norms.tolist(), strict=True) if norm > 0}
-    return np.array([name.endswith("bias") and name.removesuffix("bias") + "weight" in moving for name in names], bool)
+def _cancels(place: int, names: tuple[str, ...], norms: Array) -> bool:
+    """Whether a parameter is the bias of a layer whose weight has a gradient."""
+    weight = names[place].removesuffix("bias") + "weight"
+    return names[place].endswith("bias") and weight in names and bool(norms[names.index(weight)] > 0)
 
 
 def _patterns(name: str) -> list[str]:

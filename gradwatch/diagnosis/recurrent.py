@@ -8,9 +8,7 @@ import numpy as np
 
 from gradwatch.diagnosis.course import EARLY, found, is_stuck, nearest, over_calls
 from gradwatch.diagnosis.optimization import LARGE_STEP, first_steps
-from gradwatch.records import Diagnosis, Finding, Snapshot
-
-_FUSED = ("RNN", "LSTM", "GRU")
+from gradwatch.records import RECURRENT, Diagnosis, Finding, Snapshot
 
 
 def recurrent_depth(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
@@ -57,7 +55,7 @@ def _fused(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosi
     first = history[0]
     ratios = np.nan_to_num(first.grad_to_weight_ratio, nan=0.0, posinf=np.inf)
     worst = int(np.argmax(ratios)) if len(ratios) else 0
-    if not len(ratios) or first.kinds[worst] not in _FUSED or not ratios[worst] > 10:
+    if not len(ratios) or first.kinds[worst] not in RECURRENT or not ratios[worst] > 10:
         return None
     evidence = f"The gradient of {first.kinds[worst]} {first.layers[worst]} is {ratios[worst]:.1e} times its weights."
     return Diagnosis("recurrent depth", evidence, 0.7, about, _remedies(False, first.kinds[worst]))

@@ -81,7 +81,8 @@ def frozen_or_detached_part(findings: Sequence[Finding], history: Sequence[Snaps
     last = history[-1]
     forgotten = tuple(f for f in stalled if set(f.layers) & set(last.left_out))
     if forgotten:
-        evidence = forgotten[0].message.removeprefix("stalled: ").partition(". ")[0] + "."
+        names = forgotten[0].layers
+        evidence = f"{len(names)} parameters have a gradient and no optimizer, among them {', '.join(names[:3])}."
         remedies = ("model.parameters() for the optimizer", "requires_grad_(False) for what should not learn")
         return Diagnosis("frozen or detached part", evidence, 0.9, forgotten, remedies)
     norms = np.asarray(last.param_grad_norm)

@@ -24,6 +24,7 @@ class TimeHooks:
 
     Args:
         layers: name -> module.
+        sharing: how many processes share a batch, each with the whole network: their squares add up to one's.
 
     Attributes:
         slots: layer -> the slots of the norms, first time step first; of its last call that a gradient came back to.
@@ -39,8 +40,9 @@ class TimeHooks:
         (5, True)
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], sharing: int = 1) -> None:
         self.slots: dict[str, range] = {}
+        self._sharing = sharing
         self._layers = {n: m for n, m in layers.items() if isinstance(m, nn.RNNBase) and not m.bidirectional}
         self._handles: list[RemovableHandle] = []
 
@@ -75,4 +77,4 @@ class TimeHooks:
         values = stored_values(grad)
         others = [i for i in range(values.dim()) if i != axis]
         norms = torch.linalg.vector_norm(values, dim=others, dtype=torch.float32 if values.itemsize < 4 else None)
-        self.slots[name] = scalars.values(norms)
+        self.slots[name] = scalars.values(norms if self._sharing == 1 else norms / self._sharing**0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
@@ -32,6 +32,7 @@ class Register:
         self._module, self._layers = module, layers
         self._names: dict[int, str] = {}
         self._held: set[str] = set()
+        self._others: list[tuple[str, nn.Parameter, nn.Module]] | None = None  # not held, and whose they are
         self._model: Model | None = None
 
     @property
@@ -48,7 +49,9 @@ class Register:
         if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
             self._list()
         learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
-        self._held |= learning.keys()
+        if not learning.keys() <= self._held:
+            self._held |= learning.keys()
+            self._others = None
         return learning
 
     def left_out(self) -> tuple[str, ...]:
@@ -56,21 +59,19 @@ class Register:
 
         A part that is kept as it is on purpose without ``requires_grad_(False)`` is in evaluation mode, as a rule.
         """
-        if len(self._held) >= len(self.model.params):
-            return ()
-        named = (
-            (self._names.get(id(param), ""), param)
-            for module in self._module.modules()
-            if module.training
-            for param in module.parameters(recurse=False)
-        )
-        lost = {name for name, param in named if name and name not in self._held and _has_gradient(param)}
-        return tuple(name for name in self.model.params if name in lost)
+        if self._others is None:
+            self._others = list(self._not_held())
+        lost = (n for n, p, owner in self._others if p.grad is not None and p.requires_grad and owner.training)
+        return tuple(dict.fromkeys(lost))
 
     def _list(self) -> None:
         self._names = {id(param): plain_name(name) for name, param in self._module.named_parameters()}
         self._model = Model.of(self._layers, self._names)
+        self._others = None
 
-
-def _has_gradient(param: nn.Parameter) -> bool:
-    return param.requires_grad and param.grad is not None
+    def _not_held(self) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+        for module in self._module.modules():
+            for param in module.parameters(recurse=False):
+                name = self._names.get(id(param))
+                if name is not None and name not in self._held:
+                    yield name, param, module

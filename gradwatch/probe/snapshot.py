@@ -79,7 +79,7 @@ class Probe:
         self.activity = UnitActivity()
         self._reach = Reach(self.model, self._layers, eagerly=eagerly)
         self._hooks = self._make_hooks(self._reach.layers)
-        self._times = TimeHooks(self._layers)
+        self._times = TimeHooks(self._layers, 1 if self.ranks is None else self.ranks.sharing)
         self._group = Alone(self.activity) if self.ranks is None else Together(self.ranks, self.activity, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []

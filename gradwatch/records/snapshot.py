@@ -12,6 +12,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 NO_VALUES: Array = np.empty(0)
+RECURRENT = ("RNN", "LSTM", "GRU")  # torch's networks, whose time steps are no calls
 _SELF_SCALING = ("adam", "lion", "rmsprop", "adagrad", "adafactor", "lamb")  # in the names of optimizers
 
 
@@ -141,6 +142,10 @@ class Snapshot:
         """Total norm after clipping over that before: 1 where nothing was clipped."""
         return 1.0 if self.total_norm == 0 else self.total_norm_after / self.total_norm
 
+    def takes_steps(self, layer: str) -> bool:
+        """Whether a layer goes through time by itself, in one call."""
+        return dict(zip(self.layers, self.kinds, strict=True)).get(layer) in RECURRENT
+
     def calls_as_text(self, layer: str) -> str:
         """How often a layer was called, or how many time steps it took by itself.
 
@@ -148,8 +153,7 @@ class Snapshot:
             >>> Snapshot(0, ("rnn",), kinds=("LSTM",), calls={"rnn": np.ones(60)}).calls_as_text("rnn")
             '60 time steps'
         """
-        takes_steps = dict(zip(self.layers, self.kinds, strict=True)).get(layer) in ("RNN", "LSTM", "GRU")
-        return f"{len(self.calls[layer])} {'time steps' if takes_steps else 'calls'}"
+        return f"{len(self.calls[layer])} {'time steps' if self.takes_steps(layer) else 'calls'}"
 
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:

@@ -39,15 +39,8 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), ReplaceRecurrence())
-    yield from (
-        ReplaceRecurrence("LSTM"),
-        OrthogonalRecurrence(),
-        UseBfloat16(),
-        ScaleLoss(),
-        GuardOperations(),
-        RemoveClip(),
-    )
+    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
+    yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
     yield RaiseLearningRate(raising_factor(setup.module, history))

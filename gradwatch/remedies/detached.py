@@ -58,9 +58,9 @@ class TrainAll(Remedy):
         wrap_method(setup.module, "configure_optimizers", self)
         return setup
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the module configures, with the parameters that it left out."""
-        configured = method(*args)
+        configured = method(*args, **kwargs)
         optimizers = optimizers_in(configured)
         optimizers[0].param_groups[0]["params"] += forgotten(owner_of(method), optimizers).values()
         return configured

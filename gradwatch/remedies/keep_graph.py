@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.method import wrap_method
-from gradwatch.remedies.one_pass import one_pass
-from gradwatch.remedies.places import split, users_line
+from gradwatch.remedies.places import quoted, users_line
+from gradwatch.remedies.reach import reached
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
 
@@ -47,16 +46,15 @@ class KeepGraph(ModelRemedy):
         wrap_method(setup.module, "training_step" if setup.trains_itself else "forward", self)
         return setup
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The method, with nothing cut."""
         with Uncut():
-            return method(*args)
+            return method(*args, **kwargs)
 
     def patch(self, setup: Setup) -> str:
         """The lines that cut."""
         with suppress(NotApplicable):
-            cuts = _cuts_of(setup)
-            return "\n".join(f"# {place}: {linecache.getline(*split(place)).strip()}" for place in cuts)
+            return quoted(_cuts_of(setup))
         return "# remove detach(), .data and no_grad() between that part and the loss"
 
 
@@ -100,7 +98,7 @@ def _cuts_of(setup: Setup) -> list[str]:
     if setup.batch is None:
         raise NotApplicable("where the graph is cut is seen in a pass; give a batch: Setup(module, batch=batch)")
     uncut = Uncut()
-    if not one_pass(setup, nullcontext()) < one_pass(setup, uncut):
+    if not reached(setup, nullcontext()) < reached(setup, uncut):
         raise NothingToChange(
             f"{type(setup.module).__name__} cuts no parameter off; one without a gradient is not used, or what comes "
             "behind it has a slope of zero (rounding, a comparison)"

@@ -11,8 +11,24 @@ from gradwatch.remedies.optimizer_remedy import OptimizerRemedy, construction_li
 from gradwatch.remedies.setup import Setup
 
 
+class _ScaleRates(OptimizerRemedy):
+    """Multiplies every learning rate by a factor."""
+
+    factor: float
+
+    def configure(self, configured: Any) -> Any:
+        """Scale the rates."""
+        scale_rates(configured, self.factor)
+        return configured
+
+    def patch(self, setup: Setup) -> str:
+        """With the new rate as a number, where the old one is known."""
+        made = construction_like(setup.module, "SGD", self.factor)
+        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
+
+
 @dataclass(frozen=True)
-class LowerLearningRate(OptimizerRemedy):
+class LowerLearningRate(_ScaleRates):
     """Multiply every learning rate by a factor below 1.
 
     Args:
@@ -42,19 +58,9 @@ class LowerLearningRate(OptimizerRemedy):
         if not 0 < self.factor < 1:
             raise ValueError(f"factor is {self.factor!r}; expected a number above 0 and below 1")
 
-    def configure(self, configured: Any) -> Any:
-        """Scale the rates."""
-        scale_rates(configured, self.factor)
-        return configured
-
-    def patch(self, setup: Setup) -> str:
-        """With the new rate as a number, where the old one is known."""
-        made = construction_like(setup.module, "SGD", self.factor)
-        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
-
 
 @dataclass(frozen=True)
-class RaiseLearningRate(OptimizerRemedy):
+class RaiseLearningRate(_ScaleRates):
     """Multiply every learning rate by a factor above 1.
 
     Args:
@@ -75,13 +81,3 @@ class RaiseLearningRate(OptimizerRemedy):
     def __post_init__(self) -> None:
         if not self.factor > 1:
             raise ValueError(f"factor is {self.factor!r}; expected a number above 1")
-
-    def configure(self, configured: Any) -> Any:
-        """Scale the rates."""
-        scale_rates(configured, self.factor)
-        return configured
-
-    def patch(self, setup: Setup) -> str:
-        """With the new rate as a number, where the old one is known."""
-        made = construction_like(setup.module, "SGD", self.factor)
-        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])

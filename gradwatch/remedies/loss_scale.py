@@ -56,7 +56,7 @@ class ScaleLoss(Remedy):
         wrap_method(setup.module, "backward", self)
         return setup
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The backward pass of a loss that is scaled, with gradients that are not."""
         owner = owner_of(method)
         scale, good = owner.__dict__.get(_STATE, (self.start, 0))
@@ -64,7 +64,7 @@ class ScaleLoss(Remedy):
         before = [param.grad for param in params]
         for param in params:
             param.grad = None
-        result = method(args[0].float() * scale, *args[1:])
+        result = method(args[0].float() * scale, *args[1:], **kwargs)
         grads = [param.grad for param in params if param.grad is not None]
         is_good = bool(grads) and all(bool(torch.isfinite(grad).all()) for grad in grads)
         for param, old in zip(params, before, strict=True):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Wraps(Protocol):
     """What changes a method: a remedy."""
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the method that was there before, and change what it is given or what it gives."""
 
 
@@ -26,9 +26,9 @@ class Wrapped:
         self.owner, self.name, self.remedy = owner, name, remedy
         self.before: Callable[..., Any] | None = owner.__dict__.get(name)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The changed result."""
-        return self.remedy.wrap(self._method, *args)
+        return self.remedy.wrap(self._method, *args, **kwargs)
 
     @property
     def _method(self) -> Callable[..., Any]:

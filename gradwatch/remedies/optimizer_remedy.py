@@ -29,9 +29,9 @@ class OptimizerRemedy(Remedy):
         wrap_method(setup.module, "configure_optimizers", self)
         return setup
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the module configures, changed."""
-        return self.configure(method(*args))
+        return self.configure(method(*args, **kwargs))
 
     @abstractmethod
     def configure(self, configured: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
+from collections.abc import Iterable
 from types import FrameType
 
 _LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
@@ -30,12 +32,12 @@ def _module_of(frame: FrameType) -> str:
     return "" if is_typed or name.startswith("gradwatch.examples.") else name
 
 
-def split(place: str) -> tuple[str, int]:
-    """The file and the line of a place.
+def quoted(places: Iterable[str]) -> str:
+    """The lines of code at these places, as comments.
 
     Example:
-        >>> split("model.py:41")
-        ('model.py', 41)
+        >>> print(quoted(["no_such_file.py:41"]))
+        # no_such_file.py:41:
     """
-    file, _, line = place.rpartition(":")
-    return file, int(line)
+    split = ((place, *place.rsplit(":", 1)) for place in places)
+    return "\n".join(f"# {place}: {linecache.getline(file, int(line)).strip()}".rstrip() for place, file, line in split)

@@ -27,10 +27,7 @@ def rate_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
         >>> rate_factor(nn.Linear(1, 1))
         0.1
     """
-    step = first_step(module, history)
-    if not math.isfinite(step) or step <= 0:
-        return _OTHERWISE
-    return min(max(float(f"{GOOD_STEP / step:.0e}"), _LEAST), _MOST)
+    return min(max(_factor_to(GOOD_STEP, first_step(module, history), _OTHERWISE), _LEAST), _MOST)
 
 
 def raising_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
@@ -40,10 +37,11 @@ def raising_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float
         >>> raising_factor(nn.Linear(1, 1))
         100.0
     """
-    step = first_step(module, history)
-    if not math.isfinite(step) or step <= 0:
-        return 100.0
-    return max(float(f"{USUAL_STEP / step:.0e}"), 10.0)
+    return max(_factor_to(USUAL_STEP, first_step(module, history), 100.0), 10.0)
+
+
+def _factor_to(good: float, step: float, otherwise: float) -> float:
+    return float(f"{good / step:.0e}") if math.isfinite(step) and step > 0 else otherwise
 
 
 def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:

@@ -66,9 +66,9 @@ class SameTraining:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The loader, seeded; several loaders in a list or dict are left to the user's own seeds."""
-        loader = method(*args)
+        loader = method(*args, **kwargs)
         return loader if isinstance(loader, (list, tuple, dict)) else SameBatches(loader, self.seed)
 
 

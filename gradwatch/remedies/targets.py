@@ -61,9 +61,9 @@ class RescaleTargets(ModelRemedy):
             wrap_method(setup.module, "training_step", known)
         return setup
 
-    def wrap(self, method: Callable[..., Any], *args: Any) -> Any:
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The training step with its loss in units of the targets' deviation."""
-        result = method(*args)
+        result = method(*args, **kwargs)
         found = result if isinstance(result, dict) else {"loss": result}
         if found.get("loss") is None:
             return result

@@ -122,8 +122,7 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     axes.grid(alpha=0.3)
     axes.set_xlabel("call in the forward pass (time step)")
     axes.set_ylabel("gradient norm (log scale)")
-    span = snapshot.calls_as_text(layer)
-    where = "input" if span.endswith("time steps") else "output"
-    title = f"Gradient over the {span} of {layer}: norm at the {where}, step {snapshot.step}"
+    where = "input" if snapshot.takes_steps(layer) else "output"
+    title = f"Gradient over the {snapshot.calls_as_text(layer)} of {layer}: norm at the {where}, step {snapshot.step}"
     add_title(axes, f"{title}\nhealthy: level. vanishing: falls to the left. exploding: rises to the left")
     return figure

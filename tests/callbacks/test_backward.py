@@ -133,3 +133,28 @@ def test_a_layer_that_no_gradient_reaches_is_named() -> None:
     model.net[0].requires_grad_(False)
     with pytest.warns(UserWarning, match=r"no gradient came by at the output of net.0, so nothing"):
         fit(BackwardTransform(Standardize(), layers=["net.0", "net.2"]), model, max_steps=2)
+
+
+class Halves(nn.Linear):
+    """Puts out two tensors."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(x).view(-1, 2, 4).unbind(1)
+
+
+class FirstHalf(nn.Module):
+    """The loss does not depend on one of a layer's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves, self.head = Halves(4, 8), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.halves(x)[0])
+
+
+def test_an_output_that_no_gradient_comes_back_to_is_left_alone() -> None:
+    ours = fit(BackwardTransform(ClipByNorm(1e-9), layers=["net.halves"]), sgd(FirstHalf), max_steps=1)
+    bare = fit(model=sgd(FirstHalf), max_steps=1)
+    assert torch.equal(ours.net.head.weight, bare.net.head.weight)
+    assert not torch.equal(ours.net.halves.weight, bare.net.halves.weight)

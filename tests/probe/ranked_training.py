@@ -20,14 +20,14 @@ BATCH = 60  # a ReLU's units are judged by at least 100 samples, so by those of 
 
 
 class Net(nn.Module):
-    """ReLUs with dead units, a cell that is called three times, a norm, a layer that is never used."""
+    """ReLUs with dead units, a cell that is called three times, a recurrent network, a norm, a layer never used."""
 
     def __init__(self, width: int = 9) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.relu, self.second = nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 5)
         self.tanh, self.cell, self.norm, self.head = nn.Tanh(), nn.RNNCell(5, 5), nn.LayerNorm(5), nn.Linear(5, 1)
-        self.unused = nn.Linear(2, 2)
+        self.unused, self.steps = nn.Linear(2, 2), nn.GRU(1, 1, batch_first=True)
         with torch.no_grad():
             self.first.bias[:3] = torch.tensor([-9.0, -1.2, -1.0])
 
@@ -36,7 +36,8 @@ class Net(nn.Module):
         state = torch.zeros_like(h)
         for _ in range(calls):
             state = self.cell(h, state)
-        return self.head(self.norm(state)).squeeze(-1)
+        over_time, _ = self.steps(state.unsqueeze(-1))  # each unit as a time step
+        return self.head(self.norm(state + over_time.squeeze(-1))).squeeze(-1)
 
 
 class Sequence(nn.Sequential):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from every_remedy import Classifier, Unguarded, labelled, mlp, of
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradwatch.remedies import GuardOperations, NotApplicable, Setup
-from gradwatch.remedies.guard import Guarded
+from gradwatch.remedies.guarded import Guarded
 
 SINGULAR: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "sqrt": (torch.sqrt, 0.0),
@@ -56,6 +56,41 @@ def test_what_is_done_in_place_or_by_keyword_is_left_as_it_is() -> None:
         x.sqrt_()
         assert torch.sqrt(input=x) == 2**0.5
     assert x == 2.0
+
+
+class Inner(nn.Module):
+    """Called by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, *, scale: float) -> Tensor:
+        output: Tensor = (scale * self.layer(x).relu()).sqrt()
+        return output
+
+
+class Outer(nn.Module):
+    """A part within a whole, both guarded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.inner(x=x, scale=2.0)
+        return output
+
+
+def test_parts_are_guarded_once_and_may_be_called_by_name() -> None:
+    setup = Setup(Outer(), batch=labelled(8))
+    entered = []
+    guarded = GuardOperations().apply(setup).module
+    guarded.inner.layer.register_forward_hook(lambda *_: entered.append(Guarded.depth))
+    guarded(setup.batch[0]).sum().backward()
+    assert all(torch.isfinite(param.grad).all() for param in guarded.parameters())
+    assert entered == [1]
+    assert Guarded.depth == 0
 
 
 def test_the_line_is_told() -> None:

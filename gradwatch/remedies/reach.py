@@ -1,4 +1,4 @@
-"""One forward pass of a copy, under a mode that looks on or changes what torch's functions do."""
+"""What a pass of a copy reaches, under a mode that looks on or changes what torch's functions do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradwatch.remedies.setup import Setup, copy_of
 from gradwatch.remedies.tracing import on_device_of, run_forward, run_once
 
 
-def one_pass(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
+def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
     """Run a training step, or where it needs a Trainer the forward pass, of a copy on the set-up's batch.
 
     Returns:
@@ -24,7 +24,7 @@ def one_pass(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
     Example:
         >>> from contextlib import nullcontext
         >>> layer = torch.nn.Linear(2, 1, bias=False)
-        >>> one_pass(Setup(layer, batch=torch.ones(1, 2)), nullcontext())
+        >>> reached(Setup(layer, batch=torch.ones(1, 2)), nullcontext())
         {'weight'}
     """
     for run in (run_once, run_forward):
