@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
+from gradwatch.containment import Containment, say
 from gradwatch.detectors import Ledger, default_detectors
 from gradwatch.detectors.announce import OnFinding, announce, require_on_finding
 from gradwatch.probe.history import History
@@ -24,7 +25,9 @@ class Intake:
         detectors: look at each Snapshot; None takes all with their defaults.
         on_finding: what is done when a finding opens.
         history_size: how many Snapshots are kept.
+        containment: switches off what fails; None lets every error through.
         aloud: whether this process is the one that warns.
+        shared: several processes measure the same steps, so that they have to agree on which.
 
     Attributes:
         history: the Snapshots that are kept.
@@ -48,15 +51,18 @@ class Intake:
         on_finding: OnFinding,
         history_size: int,
         *,
+        containment: Containment | None = None,
         aloud: bool = True,
+        shared: bool = False,
     ) -> None:
+        self.containment = containment or Containment("raise")
         self.history = History(require_count("history_size", history_size, least=2))
-        self.ledger = Ledger(default_detectors() if detectors is None else detectors)
+        self.ledger = Ledger(default_detectors() if detectors is None else detectors, containment=self.containment)
         self.traces = Traces()
         self.should_stop = False
         self.on_snapshot: Callable[[Snapshot], object] | None = None
         self.schedule = schedule
-        self._on_finding, self._aloud = require_on_finding(on_finding), aloud
+        self._on_finding, self._aloud, self._shared = require_on_finding(on_finding), aloud, shared
         self._arrivals = Arrivals()
         self._opened: deque[Finding] = deque()  # not announced yet
 
@@ -65,15 +71,10 @@ class Intake:
         self._arrivals.add(pending)
 
     def take(self, step: int) -> Snapshot | None:
-        """Take in what has arrived by the end of a step; returns the latest of it.
-
-        Raises:
-            GradientError: when a finding has opened and ``on_finding`` is ``"raise"``.
-        """
+        """Take in what has arrived by the end of a step; returns the latest of it. :meth:`announce` comes next."""
         latest = None
         for latest in self._arrivals.take(step):
             self._look_at(latest)
-        self._announce()
         return latest
 
     def catch_up(self) -> None:
@@ -83,22 +84,35 @@ class Intake:
 
     def close(self, *, quietly: bool) -> None:
         """Wait for the rest and act on it; ``quietly`` raises nothing: an error is under way, maybe the device's."""
-        with suppress(Exception) if quietly else nullcontext():
-            self.catch_up()
-            self.traces.leave_device()
-            self._opened.extend(self.ledger.glimpse(self.traces.rest()))
-            self._announce()
+        if quietly:
+            with suppress(Exception):
+                self._take_the_rest()
+                self.announce()
+        else:
+            with self.containment.guard("the steps since the last measured one"):
+                self._take_the_rest()
+            self.announce()
         self._opened.clear()
 
-    def _announce(self) -> None:
+    def _take_the_rest(self) -> None:
+        self.catch_up()
+        self.traces.leave_device()
+        self._opened.extend(self.ledger.glimpse(self.traces.rest()))
+
+    def announce(self) -> None:
+        """Act on the findings that have opened.
+
+        Raises:
+            GradientError: when ``on_finding`` is ``"raise"``; what ``on_finding`` raises where it is a function.
+        """
         while self._opened:
             self.should_stop |= announce(self._opened.popleft(), self._on_finding, aloud=self._aloud)
 
     def _look_at(self, snapshot: Snapshot) -> None:
         self.history.add(snapshot)
-        opened = self.ledger.update(snapshot)
-        self._opened.extend(opened)
-        self.schedule.took(snapshot.step, suspicious=bool(opened) or self.ledger.is_suspicious)
+        self._opened.extend(self.ledger.update(snapshot))
+        suspicious = self.ledger.wants_another_look(agreed=self._shared)
+        self.schedule.took(snapshot.step, suspicious=suspicious)
         if self.on_snapshot is not None:
             self.on_snapshot(snapshot)
 
@@ -107,10 +121,23 @@ class Intake:
         self.catch_up()
         return {name: part.state_dict() for name, part in self._parts().items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; what an older version did not keep is left as it is."""
+    def load_state_dict(self, state: Mapping[str, Any], layers: Sequence[str]) -> None:
+        """Go on from there.
+
+        Args:
+            state: what :meth:`state_dict` gave; what an older version did not keep is left as it is.
+            layers: those that are watched now. The memory of a run that watched others does not fit: its Snapshots,
+                findings and detectors' memories would be mixed with those of other layers, and are left.
+        """
+        known = state.get("layers", layers)
+        fits = set(known) == set(layers)
+        if not fits and (state["history"] or state["ledger"]["findings"]):
+            say(
+                f"the checkpoint's history is of {len(known)} layers, and {len(layers)} are watched now, which are not "
+                "the same (another model, or other include or exclude patterns): history and findings start anew."
+            )
         for name, part in self._parts().items():
-            if name in state:
+            if name in state and (fits or name in ("schedule", "traces")):
                 part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.containment import Containment, OnError, OutOfService, RaisedOnPurpose
 from gradwatch.detectors.announce import OnFinding
 from gradwatch.diagnosis import diagnose
 from gradwatch.intake import Intake
@@ -17,6 +20,7 @@ from gradwatch.probe.settings import Settings
 from gradwatch.probe.snapshot import Probe
 from gradwatch.probe.stepping import LossScale
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 
 class Watcher:
@@ -39,6 +43,9 @@ class Watcher:
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: how many Snapshots are kept.
         measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
+        on_error: ``"warn"`` switches off what fails inside of the watching, says so once and lets the training go on;
+            ``"raise"`` is for tests, and for people who debug a detector. None takes the environment variable
+            ``GRADWATCH_ON_ERROR``, else ``"warn"``.
         ranks: processes whose numbers are added up, by which all watch the model; None finds those of DDP and FSDP.
 
     Raises:
@@ -70,13 +77,23 @@ class Watcher:
         total_norm_every_step: bool = False,
         history_size: int = 500,
         measure_eagerly: bool = False,
+        on_error: OnError | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.steps = 0
+        self.containment = Containment(on_error)
         self._every_total = total_norm_every_step
-        self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly)
-        schedule = Schedule(every_n_steps, dense_steps)
-        self.intake = Intake(schedule, detectors, on_finding, history_size, aloud=self._probe.speaks)
+        self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly, containment=self.containment)
+        self.containment.speaks = self._probe.speaks
+        self.intake = Intake(
+            Schedule(every_n_steps, dense_steps),
+            detectors,
+            on_finding,
+            history_size,
+            containment=self.containment,
+            aloud=self._probe.speaks,
+            shared=self._probe.ranks is not None,
+        )
         self.history = self.intake.history
         self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their parts of the total norm
 
@@ -84,6 +101,11 @@ class Watcher:
     def findings(self) -> list[Finding]:
         """All Findings so far, open and closed, in the order they opened."""
         return self.intake.ledger.findings
+
+    @property
+    def out_of_service(self) -> list[OutOfService]:
+        """The parts of the watching that failed and were switched off, in the order in which they did."""
+        return self.containment.failures
 
     @property
     def should_stop(self) -> bool:
@@ -103,26 +125,74 @@ class Watcher:
     @property
     def total_norm(self) -> Tensor | None:
         """Total gradient norm of the step under way, on the device; None before it was read, or of cut-up gradients."""
-        return self._probe.whole(next(reversed(self.norms), None))
+        with self.contained():
+            return self._probe.whole(next(reversed(self.norms), None))
+        return None
+
+    @contextmanager
+    def contained(self) -> Iterator[None]:
+        """Let no error and no operation of the watching reach the training; after an error nothing more is measured."""
+        try:
+            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+                yield
+        except RaisedOnPurpose:
+            raise
+        except Exception as error:
+            self._probe.fail(error)
 
     def begin(self) -> None:
         """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
         self._read = {}
-        if self.intake.schedule.is_due(self.steps):
-            self._probe.attach()
+        self.containment.step = self.steps
+        if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
+            with self.contained():
+                self._probe.attach()
+
+    def pause(self) -> None:
+        """Take the hooks off the model while it does something else than train, such as a validation."""
+        self._probe.pause()
+
+    def resume(self) -> None:
+        """Put the hooks back where :meth:`pause` has taken them off."""
+        with self.contained():
+            self._probe.resume()
+
+    def abandon(self) -> None:
+        """Drop the step under way: what was seen of it is forgotten, and it does not count."""
+        self._read = {}
+        self._probe.detach()
+
+    def expect(self, loss: Tensor) -> None:
+        """Take in the loss before its backward pass: in this step only its gradients count, and no penalty's."""
+        if self.is_measuring:
+            with self.contained():
+                self._probe.loss_pass.expect(loss)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return True if several processes measure the same steps, none of which may leave one out alone."""
+        return self._probe.ranks is not None
+
+    @property
+    def has_seen_gradients(self) -> bool:
+        """Return True if a gradient has come to a layer's output in the step under way."""
+        return self._probe.has_seen_gradients
 
     def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
         """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
-        looks = self.is_measuring or self._every_total
-        params = [param for group in optimizer.param_groups for param in group["params"]] if looks else []
-        if self.is_measuring:
-            self._probe.read(params, scale, Settings.of(optimizer))
-        part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
-        self._read[id(optimizer)] = part
+        self._read[id(optimizer)] = None
+        with self.contained():
+            looks = self.is_measuring or self._every_total
+            params = [param for group in optimizer.param_groups for param in group["params"]] if looks else []
+            if self.is_measuring:
+                self._probe.read(params, scale, Settings.of(optimizer))
+            part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
+            self._read[id(optimizer)] = part
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
-        self._probe.read_again()
+        with self.contained():
+            self._probe.read_again()
 
     def end(
         self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
@@ -134,16 +204,25 @@ class Watcher:
             loss_scale: what it was multiplied by for the backward pass, on the device.
             skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
         """
-        step, self.steps, norms = self.steps, self.steps + 1, self.norms
+        step, self.steps, latest = self.steps, self.steps + 1, None
+        with self.contained():
+            self._finish(step, loss, loss_scale, skipped)
+            latest = self.intake.take(step)
+        if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
+            self._probe.detach()
+        self.intake.announce()
+        return latest
+
+    def _finish(self, step: int, loss: Tensor | float | None, scale: Tensor | None, skipped: bool | Tensor) -> None:
+        norms = self.norms
         self.intake.traces.append(step, loss, norms if self._every_total else [], skipped)
         if self.is_measuring and (norms or self._probe.ranks):  # other ranks may have gradients where this one has none
             if self._probe.ranks:  # the sums of the last measured step tell how much room those of this one need
                 self.intake.catch_up()
             self.read_again()
-            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=loss_scale, skipped=skipped))
+            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=scale, skipped=skipped))
         elif self.is_measuring:  # no gradient at all: a training step that was left out
             self._probe.detach()
-        return self.intake.take(step)
 
     def step(
         self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any
@@ -167,13 +246,14 @@ class Watcher:
             self.begin()
 
     def diagnosis(self) -> list[Diagnosis]:
-        """A first, simple cause for each finding."""
+        """Return the likely causes of what was found, the likeliest first."""
         return diagnose(self.findings, self.history)
 
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._probe.detach()
-        self.intake.close(quietly=quietly)
+        with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+            self.intake.close(quietly=quietly)
 
     def __enter__(self) -> Watcher:
         self.begin()
@@ -187,14 +267,17 @@ class Watcher:
         return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the step count, the findings, what detectors remember, some of the Snapshots."""
-        return {"steps": self.steps, "activity": self._probe.activity.state_dict(), **self.intake.state_dict()}
+        """Return what a checkpoint needs: steps, findings, detectors' memory, some Snapshots, and of which layers."""
+        own = {"steps": self.steps, "layers": list(self._probe.layers)}
+        return own | {"activity": self._probe.activity.state_dict(), **self.intake.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped."""
         self.steps = self._probe.since = state["steps"]
-        self._probe.activity.load_state_dict(state.get("activity", {}))
-        self.intake.load_state_dict(state)
+        layers = self._probe.layers
+        if set(state.get("layers", layers)) == set(layers):
+            self._probe.activity.load_state_dict(state.get("activity", {}))
+        self.intake.load_state_dict(state, layers)
 
 
 watch = Watcher  # "with gradwatch.watch(model) as watcher:" reads better than the class's name

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["GRADWATCH_ON_ERROR"] = "raise"  # an error of gradwatch's own fails a test instead of being contained
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and several test runs may share a machine
 
 

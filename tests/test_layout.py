@@ -10,20 +10,21 @@ import gradwatch
 
 ROOT = Path(gradwatch.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-PIPELINE = {"records", "probe", "detectors", "diagnosis", "watch"}
+GROUND = {"records", "containment", "torch_internals"}
+PIPELINE = {*GROUND, "probe", "detectors", "diagnosis", "watch"}
 
 # Folder or module -> what it may import of gradwatch besides its own siblings; "gradwatch" is the public names.
 MAY_IMPORT: dict[str, set[str]] = {
-    "records": set(),
-    **{part: {"records"} for part in ("probe", "detectors", "transforms", "reporting", "nn", "diagnosis")},
-    "remedies": {"records", "transforms", "reporting"},  # some edit gradients, and a trial's results are shown
-    "metrics": {"records", "probe"},  # the norm of a gradient is defined once, in the probe
-    "transforms": {"records", "probe"},  # the same
-    "intake": {"records", "probe", "detectors"},
+    **{part: set() for part in GROUND},
+    **dict.fromkeys(("probe", "detectors", "reporting", "nn", "diagnosis"), GROUND),
+    "remedies": {*GROUND, "transforms", "reporting"},  # some edit gradients, and a trial's results are shown
+    "metrics": {*GROUND, "probe"},  # the norm of a gradient is defined once, in the probe
+    "transforms": {*GROUND, "probe"},  # the same
+    "intake": {*GROUND, "probe", "detectors"},
     "watch": {*PIPELINE, "intake"},
     "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
     "runs": {*PIPELINE, "callbacks", "reporting"},  # one engine for a user's tests, `check` and the preflight
-    "preflight": {"records", "probe", "diagnosis", "reporting", "runs"},
+    "preflight": {*GROUND, "probe", "diagnosis", "reporting", "runs"},
     "testing": {"gradwatch", "preflight", "runs"},
     "examples": {"gradwatch"},
     "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
@@ -81,7 +82,7 @@ def test_only_the_adapters_import_lightning(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_is_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 200
+    assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", gradwatch.__all__)

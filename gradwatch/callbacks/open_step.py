@@ -19,6 +19,7 @@ class OpenStep:
 
     Attributes:
         was_read: an optimizer is about to step, or has: the step ends with this batch.
+        batches: how many have ended in it.
         loss: sum of the batches' losses, each as a share of the step, on the device.
         loss_scale: what the loss was multiplied by, on the device; None without a loss scaler.
 
@@ -32,6 +33,7 @@ class OpenStep:
     """
 
     was_read: bool = False
+    batches: int = 0
     loss: Tensor | None = None
     loss_scale: Tensor | None = None
     _stepping: Stepping = field(default_factory=Stepping)
@@ -44,7 +46,7 @@ class OpenStep:
     def add_loss(self, outputs: Any) -> None:
         """Take in what ``training_step`` gave, if there is a loss in it."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1:
+        if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
     def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from gradwatch.containment import SettingError
 from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.stepping import unscales_itself
@@ -96,4 +97,4 @@ def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
 
 def _refuse_deepspeed(trainer: Trainer, what: str) -> None:
     if is_a(trainer.strategy, "DeepSpeedStrategy"):
-        raise ValueError(f"DeepSpeed keeps gradients to itself, so there is nothing to {what}; use FSDP2 or DDP")
+        raise SettingError(f"DeepSpeed keeps gradients to itself, so there is nothing to {what}; use FSDP2 or DDP")

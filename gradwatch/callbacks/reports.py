@@ -10,8 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from gradwatch.callbacks.refusals import is_a
+from gradwatch.containment import Containment, say
 from gradwatch.probe.layers import plain_name
-from gradwatch.records import Finding, Snapshot
+from gradwatch.probe.modules import named_parameters
+from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.jsonl import JsonlRecord
 from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.tensorboard import TensorBoardReport
@@ -22,32 +24,41 @@ _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they 
 
 
 class Reports:
-    """Everything that one fit writes to.
+    """Everything that one fit writes to; what fails is switched off, alone, and the others go on.
 
     Args:
         trainer: its loggers are written to.
         record_path: where the JSONL record goes; None writes none.
+        containment: switches off what fails.
     """
 
-    def __init__(self, trainer: Trainer, record_path: str | Path | None) -> None:
+    def __init__(self, trainer: Trainer, record_path: str | Path | None, containment: Containment) -> None:
+        self._containment = containment
         boards: list[Any] = [logger for logger in trainer.loggers if is_a(logger, "TensorBoardLogger")]
-        self._boards = [TensorBoardReport(logger.experiment) for logger in boards]
-        self._others: list[Logger] = [logger for logger in trainer.loggers if logger not in boards]
-        self._record = JsonlRecord(record_path) if record_path else None
+        reports = {f"TensorBoard in {logger.log_dir}": logger for logger in boards}
+        reports = {part: containment.run(part, _report_of, logger) for part, logger in reports.items()}
+        self._boards = {part: report for part, report in reports.items() if report is not None}
+        others = [logger for logger in trainer.loggers if logger not in boards]
+        self._others = {f"logger {i} {type(logger).__name__}": logger for i, logger in enumerate(others)}
+        self._record_part = f"record {record_path}"
+        self._record = containment.run(self._record_part, JsonlRecord, record_path) if record_path else None
         self._written: list[Finding] = []
+        self._failures = 0  # how many of the parts that failed are in the record
+        self._has_news = False
         self._started = time.monotonic()
         self._drawing = 0.0
 
     def take(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Write the latest Snapshot, and what opened or closed with it."""
-        for board in self._boards:
-            board.snapshot(snapshot)
+        self._has_news, run = True, self._containment.run
+        for part, board in self._boards.items():
+            run(part, board.snapshot, snapshot)
         if self._others:
             values = scalars(snapshot)
-            for logger in self._others:
-                logger.log_metrics(values, step=snapshot.step)
+            for part, logger in self._others.items():
+                run(part, _log, logger, values, snapshot.step)
         if self._record:
-            self._record.snapshot(snapshot)
+            run(self._record_part, self._record.snapshot, snapshot)
         self._take_findings(watcher)
         if time.monotonic() - self._started > self._drawing / _PICTURE_SHARE + 30:
             self._draw(watcher)
@@ -56,47 +67,87 @@ class Reports:
         known = [_state(finding) for finding in self._written]
         changed = [finding for finding in watcher.findings if _state(finding) not in known]
         self._written = list(watcher.findings)
-        for finding in changed:
-            if self._record:
-                self._record.finding(finding)
-        if changed:
-            for board in self._boards:
-                board.findings(watcher.findings, watcher.diagnosis(), watcher.history[-1].step)
+        if self._record:
+            for finding in changed:
+                self._containment.run(self._record_part, self._record.finding, finding)
+        if changed and watcher.history:
+            self._write_text(watcher, self._diagnoses(watcher))
+        self._take_failures()
 
-    def _tell_of_causes(self, watcher: Watcher) -> None:
-        """Write the text again where a cause is known that no finding told of."""
-        diagnoses = watcher.diagnosis()
-        for board in self._boards if any(not diagnosis.findings for diagnosis in diagnoses) else []:
-            board.findings(watcher.findings, diagnoses, watcher.history[-1].step)
+    def _take_failures(self) -> None:
+        """Write down what has failed since the last time."""
+        failures = self._containment.failures
+        new, self._failures = failures[self._failures :], len(failures)
+        for failure in new if self._record else []:
+            self._containment.run(self._record_part, self._record.out_of_service, failure)  # type: ignore[union-attr]
+
+    def _diagnoses(self, watcher: Watcher) -> list[Diagnosis]:
+        return self._containment.run("diagnosis", watcher.diagnosis) or []
+
+    def _write_text(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
+        for part, board in self._boards.items():
+            self._containment.run(part, board.findings, watcher.findings, diagnoses, watcher.history[-1].step)
 
     def _draw(self, watcher: Watcher) -> None:
         started = time.monotonic()
-        for board in self._boards:
-            board.pictures(watcher.history, watcher.findings)
+        for part, board in self._boards.items():
+            if not self._containment.is_out(part):
+                self._containment.run(f"pictures for {part}", board.pictures, watcher.history, watcher.findings)
         self._drawing += time.monotonic() - started
 
     def histograms(self, module: LightningModule, step: int) -> None:
         """Write histograms of all gradients."""
-        for board in self._boards:
-            board.histograms({plain_name(name): param for name, param in module.named_parameters()}, step)
+        for part, board in self._boards.items():
+            if not self._containment.is_out(part):
+                self._containment.run(f"histograms for {part}", _write_histograms, board, module, step)
 
     def close(self, watcher: Watcher, *, summary: bool) -> None:
-        """Draw the last pictures, print the summary and close the record."""
-        if watcher.history:
+        """Draw the last pictures, print the summary and close the record; nothing where there was no news."""
+        if watcher.history and (self._has_news or len(self._written) != len(watcher.findings)):
             self._take_findings(watcher)  # of the last steps, which were not measured
-            self._tell_of_causes(watcher)
+            diagnoses = self._diagnoses(watcher)
+            if any(not diagnosis.findings for diagnosis in diagnoses):  # a cause that no finding told of
+                self._write_text(watcher, diagnoses)
             self._draw(watcher)
-            if summary:
-                print_summary(watcher.history[-1], watcher.findings, watcher.diagnosis())
+        else:
+            diagnoses = []
+        self._take_failures()
+        notes = [*self._troubles(), *map(str, self._containment.failures)]
+        if summary and watcher.history and self._has_news:
+            args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes)
+            self._containment.run("summary", print_summary, *args)
         if self._record:
-            self._record.close()
+            self._containment.run(self._record_part, self._record.close)
+
+    def _troubles(self) -> list[str]:
+        """Return what could not be written, in words; it was not worth a warning at each step."""
+        parts: list[Any] = [*self._boards.values(), *([self._record] if self._record else [])]
+        troubles = [trouble for part in parts if (trouble := part.trouble)]
+        for trouble in troubles:
+            say(trouble)
+        return troubles
 
 
-def open_reports(trainer: Trainer, record_path: str | Path | None) -> Reports | None:
-    """What the first process writes to; None in the others. The record's place is the logger's folder by default."""
+def open_reports(trainer: Trainer, record_path: str | Path | None, containment: Containment) -> Reports | None:
+    """Return what the first process writes to; None in the others.
+
+    The record's place is the logger's folder by default, which may be remote (``s3://...``).
+    """
     folder = trainer.log_dir if trainer.loggers else None  # asks all ranks, so all have to ask
-    record = record_path or (Path(folder) / "gradwatch.jsonl" if folder else None)
-    return Reports(trainer, record) if trainer.is_global_zero else None
+    record = record_path or (f"{folder}/gradwatch.jsonl" if folder else None)
+    return Reports(trainer, record, containment) if trainer.is_global_zero else None
+
+
+def _report_of(logger: Any) -> TensorBoardReport:
+    return TensorBoardReport(logger.experiment)
+
+
+def _log(logger: Logger, values: dict[str, float], step: int) -> None:
+    logger.log_metrics(values, step=step)
+
+
+def _write_histograms(board: TensorBoardReport, module: LightningModule, step: int) -> None:
+    board.histograms({plain_name(name): param for name, param, _ in named_parameters(module)}, step)
 
 
 def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:

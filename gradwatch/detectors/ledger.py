@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gradwatch.containment import Containment
 from gradwatch.records import Detector, Finding, Snapshot
 
 
@@ -30,6 +31,7 @@ class Ledger:
     Args:
         detectors: objects or plain functions: ``detector(snapshot)`` gives a Finding, several, or None.
         close_after: measured steps without it until a finding closes.
+        containment: switches off a detector that raises, or returns something else; None lets its error through.
 
     Raises:
         TypeError: when a detector can't be called.
@@ -45,7 +47,9 @@ class Ledger:
         [(1, 3)]
     """
 
-    def __init__(self, detectors: Sequence[Detector], close_after: int = 3) -> None:
+    def __init__(
+        self, detectors: Sequence[Detector], close_after: int = 3, containment: Containment | None = None
+    ) -> None:
         for detector in detectors:
             if not callable(detector):
                 raise TypeError(
@@ -53,27 +57,45 @@ class Ledger:
                     f"Snapshot and returns findings, such as gradwatch.Vanishing() or a function"
                 )
         self.detectors = list(detectors)
+        self._parts = [f"detector {i} {_name_of(detector)}" for i, detector in enumerate(self.detectors)]
+        self._containment = containment or Containment("raise")
         self.findings: list[Finding] = []
         self._close_after = close_after
         self._tracks: list[Track] = []
+        self._just_opened: list[Track] = []
 
     @property
     def is_suspicious(self) -> bool:
         """Whether something was seen that has not lasted long enough to be a finding."""
         return any(track.place is None for track in self._tracks)
 
+    def wants_another_look(self, *, agreed: bool) -> bool:
+        """Return True if something was seen that is no finding yet, or has just become one.
+
+        Args:
+            agreed: ask only the detectors of gradwatch, which find the same in every process. One of the user's may
+                raise, or decide, in one process alone, and then the others would wait for its numbers.
+        """
+        tracks = [*(track for track in self._tracks if track.place is None), *self._just_opened]
+        return any(not agreed or _is_ours(self.detectors[track.detector]) for track in tracks)
+
     def glimpse(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the losses of steps that were not measured: findings open, none closes, nothing is remembered.
 
         Detectors are asked that need no more than losses, and say so by ``of_losses``.
         """
-        asked = {i: deepcopy(d) for i, d in enumerate(self.detectors) if getattr(d, "of_losses", False)}
+        asked: dict[int, Any] = {}
+        for i, detector in enumerate(self.detectors):
+            if getattr(detector, "of_losses", False):
+                asked[i] = self._containment.run(self._parts[i], deepcopy, detector)
         return list(self._open(self._see(snapshot, asked)))
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the next measured step; returns the findings that it opens."""
         seen = self._see(snapshot, dict(enumerate(self.detectors)))
+        before = {id(track) for track in seen if track.place is not None}
         opened = list(self._open(seen))
+        self._just_opened = [track for track in seen if track.place is not None and id(track) not in before]
         self._age([track for track in self._tracks if not any(track is other for other in seen)], snapshot.step)
         return opened
 
@@ -81,7 +103,8 @@ class Ledger:
         """What the detectors, by their places, find in a Snapshot."""
         seen: list[Track] = []
         for number, detector in asked.items():
-            for finding in _listed(detector(snapshot)):
+            found = self._containment.run(self._parts[number], _ask, detector, snapshot)
+            for finding in found or ():
                 seen.append(self._track(number, finding, snapshot, seen))
         return seen
 
@@ -121,7 +144,7 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All findings, the troubles that are watched, and what detectors with a memory remember, for a checkpoint."""
-        memories = {i: d.state_dict() for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
+        memories = {i: self._memory_of(i) for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
         tracks = [asdict(track) for track in self._tracks]
         return {"findings": [asdict(finding) for finding in self.findings], "tracks": tracks, "memories": memories}
 
@@ -132,7 +155,11 @@ class Ledger:
         self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
-                self.detectors[number].load_state_dict(memory)
+                self._containment.run(self._parts[number], self.detectors[number].load_state_dict, memory)
+
+    def _memory_of(self, number: int) -> Any:
+        detector: Any = self.detectors[number]
+        return self._containment.run(self._parts[number], detector.state_dict)
 
 
 def _is_same(old: Finding, new: Finding) -> bool:
@@ -146,6 +173,18 @@ def _in_order(names: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:
 
 def _finding(state: dict[str, Any]) -> Finding:
     return Finding(**{**state, "layers": tuple(state["layers"])})
+
+
+def _name_of(detector: Detector) -> str:
+    return str(getattr(detector, "__name__", type(detector).__name__))
+
+
+def _is_ours(detector: Detector) -> bool:
+    return type(detector).__module__.startswith("gradwatch.")
+
+
+def _ask(detector: Detector, snapshot: Snapshot) -> list[Finding]:
+    return _listed(detector(snapshot))
 
 
 def _listed(result: object) -> list[Finding]:

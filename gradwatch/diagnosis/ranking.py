@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from gradwatch.diagnosis import (
     activations,
     data,
@@ -62,9 +64,19 @@ def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[D
         >>> diagnose([finding], [snapshot])[0].cause
         'saturating activation'
     """
-    answers = [answer for rule in RULES if (answer := rule(findings, history)) is not None]
+    history = _of_one_model(history)
+    with np.errstate(all="ignore"):  # NaN and Inf are what rules look for
+        answers = [answer for rule in RULES if (answer := rule(findings, history)) is not None]
     answers.sort(key=lambda answer: (-answer.score, -len(answer.findings)))
     return [*answers, *_unexplained(findings, answers, history)]
+
+
+def _of_one_model(history: Sequence[Snapshot]) -> Sequence[Snapshot]:
+    """Return the Snapshots of the layers of the latest one: a head may have been replaced during the run."""
+    if all(snapshot.layers == history[-1].layers for snapshot in history):
+        return history
+    layers = set(history[-1].layers)
+    return [snapshot for snapshot in history if set(snapshot.layers) == layers]
 
 
 def _unexplained(

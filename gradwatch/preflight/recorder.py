@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradwatch.preflight.criticality import Spread, spreads
 from gradwatch.preflight.head import Head, params_of, read_head
 from gradwatch.probe.graph import tensors_in
+from gradwatch.probe.hooks import ModuleHook
 from gradwatch.probe.layers import find_layers, plain_name
 
 _NORMALIZING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -61,19 +62,17 @@ class Recorder:
         self.spreads = spreads(module)
         for name, layer in find_layers(module).items():
             if any(True for _ in layer.parameters(recurse=False)):
-                layer.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+                # A hook of gradwatch's, which changes nothing in place: so the time steps of an LSTM are still read.
+                layer.register_forward_pre_hook(ModuleHook(self._note, name), with_kwargs=True)
 
-    def _hook(self, name: str) -> Any:
-        def note(layer: nn.Module, args: Any, kwargs: Any) -> None:
-            self.called.add(name)
-            if self._was_called:
-                return
-            self._was_called = True
-            given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
-            if given and not isinstance(layer, _NORMALIZING):
-                self.first = name, given[0].detach().clone()
-
-        return note
+    def _note(self, name: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        self.called.add(name)
+        if self._was_called:
+            return
+        self._was_called = True
+        given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
+        if given and not isinstance(layer, _NORMALIZING):
+            self.first = name, given[0].detach().clone()
 
     def before_backward(self, loss: Tensor) -> None:
         """Look at the graph of a loss."""

@@ -43,16 +43,34 @@ def saturated_share(saturation: tuple[float, float], output: Tensor) -> Tensor:
     return (output.float() - centre).abs_().gt_(distance).mean()
 
 
+def peaks_of(output: Tensor) -> tuple[Tensor, int] | None:
+    """Return the largest output of each unit, and the number of samples; None where there are no units, or no samples.
+
+    A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension.
+
+    Example:
+        >>> peaks_of(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        (tensor([3., 0.]), 2)
+    """
+    output, dimensions = output.detach(), output.dim()
+    if dimensions < 2 or not output.numel():  # an expert that gets no token
+        return None
+    if dimensions == 2:
+        peak = output.amax(0)
+    else:
+        peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
+    return peak, output.numel() // peak.numel()
+
+
 class UnitActivity:
     """Which units of the ReLUs were active at all, over at least 100 samples.
 
     With smaller batches the samples of several measured steps are put together, as a unit that is off for eight samples
-    is not dead. A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension. Layers of
-    fewer than eight units are left out.
+    is not dead. Layers of fewer than eight units are left out.
 
     Example:
         >>> activity = UnitActivity()
-        >>> activity.see("relu", torch.relu(torch.tensor([[1.0, -1.0] * 4])).expand(100, 8))
+        >>> activity.add("relu", *peaks_of(torch.relu(torch.tensor([[1.0, -1.0] * 4])).expand(100, 8)))
         >>> activity.dead_shares()
         [(('relu',), tensor([0.5000], dtype=torch.float64))]
     """
@@ -61,17 +79,8 @@ class UnitActivity:
         self._peaks: dict[str, tuple[Tensor, int]] = {}
         self._known: list[tuple[tuple[str, ...], Tensor]] = []
 
-    def see(self, layer: str, output: Tensor) -> None:
-        """Note the largest output of each unit of a ReLU."""
-        output = output.detach()
-        dimensions = output.dim()
-        if dimensions < 2:
-            return
-        if dimensions == 2:
-            peak = output.amax(0)
-        else:
-            peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
-        samples = output.numel() // max(peak.numel(), 1)
+    def add(self, layer: str, peak: Tensor, samples: int) -> None:
+        """Add the largest output of each unit of a ReLU, over so many samples."""
         before = self._peaks.get(layer)
         if before is not None and before[0].shape == peak.shape:
             peak, samples = torch.maximum(before[0].to(peak), peak), before[1] + samples

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from gradwatch.probe.activations import UnitActivity
 from gradwatch.probe.graph import Graph
@@ -27,6 +28,11 @@ class Alone:
 
     def check(self, names: Sequence[str]) -> None:
         """There is nobody to disagree."""
+
+    def see(self, peaks: Iterable[tuple[str, Tensor, int]]) -> None:
+        """Take in what ReLUs put out in the calls that count: layer, largest output of each unit, samples."""
+        for peak in peaks:
+            self._activity.add(*peak)
 
     def unit_counts(self, index: Mapping[str, int]) -> dict[int, int]:
         """Layer -> how many sums its units need: none, as their shares are counted on the device."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import distributed, nn
+
+from gradwatch.containment import say
+from gradwatch.probe.modules import is_scripted, named_modules
 
 _COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on each function that it returns
 
@@ -92,18 +94,22 @@ def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[s
         >>> compiled_layers(model, dict(model.named_modules()))
         ['1', '1.0']
     """
-    inside = {id(part) for module in model.modules() for part in _compiled_parts(module)}
+    inside = {id(part) for _, module in named_modules(model) for part in _compiled_parts(module)}
     return [name for name, module in layers.items() if id(module) in inside]
 
 
 def _compiled_parts(module: nn.Module) -> list[nn.Module]:
     if getattr(module, "_compiled_call_impl", None) is not None or _is_compiled(module, "training_step"):
-        return list(module.modules())
-    return list(module.modules())[1:] if _is_compiled(module, "forward") else []  # its own hooks stand outside
+        return [part for _, part in named_modules(module)]
+    return (
+        [part for _, part in named_modules(module)][1:] if _is_compiled(module, "forward") else []
+    )  # its own hooks stand outside
 
 
 def _is_compiled(module: nn.Module, method: str) -> bool:
-    return hasattr(getattr(module, method, None), _COMPILED)
+    # Read past a __getattr__ of the user's; a script's methods are no functions of Python.
+    found = None if is_scripted(module) else module.__dict__.get(method, getattr(type(module), method, None))
+    return hasattr(found, _COMPILED)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -113,9 +119,8 @@ def _few(names: Sequence[str]) -> str:
 def _warn(what: str) -> None:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
         return
-    warnings.warn(
+    say(
         f"{what} The columns of their outputs (grad_output_norm, gain, output_rms, dead and saturated units) are "
         "missing, and what needs them is not detected; the gradients of their parameters are read. Compiled code is "
-        "read too with measure_eagerly=True, which runs the measured steps without it.",
-        stacklevel=2,
+        "read too with measure_eagerly=True, which runs the measured steps without it."
     )

@@ -11,6 +11,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwatch.containment import UnsupportedError
+from gradwatch.probe.modules import named_modules, named_parameters
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.shards import is_sharded
 
@@ -19,7 +21,7 @@ def find_ranks(model: nn.Module) -> Ranks | None:
     """Those that train a model which is wrapped in DDP or FSDP, or has DTensors as parameters; None for any other.
 
     Raises:
-        NotImplementedError: where parameters are cut up in a way whose parts are not told apart.
+        UnsupportedError: (a NotImplementedError) where parameters are cut up in a way whose parts are not told apart.
 
     Example:
         >>> find_ranks(nn.Linear(2, 2)) is None
@@ -28,7 +30,7 @@ def find_ranks(model: nn.Module) -> Ranks | None:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     cut = _cut_by_fsdp(model) or _cut_by_mesh(model)
-    wrapper = next((module for module in model.modules() if isinstance(module, DistributedDataParallel)), None)
+    wrapper = next((m for _, m in named_modules(model) if isinstance(m, DistributedDataParallel)), None)
     if cut is not None or wrapper is None:
         return cut
     group: Any = wrapper.process_group
@@ -43,18 +45,18 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
     """Those of FSDP's first version, which flattens parameters and cuts the whole into pieces."""
     from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel, ShardingStrategy
 
-    wrapped = [module for module in model.modules() if isinstance(module, FullyShardedDataParallel)]
+    wrapped = [module for _, module in named_modules(model) if isinstance(module, FullyShardedDataParallel)]
     if not wrapped:
         return None
-    if any(isinstance(param, FlatParameter) or is_sharded(param) for param in model.parameters()):
-        raise NotImplementedError(
+    if any(isinstance(p, FlatParameter) or is_sharded(p) for _, p, _ in named_parameters(model)):
+        raise UnsupportedError(
             "FSDP(use_orig_params=False), or FSDP with tensor parallelism, has no parameter that is told from others; "
             "expected FSDP(use_orig_params=True), or FSDP2 (ModelParallelStrategy with fully_shard)"
         )
     strategies = {module.sharding_strategy for module in wrapped}
     groups = {module.process_group for module in wrapped}
     if len(strategies) > 1 or len(groups) > 1:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"FSDP wrappers of several kinds ({len(groups)} process groups, {sorted(s.name for s in strategies)}) are "
             "not told apart; expected one sharding strategy for all, or FSDP2 (ModelParallelStrategy with fully_shard)"
         )
@@ -68,8 +70,9 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
 
 def _cut_by_mesh(model: nn.Module) -> Ranks | None:
     """Those of FSDP2 and of tensor parallelism, whose parameters are DTensors."""
-    managed = {id(p) for module in model.modules() if isinstance(module, _fsdp2()) for p in module.parameters()}
-    cut: list[Any] = [param for param in model.parameters() if is_sharded(param)]
+    wrapped = [module for _, module in named_modules(model) if isinstance(module, _fsdp2())]
+    managed = {id(param) for module in wrapped for _, param, _ in named_parameters(module)}
+    cut: list[Any] = [param for _, param, _ in named_parameters(model) if is_sharded(param)]
     splits = {(param.device_mesh, _batch_dims(param) if id(param) in managed else 0) for param in cut}
     if not splits:
         return None
@@ -79,7 +82,7 @@ def _cut_by_mesh(model: nn.Module) -> Ranks | None:
     world = dist.get_world_size(group)
     batches = {math.prod(other.shape[:by]) for other, by in splits if by} or {world // sharing}
     if batches != {world // sharing} or world % sharing or mesh.get_coordinate() is None:
-        raise NotImplementedError(
+        raise UnsupportedError(
             f"the parameters are spread over {sorted(str(other) for other, _ in splits)}, which do not make up the "
             f"{world} processes as batches times tensor parallelism; expected every process to hold a part of all"
         )

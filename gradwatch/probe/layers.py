@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torch.nn.modules import activation
 
+from gradwatch.probe.modules import named_modules, own_parameters
 from gradwatch.probe.patterns import check_patterns, matches
 
 ROOT = "(root)"
@@ -16,30 +17,33 @@ _ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if
 
 
 def find_layers(
-    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+    model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = (), *, strict: bool = True
 ) -> dict[str, nn.Module]:
-    """The layers of a model by name: modules with parameters of their own, and torch's activations.
+    """Return the layers of a model by name: modules with parameters of their own, and torch's activations.
 
     Args:
         model: any module.
         include: shell patterns (``encoder.*``) of the layers to keep; None keeps all. A name without a wildcard is
             taken whatever the module is, so a home-made activation can be named.
         exclude: patterns of the layers to leave out.
+        strict: refuse a pattern that matches nothing.
 
     Raises:
-        ValueError: when a pattern matches nothing; it gives the nearest names.
+        SettingError: (a ValueError) when a pattern matches nothing; it gives the nearest names.
 
     Example:
         >>> list(find_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())))
         ['1', '2']
     """
-    modules = {plain_name(name) or ROOT: module for name, module in model.named_modules()}
+    modules = {plain_name(name) or ROOT: module for name, module in named_modules(model)}
     layers = {name: module for name, module in modules.items() if _is_layer(module)}
     if include is not None:
         named = {name: modules[name] for name in include if name in modules}
-        check_patterns(include, [*layers, *named], "layer")
+        if strict:
+            check_patterns(include, [*layers, *named], "layer")
         layers = {n: m for n, m in modules.items() if n in named or (n in layers and matches(n, include))}
-    check_patterns(exclude, layers, "layer")
+    if strict:
+        check_patterns(exclude, layers, "layer")
     return {name: module for name, module in layers.items() if not matches(name, exclude)}
 
 
@@ -54,18 +58,20 @@ def plain_name(name: str) -> str:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, _ACTIVATIONS) or any(True for _ in module.parameters(recurse=False))
+    return isinstance(module, _ACTIVATIONS) or bool(own_parameters(module))
 
 
 def kind_of(module: nn.Module) -> str:
-    """The name of a module's class as its author wrote it: FSDP2 puts one of its own in front.
+    """Return the name of a module's class as its author wrote it: FSDP2 and parametrizations put their own in front.
 
     Example:
-        >>> kind_of(nn.Linear(1, 1))
+        >>> kind_of(nn.utils.parametrizations.weight_norm(nn.Linear(1, 1)))
         'Linear'
     """
-    kinds = type(module).__mro__
-    return kinds[2 if kinds[1].__name__ == "FSDPModule" else 0].__name__
+    kinds = [kind.__name__ for kind in type(module).__mro__]
+    if kinds[1] == "FSDPModule":
+        return kinds[2]
+    return kinds[1] if kinds[0] == f"Parametrized{kinds[1]}" else kinds[0]
 
 
 def network_order(names: Sequence[str], first_call: Mapping[str, float]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from gradwatch.probe.shards import is_sharded, local_part
 
@@ -27,13 +28,52 @@ def stored_values(tensor: Tensor) -> Tensor:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor stores all its entries in this process, as real numbers."""
-    return tensor.layout is torch.strided and not tensor.is_complex() and not is_sharded(tensor)
+    """Whether a tensor stores all its entries in this process, as real numbers that torch computes with."""
+    if tensor.layout is not torch.strided or tensor.is_complex() or tensor.itemsize == 1:
+        return False
+    return not (is_sharded(tensor) or tensor.is_nested)
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Return True if a tensor holds floating or complex numbers that this process can read.
+
+    Meta tensors have none, quantized ones hold codes, and a subclass with a ``__torch_dispatch__`` of its own may hold
+    anything: of these only torch's sharded, nested and still communicating tensors are known.
+
+    Example:
+        >>> [is_readable(tensor) for tensor in (torch.ones(2), torch.ones(2, device="meta"), torch.ones(2).long())]
+        [True, False, False]
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
+        return False
+    kind = type(tensor)
+    if kind is Tensor or kind is nn.Parameter:  # nearly always
+        return True
+    if kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return not isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+    return is_sharded(tensor) or tensor.is_nested or kind.__name__ == "AsyncCollectiveTensor"
+
+
+def entry_count(tensor: Tensor) -> int:
+    """Return how many entries a tensor has; for a nested one those of all its parts together.
+
+    Example:
+        >>> entry_count(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+        5
+    """
+    return _stored(tensor.detach()).numel() if tensor.is_nested else tensor.numel()
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    if tensor.layout is not torch.strided:
+    if tensor.is_nested:
+        parts = [part.reshape(-1) for part in tensor.unbind()]
+        tensor = torch.cat(parts) if parts else torch.zeros(0, dtype=tensor.dtype, device=tensor.device)
+    if tensor.layout is torch._mkldnn:  # type: ignore[attr-defined]
+        tensor = tensor.to_dense()
+    elif tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
+    if tensor.itemsize == 1:  # a float8 is only a way of storing
+        tensor = tensor.float()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradwatch.probe.activations import UnitActivity
+from gradwatch.containment import Containment
 from gradwatch.probe.hooks import LayerHooks
+from gradwatch.probe.loss_pass import LossPass
+from gradwatch.probe.norms import is_readable
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.shards import is_partial, is_sharded, local_part, part_count
 
@@ -41,49 +43,42 @@ class ParallelHooks(LayerHooks):
 
     Args:
         layers: name -> module.
-        activity: takes the outputs of ReLUs.
+        containment: switches off a layer whose hook fails.
+        loss_pass: knows which backward pass is that of the loss.
         ranks: the processes.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], activity: UnitActivity, ranks: Ranks) -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], containment: Containment, loss_pass: LossPass, ranks: Ranks
+    ) -> None:
         self._ranks = ranks
-        self._cuts: dict[Any, Cut | None] = {}
-        super().__init__(layers, activity)
-
-    def detach(self) -> None:
-        """Remove every hook and let go of autograd's graph."""
-        super().detach()
-        self._cuts.clear()
+        super().__init__(layers, containment, loss_pass)
 
     def _share(self, cut: Cut) -> float:
         return min(cut.parts, self._ranks.sharing) / self._ranks.sharing
 
-    def _edge(self, tensor: Tensor) -> int:
-        edge = super()._edge(tensor)
-        if edge == len(self.graph.shares):
-            cut = self._cut_of(tensor)
-            self.graph.sizes[edge] = local_part(tensor.detach()).numel()
-            self.graph.shares.append(float("nan") if cut is None else self._share(cut))
+    def _new_edge(self, tensor: Tensor) -> int:
+        edge, cut = super()._new_edge(tensor), self._cut_of(tensor)
+        self.graph.sizes[edge] = local_part(tensor.detach()).numel()
+        self.graph.shares.append(float("nan") if cut is None else self._share(cut))
         return edge
 
-    def _on_gradient(self, edge: int, grad: Tensor | None) -> None:
-        if grad is None:
-            return
+    def _take(self, edge: int, grad: Tensor) -> None:
         share = self._share(Cut(part_count(grad))) if is_sharded(grad) else self.graph.shares[edge]
-        if share == share and not is_partial(grad):
+        if share == share and not is_partial(grad) and is_readable(grad):
+            super()._take(edge, grad)
             self.graph.arrival_shares.append(share)
-            super()._on_gradient(edge, grad)
 
-    def _look(self, name: str, module: nn.Module) -> Callable[[Tensor], None]:
+    def _look(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
         look = super()._look(name, module)
 
-        def look_here(output: Tensor) -> None:
+        def look_here(call: int, output: Tensor) -> None:
             cut = self._cut_of(output)
             if cut is None or is_partial(output):
                 return
             if cut.by_unit:
                 self.graph.cut_by_unit.add(name)
-            look(local_part(output.detach()))
+            look(call, local_part(output.detach()))
             if len(self.graph.norms) > len(self.graph.norm_shares):
                 self.graph.norm_shares.append(self._share(cut))
 
@@ -95,9 +90,11 @@ class ParallelHooks(LayerHooks):
         node = tensor.grad_fn
         if node is None:
             return _of_leaf(tensor)
-        if node not in self._cuts:
-            self._cuts[node] = self._walk(node)
-        return self._cuts[node]
+        kept, key = node.metadata, (self._mark, "cut")
+        if key not in kept:
+            kept[key] = self._walk(node)
+        cut: Cut | None = kept[key]
+        return cut
 
     def _walk(self, node: Any) -> Cut | None:
         """What the nodes behind this one say, down to the first that are known."""
@@ -108,8 +105,9 @@ class ParallelHooks(LayerHooks):
             if node is None or node in seen:
                 continue
             seen.add(node)
-            if node in self._cuts:
-                found.add(self._cuts[node])
+            kept = node.metadata
+            if (self._mark, "cut") in kept:
+                found.add(kept[self._mark, "cut"])
             elif hasattr(node, "dtensor_spec"):
                 found.add(_cut_by(node.dtensor_spec))
             elif hasattr(node, "variable"):

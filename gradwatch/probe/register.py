@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from gradwatch.probe.layers import plain_name
+from gradwatch.probe.modules import named_modules, named_parameters, own_parameters
+from gradwatch.probe.norms import is_readable
+from gradwatch.probe.ranks import is_flat_piece
 from gradwatch.probe.step import Model
 
 
@@ -30,7 +33,7 @@ class Register:
 
     def __init__(self, module: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         self._module, self._layers = module, layers
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str | None] = {}
         self._held: set[str] = set()
         self._others: list[tuple[str, nn.Parameter, nn.Module]] | None = None  # not held, and whose they are
         self._model: Model | None = None
@@ -44,18 +47,22 @@ class Register:
         return self._model
 
     def take(self, params: Iterable[nn.Parameter]) -> dict[str, nn.Parameter]:
-        """The model's among an optimizer's parameters, by name: those that require a gradient."""
+        """Return the model's among an optimizer's parameters, by name: those that learn and can be read."""
         wanted = [param for param in params if param.requires_grad]
         if any(id(param) not in self._names for param in wanted):  # the first step, or layers that came later
-            self._list()
-        learning = {self._names[id(param)]: param for param in wanted if id(param) in self._names}
+            self._list(wanted)
+        learning = {
+            name: param
+            for param in wanted
+            if (name := self._names.get(id(param))) is not None and _is_readable(param.grad)
+        }
         if not learning.keys() <= self._held:
             self._held |= learning.keys()
             self._others = None
         return learning
 
     def left_out(self) -> tuple[str, ...]:
-        """Parameters that have a gradient for nothing: no optimizer has held them so far, in modules that train.
+        """Return the parameters that have a gradient and belong to no optimizer so far, in modules that train.
 
         A part that is kept as it is on purpose without ``requires_grad_(False)`` is in evaluation mode, as a rule.
         """
@@ -64,14 +71,25 @@ class Register:
         lost = (n for n, p, owner in self._others if p.grad is not None and p.requires_grad and owner.training)
         return tuple(dict.fromkeys(lost))
 
-    def _list(self) -> None:
-        self._names = {id(param): plain_name(name) for name, param in self._module.named_parameters()}
-        self._model = Model.of(self._layers, self._names)
+    def _list(self, wanted: Iterable[nn.Parameter] = ()) -> None:
+        """List the parameters anew; those of others, and those that can't be read, get no name."""
+        self._names = dict.fromkeys(map(id, wanted))
+        known = {
+            id(param): plain_name(name)
+            for name, param, _ in named_parameters(self._module)
+            if is_readable(param) and (param.numel() or is_flat_piece(param))  # another process may hold a part of it
+        }
+        self._names |= known
+        self._model = Model.of(self._layers, known)
         self._others = None
 
     def _not_held(self) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-        for module in self._module.modules():
-            for param in module.parameters(recurse=False):
+        for _, module in named_modules(self._module):
+            for param in own_parameters(module).values():
                 name = self._names.get(id(param))
                 if name is not None and name not in self._held:
                     yield name, param, module
+
+
+def _is_readable(grad: Tensor | None) -> bool:
+    return grad is None or type(grad) is Tensor or is_readable(grad)

@@ -36,4 +36,9 @@ class Settings:
 
 
 def _on_host(rate: Any) -> float:
-    return math.nan if isinstance(rate, Tensor) and not rate.is_cpu else float(rate)
+    if isinstance(rate, Tensor) and not rate.is_cpu:
+        return math.nan
+    try:
+        return float(rate)
+    except (TypeError, ValueError):  # an optimizer of the user's may call anything "lr"
+        return math.nan

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gradwatch.containment import Containment, RaisedOnPurpose
 from gradwatch.probe.activations import UnitActivity
 from gradwatch.probe.alone import Alone
 from gradwatch.probe.assembly import Assembly
@@ -15,6 +18,8 @@ from gradwatch.probe.compiled import Reach
 from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import find_layers
+from gradwatch.probe.loss_pass import LossPass
+from gradwatch.probe.modules import Structure, named_parameters
 from gradwatch.probe.over_time import TimeHooks
 from gradwatch.probe.parallel import ParallelHooks
 from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_norm
@@ -28,6 +33,8 @@ from gradwatch.probe.together import Together
 from gradwatch.probe.trace import Traces
 from gradwatch.records import Array, Snapshot
 
+MEASURING = "the measured steps"  # what is out of service when reading a step fails as a whole
+
 
 class Probe:
     """Measures single optimizer steps of a model: ``attach``, forward and backward, ``read``, step, ``snapshot``.
@@ -38,6 +45,7 @@ class Probe:
         exclude: patterns of the layers to leave out.
         ranks: the processes that train the model together; None finds them out from the model.
         eagerly: measure without compiled code, which hides the layers in it from hooks.
+        containment: switches off what fails; None lets every error through.
 
     Attributes:
         is_attached: a step is being measured, so that hooks are in place.
@@ -45,6 +53,7 @@ class Probe:
             device: the squares of all processes' add up. See :meth:`whole`.
         ranks: the processes; None where this one trains alone.
         since: the first step whose loss no Snapshot has yet.
+        loss_pass: takes the loss before its backward pass; where it gets none, all backward passes count.
 
     Raises:
         ValueError: when a pattern matches no layer.
@@ -69,51 +78,106 @@ class Probe:
         ranks: Ranks | None = None,
         *,
         eagerly: bool = False,
+        containment: Containment | None = None,
     ) -> None:
         self.ranks = find_ranks(model) if ranks is None else ranks
         self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+        self.containment = containment or Containment("raise")
         self.is_attached = False
         self.total: Tensor | None = None
         self.since = 0
-        self._layers = find_layers(self.model, include, exclude)
         self.activity = UnitActivity()
-        self._reach = Reach(self.model, self._layers, eagerly=eagerly)
-        self._hooks = self._make_hooks(self._reach.layers)
-        self._times = TimeHooks(self._layers, 1 if self.ranks is None else self.ranks.sharing)
+        self._eagerly = eagerly
+        self._find = partial(find_layers, self.model, include, exclude)
         self._group = Alone(self.activity) if self.ranks is None else Together(self.ranks, self.activity, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
-        self._assembly = Assembly(self._layers)
-        self._register = Register(self.model, self._layers)
         self._settings = Settings()
+        self._has_failed = self._is_over = False
+        self.loss_pass = LossPass()
+        self._look_at(self._find())
+
+    def _look_at(self, layers: Mapping[str, nn.Module]) -> None:
+        """Begin with a model, or begin anew where its modules are others than they were."""
+        self._structure = Structure(self.model)
+        self._layers = layers
+        self._reach = Reach(self.model, layers, eagerly=self._eagerly)
+        self._hooks = self._make_hooks(self._reach.layers)
+        sharing = 1 if self.ranks is None else self.ranks.sharing
+        self._times = TimeHooks(layers, self.containment, self.loss_pass, sharing)
+        self._assembly = Assembly(layers)
+        self._register = Register(self.model, layers)
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
-            return LayerHooks(layers, self.activity)
-        return ParallelHooks(layers, self.activity, self.ranks)
+            return LayerHooks(layers, self.containment, self.loss_pass)
+        return ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that are watched."""
+        return tuple(self._layers)
+
+    @property
+    def is_over(self) -> bool:
+        """Return True once nothing can be measured any more: this process has failed, or has heard of one that has."""
+        return self._is_over or (self._has_failed and self.ranks is None)
+
+    def fail(self, error: Exception) -> None:
+        """Measure nothing from now on; where other processes wait for this one's numbers, it goes on sending none."""
+        self._has_failed = True
+        self.containment.fail(MEASURING, error)
 
     def attach(self) -> None:
-        """Put the hooks in place for one step."""
-        self.detach()
+        """Put the hooks in place for one step, if they are not there from the last one."""
+        self.rest()
+        self.is_attached = True
+        if self._has_failed:
+            return
+        if not self._structure.is_current():  # a head was replaced, say
+            self.pause()
+            self._look_at(self._find(strict=False))
         self._reach.open()
+        self.loss_pass.reset()
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
-        self.is_attached = True
 
-    def detach(self) -> None:
-        """Remove the hooks and drop what was read; does nothing where there are none."""
+    def pause(self) -> None:
+        """Take the hooks off the modules while these do something else than train; the step goes on."""
+        self._hooks.pause()
+        self._times.pause()
+
+    def resume(self) -> None:
+        """Put them back."""
+        if self.is_attached and not self._has_failed:
+            self._hooks.resume()
+            self._times.resume()
+
+    def rest(self) -> None:
+        """End a step and drop what was read; the hooks stay for the next one, and do nothing until it begins."""
         self._reach.close()
-        self._hooks.detach()
-        self._times.detach()
+        self._hooks.rest()
+        self._times.rest()
         self._hooks.forget()
         self._scalars = DeviceScalars()
         self._readings = []
         self.total = None
         self.is_attached = False
 
+    def detach(self) -> None:
+        """End a step, if one is under way, and remove the hooks."""
+        self.rest()
+        self.pause()
+
+    @property
+    def has_seen_gradients(self) -> bool:
+        """Return True if a gradient has come to a layer's output in the step under way."""
+        return bool(self._hooks.graph.arrivals)
+
     def without_model(self) -> Probe:
         """One that knows what was seen of the units, and holds nothing on the device."""
-        blank = Probe(nn.Module())
+        blank = Probe(nn.Module(), containment=self.containment)
+        blank._layers = dict.fromkeys(self._layers, blank.model)  # their names
         with suppress(RuntimeError):  # a device that has failed has nothing to tell
             blank.activity.load_state_dict(self.activity.state_dict())
         return blank
@@ -128,6 +192,8 @@ class Probe:
             scale: what their gradients are still multiplied by, on the device; None where they are unscaled.
             settings: the optimizer's.
         """
+        if self._has_failed:
+            return
         self._settings = settings or Settings()
         learning = self._register.take(params)
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
@@ -143,7 +209,7 @@ class Probe:
         """The total norm that a part is of; None where each process holds other gradients: the Snapshot has it."""
         if part is None or self.ranks is None:
             return part
-        is_cut = any(map(self.ranks.is_cut, self.model.parameters()))
+        is_cut = any(self.ranks.is_cut(param) for _, param, _ in named_parameters(self.model))
         return None if is_cut else part * self.ranks.world**0.5
 
     @property
@@ -160,12 +226,14 @@ class Probe:
     def snapshot(self, step: int) -> Snapshot | None:
         """Bring all numbers to the host, wait for them, and detach; None where no process had a gradient."""
         self.since = step
-        return self.finish(step, Traces()).snapshot()
+        pending = self.finish(step, Traces())
+        self.detach()
+        return pending.snapshot()
 
     def finish(
         self, step: int, traces: Traces, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Pending:
-        """Send all numbers to the host and detach. With several processes all have to call this.
+        """Send all numbers to the host and end the step. With several processes all have to call this.
 
         Args:
             step: index of the optimizer step.
@@ -173,22 +241,50 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
         """
-        model, left_out = self._register.model, self._register.left_out()
-        self._group.check([*model.layers, *model.params])
-        graph, scalars, readings = self._hooks.graph, self._scalars, self._readings
-        losses, totals = traces.drain(scalars)
+        graph, readings, settings = self._hooks.graph, self._readings, vars(self._settings)
+        losses, totals = traces.drain(self._scalars)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
-        seen = Seen(graph, scalars, readings, self._times.slots, span, losses, totals, loss_scale, skipped)
-        sums, transfer, settings = StepSums(model, seen, self._group), scalars.send(), vars(self._settings)
+        self._agree()
+        seen = Seen(graph, self._scalars, readings, self._times.slots, span, losses, totals, loss_scale, skipped)
+        sums, left_out = self._sums_of(seen), self._register.left_out()
+        transfer = sums.scalars.send()
         self.since = step + 1
-        self.detach()
-        if self._reach.is_blocked(unseen=not graph.first_call and _has_gradient(model, readings)):
+        self.rest()
+        if self._reach.is_blocked(unseen=not graph.layers and _has_gradient(self._register.model, readings)):
+            self._hooks.detach()
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
         def build(values: Array) -> Snapshot | None:
-            return self._assembly.make(step, {**sums.columns(values), **settings, "left_out": left_out})
+            columns = sums.columns(values)
+            if sums.failed and not self._is_over:
+                self._is_over = True
+                if not self._has_failed:
+                    self.containment.fail(MEASURING, RuntimeError("another process could not measure its part"))
+            if sums.failed:
+                columns["total_norm"] = np.nan  # so that the losses go into the next Snapshot, if there is one
+            return self._assembly.make(step, {**columns, **settings, "left_out": left_out})
 
         return Pending(step, transfer, build)
+
+    def _agree(self) -> None:
+        """Make sure that all processes watch the same; where they do not, all of them know, and none goes on."""
+        try:
+            self._group.check([*self._register.model.layers, *self._register.model.params])
+        except ValueError:
+            self._is_over = True
+            raise
+
+    def _sums_of(self, seen: Seen) -> StepSums:
+        """Lay out the sums; where that fails, those of nothing, as other processes wait for them."""
+        model = self._register.model
+        if not self._has_failed:
+            try:
+                return StepSums(model, seen, self._group)
+            except RaisedOnPurpose:
+                raise
+            except Exception as error:
+                self.fail(error)
+        return StepSums(model, Seen.nothing(seen.span), self._group)
 
 
 def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradwatch.probe.alone import Alone
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.graph import Graph
+from gradwatch.probe.modules import own_parameters
 from gradwatch.probe.parameters import ParameterReading
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sums import (
@@ -20,6 +21,7 @@ from gradwatch.probe.sums import (
     TRACE_SUMS,
     CallSums,
     Trail,
+    add_inputs,
     add_order,
     add_outputs,
     add_parameters,
@@ -51,11 +53,12 @@ class Model:
     def of(cls, modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> Model:
         """The layers by name, and the parameters whose names are given by their ids."""
         layers = {name: i for i, name in enumerate(modules)}
-        params = {name: i for i, name in enumerate(names.values())}
+        params = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
         owners = [
             (layers[name], params[names[id(param)]])
             for name, module in modules.items()
-            for param in module.parameters(recurse=False)
+            for param in own_parameters(module).values()
+            if id(param) in names  # a layer that was taken out of the model keeps its own
         ]
         holders, held = np.array(owners, np.intp).reshape(-1, 2).T
         weights = WeightGains.of(modules, {number: params[name] for number, name in names.items()})
@@ -75,6 +78,12 @@ class Seen:
     total: Trail
     loss_scale: Tensor | None
     skipped: bool | Tensor
+    has_failed: bool = False  # the reading failed in this process: there is nothing but the place of the step
+
+    @classmethod
+    def nothing(cls, span: range) -> Seen:
+        """Return what a process whose reading failed adds to the sums of all."""
+        return cls(Graph(), DeviceScalars(), (), {}, span, ([], []), ([], []), None, False, has_failed=True)
 
 
 class StepSums:
@@ -84,11 +93,17 @@ class StepSums:
         model: what is watched.
         seen: what was seen.
         group: adds up the sums, of this process alone or of several.
+
+    Attributes:
+        scalars: what the sums wait for on the device.
+        failed: some process had nothing to add; known once the columns are made.
     """
 
     def __init__(self, model: Model, seen: Seen, group: Alone | Together) -> None:
         self._model, self._span, self._dtype = model, seen.span, seen.graph.dtype
+        self.scalars, self.failed = seen.scalars, False
         calls = CallSums(seen.graph, model.layers, seen.times)
+        group.see([(seen.graph.layers[i], peak, n) for i, peak, n in seen.graph.peaks if calls.used[i]])
         wanted = self._wanted(calls, group.unit_counts(model.layers))
         room = group.room(wanted.reshape(-1)).reshape(wanted.shape)
         self._calls, call_count = rows_of(room[0].tolist())
@@ -96,7 +111,7 @@ class StepSums:
         terms = Terms(self._lengths(call_count, unit_count))
         calls.add_to(terms, self._calls)
         group.add_activity(terms, seen.scalars, model.layers, self._units, seen.graph)
-        _fill(terms, seen, model)
+        _fill(terms, seen, model, calls)
         self._group, self._read = group, group.add_up(terms, seen.scalars, wanted.reshape(-1))
 
     def _wanted(self, calls: CallSums, units: Mapping[int, int]) -> Indices:
@@ -126,10 +141,11 @@ class StepSums:
             values: the numbers of ``scalars``, on the host.
         """
         sums, layers, params = self._read(values), self._model.layers, self._model.params
+        self.failed = bool(sums["failed"][0])
         scale = self._group.batches * (sums["scale"][0] / sums["scaled"][0] if sums["scaled"][0] else 1.0)
         return {
             **parameter_columns(sums, list(params), self._model.owners, len(layers)),
-            **layer_columns(sums, scale),
+            **_watched(layer_columns(sums, scale), sums["unwatched"]),
             **trace_columns(sums, self._span.start),
             "dead_fraction": self._group.dead_fraction(sums, self._units),
             "calls": call_column(sums, self._calls, scale),
@@ -144,21 +160,26 @@ class StepSums:
         }
 
 
-def _fill(terms: Terms, seen: Seen, model: Model) -> None:
+def _watched(columns: Columns, failed: Array) -> Columns:
+    """Return the columns without the layers whose hook failed in some process: the others saw only a part."""
+    return {name: np.where(failed > 0, np.nan, column) for name, column in columns.items()}
+
+
+def _fill(terms: Terms, seen: Seen, model: Model, calls: CallSums) -> None:
     graph, scalars = seen.graph, seen.scalars
     norms = scalars.many([norm for _, _, norm in graph.norms])
     flat = scalars.many([share for _, share in graph.saturated])
-    add_outputs(terms, graph, model.layers, norms, flat)
-    add_order(terms, graph, model.layers)
+    add_outputs(terms, graph, calls, norms, flat)
+    add_inputs(terms, graph, calls, scalars.many([norm for _, _, norm in graph.inputs_given]))
+    add_order(terms, calls)
     for reading in seen.readings:
         add_parameters(terms, reading, model.params)
     add_traces(terms, seen.loss, seen.total, seen.span.start)
+    terms.count("unwatched", [model.layers[name] for name in graph.unwatched if name in model.layers])
+    terms.count("failed", [0], float(seen.has_failed))
     if seen.loss_scale is not None:
         terms.add("scale", [0], scalars.many([seen.loss_scale]))
         terms.count("scaled", [0])
-    given = graph.inputs_given
-    terms.add("input", [0] * len(given), scalars.many([norm for _, norm in given]), power=2)
-    terms.count("inputs", [0] * len(given), [entries for entries, _ in given])
     if isinstance(seen.skipped, Tensor):
         terms.add("skipped", [0], scalars.many([seen.skipped]))
     else:

@@ -20,12 +20,13 @@ LAYER_SUMS = (
     "flat_entries", "bounded_entries",  # of bounded activations' outputs: those where it is flat, all
     "dead", "looked_at", "samples",  # of ReLUs
     "position", "called",  # places in the order of first calls
+    "unwatched",  # processes in which the layer's hook failed
 )  # fmt: skip
 Index = Mapping[str, int]  # layer or parameter -> its place
 Trail = tuple[Sequence[int], Sequence[int]]  # steps, and where their numbers wait
 PARAMETER_SUMS = ("read", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
 TRACE_SUMS = ("loss", "losses", "total", "totals")
-STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs")
+STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed")
 
 
 def _weights(shares: Sequence[float], numbers: int) -> Array:
@@ -46,8 +47,15 @@ class CallSums:
         self._graph = graph
         self.times = {index[layer]: slots for layer, slots in times.items()}
         self._arrivals = np.asarray(graph.arrivals, np.intp)
+        if any(graph.of_loss):  # else nobody has told of the loss
+            self._arrivals = np.where(graph.of_loss, self._arrivals, NONE)
         self._layers = np.array([index[layer] for layer in graph.layers], np.intp)
         self._came = self._arrived(graph.outputs)
+        self.layers_of_calls = self._layers
+        self.used = np.zeros(len(self._layers), bool)
+        """For each call, whether a gradient came back to it. A call that none came to is a validation, a branch that
+        the loss does not depend on, or what checkpointing computes twice: it is no part of the step."""
+        self.used[self._came[0]] = True
         self.in_order = self._in_order()
         """Layer -> its calls that a gradient came back to, in the last forward pass, first call first."""
 
@@ -86,8 +94,7 @@ class CallSums:
         terms.count("arrived", at)
         self._add_calls(terms, rows, slots[came], heard[came])
         inward, came_in = self._arrived(graph.inputs)
-        # A call that no gradient came back to is a branch that is not used, or what checkpointing computes twice.
-        used = np.isin(inward, calls)
+        used = self.used[inward]
         at, came = self._layers[inward[used]], came_in[used]
         terms.add("in_energy", at, slots[came], power=2, weight=heard[came])
         terms.count("in_entries", at, entries[self._arrivals[came]])
@@ -109,24 +116,38 @@ class CallSums:
         terms.count("calls_seen", at[kept])
 
 
-def add_outputs(terms: Terms, graph: Graph, index: Index, slots: Sequence[int], flat: Sequence[int]) -> None:
-    """Add the outputs of the forward pass: their norms in ``slots``, the shares where they are flat in ``flat``."""
-    layers = np.array([index[layer] for layer, _, _ in graph.norms], np.intp)
+def add_outputs(terms: Terms, graph: Graph, calls: CallSums, slots: Sequence[int], flat: Sequence[int]) -> None:
+    """Add the outputs of the calls that count: their norms in ``slots``, the shares where they are flat in ``flat``."""
+    of_call = np.array([call for call, _, _ in graph.norms], np.intp)
+    layers, used = calls.layers_of_calls[of_call], calls.used[of_call]
     weights = _weights(graph.norm_shares, len(layers))
     entries = weights * np.array([size for _, size, _ in graph.norms], np.float64)
-    terms.add("out_energy", layers, slots, power=2, weight=weights)
-    terms.count("out_entries", layers, entries)
-    names = {layer for layer, _ in graph.saturated}
-    bounded = np.array([i for i, (layer, _, _) in enumerate(graph.norms) if layer in names], np.intp)
-    terms.add("flat_entries", layers[bounded], flat, weight=entries[bounded])
-    terms.count("bounded_entries", layers[bounded], entries[bounded])
+    terms.add("out_energy", layers[used], np.asarray(slots, np.intp)[used], power=2, weight=weights[used])
+    terms.count("out_entries", layers[used], entries[used])
+    bounded = np.array([place for place, _ in graph.saturated], np.intp)
+    kept = used[bounded]
+    at, amounts = layers[bounded][kept], entries[bounded][kept]
+    terms.add("flat_entries", at, np.asarray(flat, np.intp)[kept], weight=amounts)
+    terms.count("bounded_entries", at, amounts)
 
 
-def add_order(terms: Terms, graph: Graph, index: Index) -> None:
+def add_inputs(terms: Terms, graph: Graph, calls: CallSums, slots: Sequence[int]) -> None:
+    """Add what the first layer was given in its first call that counts, in each pass; its norms are in ``slots``."""
+    first: dict[int, int] = {}  # forward pass -> call
+    for call, _, _ in graph.inputs_given:
+        if calls.used[call]:
+            first.setdefault(graph.passes[call], call)
+    chosen = set(first.values())
+    known = [(slot, size) for slot, (call, size, _) in zip(slots, graph.inputs_given, strict=True) if call in chosen]
+    terms.add("input", [0] * len(known), [slot for slot, _ in known], power=2)
+    terms.count("inputs", [0] * len(known), [size for _, size in known])
+
+
+def add_order(terms: Terms, calls: CallSums) -> None:
     """Add the places of the layers in the order of their first calls."""
-    at = [index[layer] for layer in graph.first_call]
-    terms.count("position", at, list(graph.first_call.values()))
-    terms.count("called", at)
+    layers = dict.fromkeys(calls.layers_of_calls[calls.used].tolist())
+    terms.count("position", list(layers), list(range(len(layers))))
+    terms.count("called", list(layers))
 
 
 def add_parameters(terms: Terms, reading: ParameterReading, index: Index) -> None:

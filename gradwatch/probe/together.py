@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradwatch.probe.activations import UnitActivity
 from gradwatch.probe.graph import Graph
+from gradwatch.probe.modules import named_parameters
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shared_activity import SharedActivity, add_units
@@ -47,7 +48,7 @@ class Together:
         """Make sure that all ranks watch the same layers and parameters; asks them only when the names are new.
 
         Raises:
-            ValueError: where they do not.
+            ValueError: where they do not; on all of them, as they ask each other.
         """
         model = zlib.crc32("\n".join(names).encode()) + 1
         if model == self._model:
@@ -60,9 +61,14 @@ class Together:
                 "the same model on all of them, as under DDP, FSDP and tensor parallelism"
             )
 
+    def see(self, peaks: Iterable[tuple[str, Tensor, int]]) -> None:
+        """Take in what ReLUs put out in the calls that count: layer, largest output of each unit, samples."""
+        for peak in peaks:
+            self._activity.add(*peak)
+
     def unit_counts(self, index: Mapping[str, int]) -> dict[int, int]:
         """Layer -> how many sums its units need."""
-        self._peaks = {index[layer]: peak for layer, peak in self._activity.take().items()}
+        self._peaks = {index[n]: peak for n, peak in self._activity.take().items() if n in index}
         return {layer: len(peak) * self._ranks.sharing for layer, (peak, _) in self._peaks.items()}
 
     def room(self, wanted: Indices) -> Indices:
@@ -71,6 +77,7 @@ class Together:
             self._room = np.zeros(len(wanted), np.int64)
         if self._is_short:
             self._room = np.maximum(self._room, _rounded_up(self._largest(wanted)))
+            self._is_short = False  # until the sums say otherwise
         return self._room
 
     def add_activity(
@@ -109,7 +116,7 @@ class Together:
 
     @property
     def _device(self) -> torch.device:
-        return self._ranks.device(self._watched.parameters())
+        return self._ranks.device(param for _, param, _ in named_parameters(self._watched))
 
     def _largest(self, numbers: Indices) -> Indices:
         row = torch.from_numpy(np.asarray(numbers, np.int64)).to(self._device)

@@ -87,8 +87,9 @@ class Traces:
         self, step: int, loss: Tensor | float | None, norms: Sequence[Tensor], skipped: bool | Tensor = False
     ) -> None:
         """Keep what is known of a step: its loss, and the total norms of its optimizers, all on the device."""
-        if loss is not None:
-            self._loss.append(step, torch.as_tensor(loss).detach())
+        value = None if loss is None else torch.as_tensor(loss).detach()
+        if value is not None and value.numel() == 1 and not value.is_complex() and not value.is_meta:
+            self._loss.append(step, value)
         if norms and skipped is not True:  # a loss scaler's search is no trouble
             total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
             if isinstance(skipped, Tensor):

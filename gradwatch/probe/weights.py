@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from gradwatch.probe.modules import own_parameters
 from gradwatch.probe.terms import Indices
 from gradwatch.records import Array
 
@@ -26,11 +27,14 @@ def inputs_of(module: nn.Module) -> int | None:
         >>> inputs_of(nn.Linear(64, 10)), inputs_of(nn.Conv2d(8, 16, 3, stride=2)), inputs_of(nn.ReLU())
         (64, 32, None)
     """
+    own = module.__dict__  # a class of the user's may lack these, or compute them
     if isinstance(module, nn.Linear):
-        return module.in_features
+        return own.get("in_features")
     if isinstance(module, _TRANSPOSED):
-        return module.in_channels
-    return module.in_channels * math.prod(module.stride) if isinstance(module, _CONVOLUTIONS) else None
+        return own.get("in_channels")
+    if isinstance(module, _CONVOLUTIONS) and "in_channels" in own and "stride" in own:
+        return int(own["in_channels"] * math.prod(own["stride"]))
+    return None
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ class WeightGains:
             modules: the layers by name.
             params: the places of the parameters by their ids.
         """
-        found = [
-            (layer, params[id(module.weight)], inputs)
-            for layer, module in enumerate(modules.values())
-            if (inputs := inputs_of(module)) is not None and id(module.weight) in params
-        ]
+        found = []
+        for layer, module in enumerate(modules.values()):
+            weight = own_parameters(module).get("weight")  # one that is computed is not to be computed once more
+            if weight is not None and id(weight) in params and (inputs := inputs_of(module)) is not None:
+                found.append((layer, params[id(weight)], inputs))
         layers, weights, spread = np.array(found, np.intp).reshape(-1, 3).T
         return cls(layers, weights, spread.astype(np.float64))
 

@@ -140,7 +140,7 @@ class Snapshot:
     @property
     def clip_coefficient(self) -> float:
         """Total norm after clipping over that before: 1 where nothing was clipped."""
-        return 1.0 if self.total_norm == 0 else self.total_norm_after / self.total_norm
+        return 1.0 if self.total_norm == 0 else float(self.total_norm_after) / float(self.total_norm)
 
     def takes_steps(self, layer: str) -> bool:
         """Whether a layer goes through time by itself, in one call."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LABELS = 50
-NO_MATPLOTLIB = 'pictures need matplotlib, which is not installed; install it with: pip install "gradwatch[report]"'
+NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
 
 
 def new_figure(rows: int) -> tuple[Figure, Axes]:
@@ -57,6 +57,16 @@ def png(figure: Figure) -> tuple[bytes, int, int]:
     return content, height, width
 
 
+def as_text(name: str) -> str:
+    r"""Return a name that matplotlib shows as it is: two dollar signs would make a formula of what is between them.
+
+    Example:
+        >>> as_text("cost_$x_$")
+        'cost_\\$x_\\$'
+    """
+    return name.replace("$", r"\$")
+
+
 def every_so_many(count: int, most: int) -> list[int]:
     """Positions out of ``count`` at an even stride, at most about so many, the last one among them.
 
@@ -71,7 +81,7 @@ def every_so_many(count: int, most: int) -> list[int]:
 def label_layers(axes: Axes, names: Sequence[str]) -> None:
     """One row a layer, the input at the top as in the table on the terminal; of many rows every so many is labelled."""
     rows = every_so_many(len(names), MOST_LABELS)
-    axes.set_yticks(rows, [shortened(names[row], 34) for row in rows], fontsize=9)
+    axes.set_yticks(rows, [as_text(shortened(names[row], 34)) for row in rows], fontsize=9)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     left_out = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} are labelled"
     axes.set_ylabel(f"loss  <-  layers  <-  input{left_out}")
@@ -80,7 +90,7 @@ def label_layers(axes: Axes, names: Sequence[str]) -> None:
 def add_title(axes: Axes, text: str) -> None:
     """Over the whole width: long layer names leave the axes little of it."""
     figure: Any = axes.figure
-    figure.suptitle(text, x=0.01, ha="left", fontsize=9)
+    figure.suptitle(as_text(text), x=0.01, ha="left", fontsize=9)
 
 
 def add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
@@ -89,7 +99,9 @@ def add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
 
     figure: Any = axes.figure
     if colours:
-        patches = [Patch(facecolor=colour, edgecolor="#808080", label=label) for label, colour in colours.items()]
+        patches = [
+            Patch(facecolor=colour, edgecolor="#808080", label=as_text(label)) for label, colour in colours.items()
+        ]
         figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=9, frameon=False)
 
 

@@ -40,13 +40,15 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
         column: what is shown.
 
     Raises:
-        ValueError: for an unknown column.
+        ValueError: for an unknown column, or without a Snapshot.
 
     Example:
         >>> figure = heat_map([Snapshot(step, ("a", "b"), grad_output_norm=[1e-6, 1.0]) for step in range(5)])
         >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
         ['a', 'b']
     """
+    if not history:
+        raise ValueError("there is no Snapshot to draw; give at least one")
     history = [history[i] for i in every_so_many(len(history), _MOST_STEPS)]
     names, values = _matrix(history, column)
     figure, axes = new_figure(len(names))
@@ -80,7 +82,7 @@ def _matrix(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]
 
 
 def _logarithm(values: Array) -> Any:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.ma.masked_invalid(np.where(np.isinf(values), 1e4, np.where(values == 0, -1e4, np.log10(values))))
 
 

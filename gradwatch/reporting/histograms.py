@@ -1,12 +1,16 @@
-"""The entries of a gradient that a histogram can hold."""
+"""The entries of a gradient that a histogram can hold, and bins that hold them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+_ENDS = (1e-12, 9e19)  # between these TensorBoard's own bins lie, on both sides of 0
+_BINS_A_DECADE = 24  # as its own
 
 
 def finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
@@ -25,3 +29,18 @@ def finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
     values = values.float() if values.itemsize < 4 else values
     array: npt.NDArray[Any] = values[torch.isfinite(values)].cpu().numpy()
     return array
+
+
+def wide_bins(entries: npt.NDArray[Any]) -> str | npt.NDArray[Any]:
+    """Return the name of TensorBoard's own bins, or wider ones where an exploding gradient would lie in none of them.
+
+    Example:
+        >>> wide_bins(np.array([1.0, -2.0])), len(wide_bins(np.array([1e25])))
+        ('tensorflow', 1777)
+    """
+    first, last = _ENDS
+    largest = float(np.abs(entries).max())
+    if largest < last:
+        return "tensorflow"
+    edges = np.geomspace(first, largest, round(np.log10(largest) - np.log10(first)) * _BINS_A_DECADE)
+    return np.concatenate([-edges[::-1], [0.0], edges])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["bars", "calls_picture", "heat_map"]
 
 _NONE = "no finding"
+_MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
 _HEALTHY, _OTHER = "#7fa6c4", "#8c564b"
 _COLOURS = {
     "nonfinite": "#e6007e",
@@ -65,7 +66,7 @@ def _colour(kind: str) -> str:
 
 def _draw_bars(axes: Axes, norms: Array, colours: Sequence[str]) -> None:
     low, high = _limits(norms)
-    drawn = np.where(np.isinf(norms), high, norms)
+    drawn = np.where(np.isinf(norms), high, np.clip(norms, 0, high))
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.barh(range(len(norms)), np.nan_to_num(drawn), color=colours, height=0.8)
@@ -77,12 +78,12 @@ def _draw_bars(axes: Axes, norms: Array, colours: Sequence[str]) -> None:
         np.full(len(blank), 0.01), blank, c=[colours[row] for row in blank], marker="s", s=30, transform=inside
     )
     if len(norms) <= MOST_LABELS:
-        _write_numbers(axes, norms, low)
+        _write_numbers(axes, norms, low, high)
 
 
-def _write_numbers(axes: Axes, norms: Array, low: float) -> None:
+def _write_numbers(axes: Axes, norms: Array, low: float, high: float) -> None:
     for row, norm in enumerate(norms.tolist()):
-        where = (max(low, 0 if np.isinf(norm) else norm), row)
+        where = (max(low, 0 if np.isinf(norm) else min(norm, high)), row)
         text = axes.annotate(number(norm), where, (4, 0), textcoords="offset points", va="center", fontsize=8)
         if np.isinf(norm):
             text.set(text="NaN or Inf", color="white", weight="bold")
@@ -92,6 +93,7 @@ def _limits(norms: Array) -> tuple[float, float]:
     """Powers of ten around what is positive and finite, with room for a number behind the longest bar."""
     finite = norms[np.isfinite(norms) & (norms > 0)]
     low, high = (np.log10(finite.min()), np.log10(finite.max())) if len(finite) else (-1.0, 0.0)
+    low, high = np.clip((low, high), -_MOST_DECADES, _MOST_DECADES)
     low = np.floor(min(low, high - 2)) - 0.3
     return float(10**low), float(10 ** (high + 0.12 * (high - low)))
 
@@ -112,11 +114,10 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     norms = np.asarray(snapshot.calls[layer])
     figure, axes = new_figure(rows=8)
     low, high = _limits(norms)
-    calls = np.arange(1, len(norms) + 1)
-    axes.plot(calls, np.where(np.isfinite(norms) & (norms > 0), norms, np.nan), marker="o", ms=4, color=_HEALTHY)
-    axes.plot(
-        calls[np.isinf(norms)], np.full(np.isinf(norms).sum(), high), "x", color=_COLOURS["nonfinite"], clip_on=False
-    )
+    calls, infinite = np.arange(1, len(norms) + 1), np.isinf(norms)
+    drawn = np.where((norms > 0) & ~infinite, np.minimum(norms, high), np.nan)
+    axes.plot(calls, drawn, marker="o", ms=4, color=_HEALTHY)
+    axes.plot(calls[infinite], np.full(infinite.sum(), high), "x", color=_COLOURS["nonfinite"], clip_on=False)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     axes.grid(alpha=0.3)

@@ -1,36 +1,78 @@
-"""Reads a JSONL record back into Snapshots and Findings."""
+"""Reads a JSONL record back, also where some of its lines are damaged."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
-import numpy as np
+from gradwatch.containment import OutOfService, say
+from gradwatch.records import Finding, Snapshot
+from gradwatch.reporting.losses import counted
+from gradwatch.reporting.record_lines import (
+    DAMAGE,
+    Line,
+    Names,
+    NewerFormatError,
+    finding_of,
+    lost_in,
+    names_of,
+    out_of_service_of,
+    snapshot_of,
+)
+from gradwatch.reporting.remote import open_to_read
 
-from gradwatch.records import COLUMNS, Array, Finding, Snapshot
 
-FORMAT, VERSION = "gradwatch", 1
-NAMES = ("layers", "kinds", "params", "left_out")
-NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale")
-WORDS = ("optimizer", "dtype")
-ARRAYS = (*COLUMNS, "param_grad_norm", "trace_loss", "trace_total_norm")
+@dataclass(frozen=True)
+class Record:
+    """A run as its record tells it; it unpacks as ``snapshots, findings``.
+
+    Attributes:
+        snapshots: the measured steps, in order.
+        findings: each one as it was written last.
+        damaged: how many lines were left out because they cannot be read. A last line without a line break is not
+            counted: a run that is killed leaves one.
+        lost: how many Snapshots and Findings were never written, because the disk was full or failed.
+        out_of_service: the parts of the watching that failed and were switched off.
+
+    Example:
+        >>> snapshots, findings = Record([Snapshot(0, ("fc",))], [])
+        >>> len(snapshots), len(findings)
+        (1, 0)
+    """
+
+    snapshots: list[Snapshot]
+    findings: list[Finding]
+    damaged: int = 0
+    lost: int = 0
+    out_of_service: list[OutOfService] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.snapshots, self.findings))
+
+    @overload
+    def __getitem__(self, place: Literal[0]) -> list[Snapshot]: ...
+    @overload
+    def __getitem__(self, place: Literal[1]) -> list[Finding]: ...
+    def __getitem__(self, place: int) -> list[Snapshot] | list[Finding]:
+        return (self.snapshots, self.findings)[place]
 
 
-def read_record(path: str | Path) -> tuple[list[Snapshot], list[Finding]]:
-    """Snapshots and Findings of a record that :class:`JsonlRecord` wrote.
+def read_record(path: str | Path) -> Record:
+    """Read a record that :class:`JsonlRecord` wrote, as far as it can be read.
 
-    A last line that was cut short is left out. Where a resumed run began again at an earlier step, what the first run
-    wrote from that step on is left out too: the result is one run, as it went in the end.
+    A line that is damaged is left out and counted, and a warning says how many there are. Lines of an unknown type
+    are ignored. Where a resumed run began again at an earlier step, the first run's lines from that step on are left
+    out: the result is one run, as it went in the end.
 
     Args:
-        path: the record.
+        path: the record; also a URL that fsspec knows, such as ``s3://bucket/gradwatch.jsonl``.
 
     Raises:
-        ValueError: when a line other than the last can't be read, or a newer gradwatch wrote it.
+        OSError: when the file is not there or cannot be opened.
+        ValueError: when a newer gradwatch wrote it.
 
     Example:
         >>> import tempfile
@@ -41,65 +83,83 @@ def read_record(path: str | Path) -> tuple[list[Snapshot], list[Finding]]:
         >>> snapshots, findings = read_record(record.path)
         >>> snapshots[0].grad_norm, findings[0].layers
         (array([0.5]), ('fc',))
+
+        >>> import warnings
+        >>> with warnings.catch_warnings(), open(record.path, "a") as file:
+        ...     warnings.simplefilter("ignore")
+        ...     print('{"type": "snapshot", "step": 1, "grad_', file=file, flush=True)
+        ...     damaged = read_record(record.path)
+        >>> len(damaged.snapshots), damaged.damaged, damaged.lost
+        (1, 1, 0)
     """
-    snapshots: list[Snapshot] = []
-    findings: list[tuple[int, Finding]] = []  # with the step that was written last before
-    names: dict[str, tuple[str, ...]] = {}
-    for line in _lines(Path(path)):
-        if line["type"] == "header":
-            names = {name: tuple(line[name]) for name in NAMES}
-        elif line["type"] == "snapshot":
-            snapshot = _snapshot(line, names)
-            if snapshots and snapshot.step <= snapshots[-1].step:
-                snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
-                findings = [(step, finding) for step, finding in findings if step < snapshot.step]
-            snapshots.append(snapshot)
-        elif line["type"] == "finding":
-            findings.append((snapshots[-1].step if snapshots else -1, _finding(line)))
-    return snapshots, _latest(finding for _, finding in findings)
-
-
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        broken: int | None = None
-        for position, text in enumerate(file, 1):
-            if broken is not None:
-                raise ValueError(f"line {broken} of {path} is no JSON; only a last line may be cut short")
+    reader = _Reader()
+    with open_to_read(path) as file:
+        for text in file:
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                broken = position
-                continue
-            if line.get("version", VERSION) > VERSION:
-                raise ValueError(
-                    f"{path} has format version {line['version']}; this gradwatch reads up to {VERSION}: update it"
-                )
-            yield line
+                reader.take(text)
+            except NewerFormatError as error:
+                raise ValueError(f"{path} {error}") from None
+    if reader.damaged:
+        say(f"{counted(reader.damaged, 'line')} of {path} cannot be read; the rest is read")
+    return Record(reader.snapshots, reader.findings(), reader.damaged, reader.lost, reader.out_of_service)
 
 
-def _snapshot(line: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Snapshot:
-    given: dict[str, Any] = dict(names) | {name: _array(line[name]) for name in ARRAYS if name in line}
-    given |= {name: float(line[name]) for name in NUMBERS if name in line}
-    given |= {name: line[name] for name in WORDS if name in line}
-    given["trace_step"] = np.array(line.get("trace_step", []), np.int64)
-    for name, like in (("param_grad_norm", names["params"]), *((n, given["trace_step"]) for n in ARRAYS[-2:])):
-        given.setdefault(name, np.full(len(like), np.nan))
-    given["calls"] = {layer: _array(norms) for layer, norms in line.get("calls", {}).items()}
-    return Snapshot(line["step"], skipped=line.get("skipped", False), **given)
+class _Reader:
+    """Puts a record's lines together."""
 
+    def __init__(self) -> None:
+        self.snapshots: list[Snapshot] = []
+        self.damaged = 0
+        self.lost = 0
+        self.out_of_service: list[OutOfService] = []
+        self._findings: list[tuple[int, Finding]] = []  # with the step of the last Snapshot before
+        self._names: Names = {}
+        self._takers = {
+            "header": self._take_header,
+            "snapshot": self._take_snapshot,
+            "finding": self._take_finding,
+            "lost": self._take_lost,
+            "out_of_service": self._take_out_of_service,
+        }
 
-def _array(values: Sequence[Any]) -> Array:
-    return np.array([math.nan if value is None else float(value) for value in values])
+    def take(self, text: bytes) -> None:
+        """Take one line; count it if it is damaged."""
+        try:
+            line = json.loads(text.decode(errors="replace"))
+            taker = self._takers.get(line["type"])
+            if taker:
+                taker(line)
+        except NewerFormatError:
+            raise
+        except DAMAGE:
+            self.damaged += text.endswith(b"\n")
 
+    def findings(self) -> list[Finding]:
+        """Return each finding as its last line has it."""
+        return _latest(finding for _, finding in self._findings)
 
-def _finding(line: Mapping[str, Any]) -> Finding:
-    given = {field.name: line[field.name] for field in fields(Finding) if field.name in line}
-    numbers = {name: float(_array([given[name]])[0]) for name in ("value", "threshold")}
-    return Finding(**{**given, **numbers, "layers": tuple(given["layers"])})
+    def _take_header(self, line: Line) -> None:
+        self._names = names_of(line)
+
+    def _take_snapshot(self, line: Line) -> None:
+        snapshot = snapshot_of(line, self._names)
+        if self.snapshots and snapshot.step <= self.snapshots[-1].step:
+            self.snapshots = [kept for kept in self.snapshots if kept.step < snapshot.step]
+            self._findings = [(step, finding) for step, finding in self._findings if step < snapshot.step]
+        self.snapshots.append(snapshot)
+
+    def _take_finding(self, line: Line) -> None:
+        self._findings.append((self.snapshots[-1].step if self.snapshots else -1, finding_of(line)))
+
+    def _take_lost(self, line: Line) -> None:
+        self.lost += lost_in(line)
+
+    def _take_out_of_service(self, line: Line) -> None:
+        self.out_of_service.append(out_of_service_of(line))
 
 
 def _latest(lines: Iterable[Finding]) -> list[Finding]:
-    """Each finding as its last line has it; while it is open, layers may join it."""
+    """Keep the last line of each finding; while a finding is open, layers may join it."""
     findings: list[Finding] = []
     for new in lines:
         for place, old in enumerate(findings):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from gradwatch.containment import say
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.canvas import png
-from gradwatch.reporting.checksums import quicken
-from gradwatch.reporting.histograms import finite_entries
+from gradwatch.reporting.event_writer import EventWriter
+from gradwatch.reporting.histograms import finite_entries, wide_bins
 from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
 from gradwatch.reporting.markdown import findings_text
 from gradwatch.reporting.pictures import bars, calls_picture, heat_map
@@ -42,6 +42,10 @@ class TensorBoardReport:
     Histograms        ``gradient/<place> <parameter>``, when asked for
     ================  ====================================================================================
 
+    Events that the disk has no room for are dropped and counted; later ones are written again. The same holds for the
+    events that others write with this SummaryWriter, whose thread would otherwise end: then each of their calls would
+    raise the disk's error. A SummaryWriter that was closed is opened again by the next event.
+
     Args:
         writer: a SummaryWriter; it is not closed here.
         columns: the columns of a Snapshot whose values are written for each layer.
@@ -58,10 +62,12 @@ class TensorBoardReport:
         >>> report = TensorBoardReport(writer)
         >>> report.snapshot(Snapshot(0, ("a", "b"), grad_norm=[1e-3, 1.0]))
         >>> writer.close()
+        >>> report.trouble
+        ''
     """
 
     def __init__(self, writer: Any, columns: Sequence[str] = DEFAULT_COLUMNS) -> None:
-        self._writer = writer
+        self._events = EventWriter(writer)
         self._columns = require_columns(columns)
         self._layers: tuple[str, ...] = ()
         self._charts: list[str] = []
@@ -70,6 +76,11 @@ class TensorBoardReport:
         self._present: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self._slots: list[Any] = []
 
+    @property
+    def trouble(self) -> str:
+        """What could not be written and why, in words; empty where nothing was lost."""
+        return self._events.trouble
+
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write all scalars of a step as one event; at the first one also the layout of the charts."""
         values = all_values(snapshot, self._columns)
@@ -77,8 +88,7 @@ class TensorBoardReport:
         for slot, number in zip(self._slots, values[self._present].tolist(), strict=True):
             slot.simple_value = number
         self._lay_out()
-        quicken(self._writer)
-        self._writer.file_writer.add_summary(self._summary, snapshot.step)
+        self._events.summary(self._summary, snapshot.step)
 
     def _make_slots(self, layers: tuple[str, ...], present: npt.NDArray[np.bool_]) -> None:
         """Make the message anew, if other values are there than last: to fill one again takes a fifth of the time."""
@@ -93,10 +103,8 @@ class TensorBoardReport:
         """Write the layout when it is new, or grows: some columns have no value in the first steps."""
         by_column = self._present[: -len(RUN_KEYS)].reshape(len(self._columns), len(self._layers))
         charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
-        # A writer that was closed after an earlier fit opens its next file when it is given a layout.
-        if charts != self._charts or self._writer.file_writer is None:
-            self._charts = charts
-            self._writer.add_custom_scalars({"gradwatch": _charts(charts)})
+        self._charts = charts
+        self._events.charts({"gradwatch": _charts(charts)})
 
     def findings(
         self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None
@@ -110,7 +118,7 @@ class TensorBoardReport:
         """
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
-        self._writer.add_text("gradwatch/findings", findings_text(findings, diagnoses), at)
+        self._events.text("gradwatch/findings", findings_text(findings, diagnoses), at)
 
     def pictures(self, history: Sequence[Snapshot], findings: Iterable[Finding] = (), step: int | None = None) -> None:
         """Draw the gradient flow; without matplotlib, say once how to install it.
@@ -134,7 +142,7 @@ class TensorBoardReport:
         """Write a finished PNG: ``add_image`` takes numbers, and makes several arrays of floats of them, 40 MB."""
         content, height, width = png(figure)
         image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
-        self._writer.file_writer.add_summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
+        self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
 
     def histograms(self, params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], step: int) -> None:
         """Write a histogram of each gradient's finite entries; a parameter without any is left out.
@@ -147,7 +155,8 @@ class TensorBoardReport:
         for position, (name, param) in enumerate(named.items()):
             entries = None if param.grad is None else finite_entries(param.grad)
             if entries is not None and entries.size:
-                self._writer.add_histogram(f"gradient/{place(position, len(named))} {name}", entries, step)
+                tag = f"gradient/{place(position, len(named))} {name}"
+                self._events.histogram(tag, entries, step, wide_bins(entries))
 
 
 def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[str, Callable[[], Figure]]:
@@ -170,10 +179,10 @@ def _axis_hint(column: str) -> str:
 
 def _summary_class(writer: object) -> Any:
     """The Summary message of the library that the writer belongs to."""
-    is_x = type(writer).__module__.partition(".")[0] == "tensorboardX"
+    is_x = any(kind.__module__.partition(".")[0] == "tensorboardX" for kind in type(writer).__mro__)
     return importlib.import_module(f"{'tensorboardX' if is_x else 'tensorboard.compat'}.proto.summary_pb2").Summary
 
 
 @cache
 def _say_once(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    say(message)

@@ -31,6 +31,7 @@ class Summary:
     findings: Sequence[Finding] = ()
     diagnoses: Sequence[Diagnosis] = ()
     title: str = ""
+    notes: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the table, the run's own numbers, and the findings."""
@@ -40,6 +41,8 @@ class Summary:
         has_flow = any(str(column.header) == "flow" for column in table.columns)
         yield Text("\n" + (f"{FLOW_HELP}\n" if has_flow else "") + _totals(self.snapshot) + "\n", style="dim")
         yield from self._findings()
+        for note in self.notes:
+            yield Text(note, style="yellow")
 
     def _findings(self) -> Iterator[RenderableType]:
         ordered = sorted(self.findings, key=lambda finding: not finding.is_open)
@@ -82,7 +85,11 @@ def _advice(diagnosis: Diagnosis) -> list[str]:
 
 
 def summary(
-    snapshot: Snapshot, findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (), title: str = ""
+    snapshot: Snapshot,
+    findings: Sequence[Finding] = (),
+    diagnoses: Sequence[Diagnosis] = (),
+    title: str = "",
+    notes: Sequence[str] = (),
 ) -> Summary:
     """The layers of a step, the findings, and for each open one its cause and the first thing to try.
 
@@ -90,7 +97,7 @@ def summary(
         >>> summary(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0])).title
         'gradwatch: gradients at step 7'
     """
-    return Summary(snapshot, findings, diagnoses, title or f"gradwatch: gradients at step {snapshot.step}")
+    return Summary(snapshot, findings, diagnoses, title or f"gradwatch: gradients at step {snapshot.step}", notes)
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,11 @@ def print_summary(
     diagnoses: Sequence[Diagnosis] = (),
     title: str = "",
     console: Console | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Print :func:`summary`; into a file or a log without colours and 120 characters wide, unless COLUMNS is set.
+    """Print :func:`summary`, and below it the notes: what could not be watched or written.
+
+    Into a file or a log it goes without colours and 120 characters wide, unless COLUMNS is set.
 
     Example:
         >>> snapshot = Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0], total_norm=1.0)
@@ -141,7 +151,7 @@ def print_summary(
         <BLANKLINE>
         No finding.
     """
-    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title))
+    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title, notes))
 
 
 def wide_console() -> Console:

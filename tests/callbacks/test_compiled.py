@@ -159,7 +159,7 @@ def test_layers_around_a_compiled_part_are_read() -> None:
     assert np.isfinite(first.grad_output_norm[head])
     assert np.isnan(first.grad_output_norm[:head]).all()
     assert len(said) == 1
-    assert said[0].startswith("5 of 6 layers (network.layers.0,")
+    assert said[0].startswith("gradwatch: 5 of 6 layers (network.layers.0,")
 
 
 def test_a_layer_whose_forward_is_compiled_is_read() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.probe.activations import UnitActivity, saturated_share, saturation_of
+from gradwatch.probe.activations import UnitActivity, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.norms import l2_norms
 from gradwatch.probe.parameters import ParameterReading, total_gradient_norm
 from gradwatch.probe.scalars import DeviceScalars
@@ -54,7 +54,9 @@ def test_parameters_are_read_without_waiting() -> None:
 def test_activations_are_read_without_waiting() -> None:
     with FakeTensorMode():
         activity, output = UnitActivity(), torch.empty(128, 8, device="cuda")
-        activity.see("relu", output)
+        peaks = peaks_of(output)
+        assert peaks is not None
+        activity.add("relu", *peaks)
         assert activity.dead_shares()[0][1].device.type == "cuda"
         saturation = saturation_of(nn.Tanh())
         assert saturation is not None

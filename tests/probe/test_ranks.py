@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +98,7 @@ def sharded_by_fsdp2(rank: int) -> None:
 def one_collective_a_step(rank: int) -> None:
     from torch.distributed.tensor.debug import CommDebugMode
 
+    sys.modules["gradwatch.watch"].past_dispatch_modes = nullcontext  # let the counting mode see what is done
     model, whole = fsdp2(Net()), Net()
     optimizer, collectives = torch.optim.SGD(model.parameters(), lr=0.05), []
     with watch(model, every_n_steps=3, dense_steps=2, detectors=[]) as watcher:
@@ -123,9 +127,15 @@ def ranks_decide_alike(rank: int) -> None:
         calls = len(snapshot.calls.get("cell", ()))
         return Finding("many", ("cell",), snapshot.step, calls, 3, "many") if calls > 3 else None
 
+    class Many:
+        """Stands for one of gradwatch's own, which decide alike on all ranks; one of the user's decides nothing."""
+
+        __module__ = "gradwatch.detectors.many"
+        __call__ = staticmethod(many)
+
     model = ddp(Net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    options = {"every_n_steps": 4, "dense_steps": 0, "detectors": [many], "on_finding": "stop"}
+    options = {"every_n_steps": 4, "dense_steps": 0, "detectors": [Many()], "on_finding": "stop"}
     with watch(model, **options) as watcher, warnings.catch_warnings(record=True) as caught:
         for step in range(6):
             model(batch(step, (rank,)), (1, 5)[rank] + step).square().mean().backward()
@@ -159,6 +169,61 @@ def nobody_waits_for_a_rank_without_a_batch(rank: int) -> None:
     np.testing.assert_allclose(one.gain, both.gain, 1e-5)
 
 
+class FailsOnOne:
+    """Stands for a part of the probe that works on the first rank and fails on the second from a call on."""
+
+    def __init__(self, rank: int, works: Callable[..., Any], calls: int) -> None:
+        self.rank, self.works, self.calls = rank, works, calls
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls -= 1
+        if self.rank and self.calls < 0:
+            raise RuntimeError("only here")
+        return self.works(*args)
+
+
+def watched_losses(rank: int, model: nn.Module, **options: Any) -> tuple[list[float], Any]:
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.05), []
+    with watch(model, every_n_steps=1, on_error="warn", **options) as watcher:
+        for step in range(5):
+            loss = model(batch(step, (rank,))).square().mean()
+            loss.backward()
+            watcher.step(optimizer, loss)
+            losses.append(loss.item())
+    return losses, watcher
+
+
+def a_failure_on_one_rank_stops_no_other(rank: int) -> None:
+    expected, _ = watched_losses(rank, ddp(Net()))
+    hooks, probe = sys.modules["gradwatch.probe.hooks"], sys.modules["gradwatch.probe.snapshot"]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True):
+        patch.setattr(hooks, "saturated_share", FailsOnOne(rank, hooks.saturated_share, calls=2))
+        losses, watcher = watched_losses(rank, ddp(Net()))
+    assert losses == expected
+    seen = {s.step: s.output_rms[s.layers.index("tanh")] for s in watcher.history}
+    assert [np.isnan(value) for value in seen.values()] == [False, False, True, True, True]
+    assert same_on_all(watcher.history)
+    assert [failure.part for failure in watcher.out_of_service] == ["layer tanh"] * rank
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True):
+        patch.setattr(probe, "ParameterReading", FailsOnOne(rank, probe.ParameterReading, calls=3))
+        losses, watcher = watched_losses(rank, ddp(Net()))
+    assert losses == expected
+    assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2]
+    assert [failure.part for failure in watcher.out_of_service] == ["the measured steps"]
+    with warnings.catch_warnings(record=True):
+        losses, watcher = watched_losses(rank, ddp(Net()), detectors=[FailsOnOne(rank, list, calls=1), only_first])
+    assert losses == expected
+    assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2, 3, 4]
+    different = ddp(nn.Sequential(nn.Linear(4, 2), nn.Tanh() if rank else nn.Sequential(nn.Tanh())))
+    with warnings.catch_warnings(record=True):
+        assert not watched_losses(rank, different)[1].history
+
+
+def only_first(snapshot: Snapshot) -> Finding | None:
+    """Decide on one rank only, as no detector should."""
+    return Finding("first", ("tanh",), snapshot.step, 1.0, 0.0, "first") if distributed.get_rank() == 0 else None
+
+
 def what_cannot_be_right_is_refused(rank: int) -> None:
     other = ddp(nn.Sequential(nn.Linear(4, 2), nn.Tanh() if rank else nn.Sequential(nn.Tanh())))
     with pytest.raises(ValueError, match="expected the same model on all of them"):
@@ -178,6 +243,7 @@ def work(rank: int) -> None:
         every_strategy,
         ranks_decide_alike,
         nobody_waits_for_a_rank_without_a_batch,
+        a_failure_on_one_rank_stops_no_other,
         what_cannot_be_right_is_refused,
     ):
         check_on(rank)

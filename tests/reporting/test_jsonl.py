@@ -154,14 +154,6 @@ def test_a_file_of_somebody_else_is_not_written_to(path: Path) -> None:
     assert path.read_text() == "my notes\n"
 
 
-def test_a_broken_line_in_the_middle_is_named(path: Path) -> None:
-    write(path, *vanishing_run())
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], "{", *lines[2:]]))
-    with pytest.raises(ValueError, match=r"line 3 of .* is no JSON"):
-        read_record(path)
-
-
 def test_a_newer_format_is_refused_and_an_unknown_line_is_not(path: Path) -> None:
     write(path, *vanishing_run())
     with path.open("a") as file:

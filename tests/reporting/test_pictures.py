@@ -48,10 +48,33 @@ def test_heat_map_of_a_healthy_network_spans_four_decades() -> None:
     assert high - low == pytest.approx(4)
 
 
-@pytest.mark.parametrize("value", [NAN, 0.0, INF])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [NAN, 0.0, INF, 1e300, 5e-324])
 def test_pictures_of_nothing_but_odd_values_can_be_drawn(value: float) -> None:
     snapshot = deep(2, grad_norm=[value] * 2, grad_output_norm=[value] * 2, calls={"cell": np.full(6, value)})
     for figure in (heat_map([snapshot]), bars(snapshot), calls_picture(snapshot, "cell")):
+        assert png(figure)[0].startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_without_layers_or_calls_can_be_drawn() -> None:
+    empty = Snapshot(0, (), calls={"cell": np.empty(0)})
+    for figure in (heat_map([empty]), bars(empty), calls_picture(empty, "cell")):
+        assert png(figure)[0].startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no Snapshot to draw; give at least one"):
+        heat_map([])
+
+
+def test_bars_reach_the_end_of_the_axis_and_tell_the_number() -> None:
+    axes = bars(deep(2, grad_norm=[1e200, 1.0])).axes[0]
+    assert axes.patches[0].get_width() <= axes.get_xlim()[1]
+    assert [text.get_text() for text in axes.texts] == ["1.0e200", "1.00"]
+
+
+def test_dollar_signs_in_names_are_no_formulas() -> None:
+    snapshot = Snapshot(0, ("$x^$",), grad_norm=[1.0], grad_output_norm=[1.0], calls={"$x^$": np.ones(6)})
+    findings = [Finding("odd$x^$", ("$x^$",), 0, 1, 1, "")]
+    for figure in (heat_map([snapshot]), bars(snapshot, findings), calls_picture(snapshot, "$x^$")):
         assert png(figure)[0].startswith(b"\x89PNG")
 
 
@@ -91,7 +114,7 @@ def test_calls_picture_holds_the_norm_of_each_call() -> None:
 
 def test_without_matplotlib_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "gradwatch\[report\]"'):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         bars(vanishing_run()[0])
 
 

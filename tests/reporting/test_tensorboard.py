@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.records import Snapshot
-from gradwatch.reporting import tensorboard
+from gradwatch.reporting import event_file, tensorboard
 from gradwatch.reporting.keys import scalars, tensorboard_tags
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
@@ -115,6 +115,69 @@ def test_a_writer_closed_after_a_fit_can_be_written_to_again(writer: SummaryWrit
     assert steps == [0, 1]
 
 
+@pytest.mark.parametrize("first", ["snapshot", "findings", "pictures", "histograms"])
+def test_a_closed_writer_is_opened_by_any_event(writer: SummaryWriter, first: str) -> None:
+    report, run = TensorBoardReport(writer), vanishing_run()
+    report.snapshot(run[0])
+    param = nn.Parameter(torch.zeros(2))
+    param.grad = torch.ones(2)
+    events: dict[str, Any] = {
+        "snapshot": lambda: report.snapshot(run[1]),
+        "findings": lambda: report.findings([FINDING]),
+        "pictures": lambda: report.pictures(run),
+        "histograms": lambda: report.histograms({"p": param}, 1),
+    }
+    writer.close()
+    events[first]()
+    assert report.trouble == ""
+    assert len(layouts(writer)) == 2
+    tags = read(writer).Tags()
+    assert tags["images" if first == "pictures" else "histograms" if first == "histograms" else "tensors"]
+
+
+def test_a_report_can_begin_with_a_closed_writer(writer: SummaryWriter) -> None:
+    writer.close()
+    report = TensorBoardReport(writer)
+    report.pictures(vanishing_run())
+    report.snapshot(vanishing_run()[0])
+    assert report.trouble == ""
+    assert len(read(writer).Tags()["images"]) == 2
+
+
+def test_layers_may_change_within_a_run(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer)
+    before = Snapshot(0, ("body", "head"), grad_norm=[1, 2], grad_output_norm=[1, 2], calls={"head": np.ones(6)})
+    after = Snapshot(1, ("body", "neck", "new"), grad_norm=[1, 2, 3], grad_output_norm=[1, 2, 3])
+    for snapshot in (before, after, before):
+        report.snapshot(snapshot)
+    old = replace(FINDING, layers=("head", "head.weight"))
+    report.findings([old])
+    report.pictures([before, after], [old])
+    events = read(writer)
+    assert [event.step for event in events.Scalars("grad_norm/00 body")] == [0, 1, 0]
+    assert [event.step for event in events.Scalars("grad_norm/02 new")] == [1]
+    assert len(events.Tags()["images"]) == 2
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), 0.0, 1e300, 5e-324])
+def test_odd_values_are_written(writer: SummaryWriter, value: float) -> None:
+    report = TensorBoardReport(writer)
+    numbers = {"total_norm": value, "total_norm_after": value, "loss": value}
+    report.snapshot(Snapshot(0, ("a", "b"), grad_norm=[value, 1.0], grad_output_norm=[value, value], **numbers))
+    report.snapshot(Snapshot(1, ()))
+    assert read(writer).Scalars("grad_norm/01 b")[0].value == 1.0
+    assert report.trouble == ""
+
+
+def test_a_writer_of_ones_own_class_is_taken(tmp_path: Path) -> None:
+    class Mine(SummaryWriter):
+        pass
+
+    with Mine(str(tmp_path)) as writer:
+        TensorBoardReport(writer).snapshot(vanishing_run()[0])
+        assert read(writer).Tags()["scalars"]
+
+
 def test_a_model_without_layers_still_has_its_total(writer: SummaryWriter) -> None:
     TensorBoardReport(writer).snapshot(Snapshot(0, (), total_norm=2.0))
     assert read(writer).Tags()["scalars"] == ["grad_norm_total"]
@@ -157,7 +220,7 @@ def test_without_matplotlib_it_is_said_once_and_the_rest_goes_on(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     tensorboard._say_once.cache_clear()
     report = TensorBoardReport(writer)
-    with pytest.warns(UserWarning, match=r'pip install "gradwatch\[report\]"'):
+    with pytest.warns(UserWarning, match="pip install matplotlib"):
         report.pictures(vanishing_run())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -198,10 +261,35 @@ def test_an_unknown_column_is_refused(writer: SummaryWriter) -> None:
         TensorBoardReport(writer, ["norms"])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("entries", "dtype"), [([1e30, 1e-9], "float32"), ([-1e30], "float32"), ([1e300], "float64"), ([3e38], "bfloat16")]
+)
+def test_histograms_hold_entries_that_exploded(writer: SummaryWriter, entries: list[float], dtype: str) -> None:
+    param = nn.Parameter(torch.zeros(len(entries), dtype=getattr(torch, dtype)))
+    param.grad = torch.tensor(entries, dtype=param.dtype)
+    TensorBoardReport(writer).histograms({"p": param}, step=0)
+    (histogram,) = read(writer).Histograms("gradient/00 p")
+    assert sum(histogram.histogram_value.bucket) == len(entries)
+
+
 def test_records_are_whole_with_checksums_in_c(writer: SummaryWriter) -> None:
     report = TensorBoardReport(writer)
     for step in range(3):
         report.snapshot(Snapshot(step, ("a", "b"), grad_norm=[1e-3, step]))
-    records = writer.file_writer.event_writer._async_writer._worker._record_writer
-    assert "write" in vars(records)
+    assert event_file.guard(writer) is event_file.guard(writer) is not None
     assert [event.value for event in read(writer).Scalars("grad_norm/01 b")] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("private", ["_async_writer", "_worker", "_record_writer", "_writer"])
+def test_where_tensorboard_is_built_otherwise_it_is_left_as_it_is(
+    writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch, private: str
+) -> None:
+    events = writer.file_writer.event_writer
+    thread = events._async_writer._worker
+    owner = {"_async_writer": events, "_worker": events._async_writer, "_record_writer": thread}.get(private)
+    with monkeypatch.context() as hidden:
+        hidden.delattr(owner or thread._record_writer, private)
+        assert event_file.guard(writer) is None
+    TensorBoardReport(writer).snapshot(vanishing_run()[0])
+    assert read(writer).Tags()["scalars"]

@@ -1,0 +1,149 @@
+"""Keeps an error of the watching out of the training that is watched."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+OnError = Literal["warn", "raise"]
+T = TypeVar("T")
+
+ENVIRONMENT = "GRADWATCH_ON_ERROR"  # what on_error is where nobody sets it
+
+
+class RaisedOnPurpose(Exception):
+    """An error that is meant to reach the user: containment lets it through."""
+
+
+class SettingError(RaisedOnPurpose, ValueError):
+    """A setting that cannot be met, found when the model or the Trainer is known."""
+
+
+class UnsupportedError(RaisedOnPurpose, NotImplementedError):
+    """A way of training that gradwatch cannot measure rightly, and refuses at the start."""
+
+
+@dataclass(frozen=True)
+class OutOfService:
+    """A part of the watching that failed and was switched off.
+
+    Attributes:
+        part: the layer, detector, file or logger, as in ``layer encoder.3``.
+        step: the optimizer step at which it failed.
+        error: the error's type and message.
+
+    Example:
+        >>> print(OutOfService("layer encoder.3", 120, "RuntimeError: no storage"))
+        layer encoder.3: not watched since step 120 (RuntimeError: no storage)
+    """
+
+    part: str
+    step: int
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.part}: not watched since step {self.step} ({self.error})"
+
+
+class Containment:
+    """Catches what the watching raises, switches the part in question off, and says so once.
+
+    It keeps the words of an error, never the error itself, whose frames would hold tensors.
+
+    Args:
+        on_error: ``"warn"``, or ``"raise"`` for tests and for people who debug a detector; None takes the environment
+            variable ``GRADWATCH_ON_ERROR``, and ``"warn"`` where it is not set.
+        speaks: False in the processes that leave the warning to another one.
+
+    Attributes:
+        step: the optimizer step under way; whoever counts steps sets it.
+        failures: what is out of service, in the order in which it failed.
+
+    Raises:
+        ValueError: for an unknown ``on_error``.
+
+    Example:
+        >>> containment = Containment("warn")
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     containment.run("detector loud", lambda: 1 / 0)
+        >>> containment.is_out("detector loud"), containment.failures[0].error
+        (True, 'ZeroDivisionError: division by zero')
+        >>> containment.run("detector loud", lambda: "is not called again")
+    """
+
+    def __init__(self, on_error: OnError | None = None, *, speaks: bool = True) -> None:
+        self.on_error = require_on_error(on_error)
+        self.speaks = speaks
+        self.step = 0
+        self.failures: list[OutOfService] = []
+
+    def is_out(self, part: str) -> bool:
+        """Return True if a part has failed before."""
+        return any(failure.part == part for failure in self.failures)
+
+    def run(self, part: str, function: Callable[..., T], *args: Any) -> T | None:
+        """Call a function; return None where its part is out of service, or fails now."""
+        if self.is_out(part):
+            return None
+        with self.guard(part):
+            return function(*args)
+        return None
+
+    @contextmanager
+    def guard(self, part: str) -> Iterator[None]:
+        """Switch a part off if what is inside of the ``with`` raises."""
+        try:
+            yield
+        except RaisedOnPurpose:
+            raise
+        except Exception as error:
+            self.fail(part, error)
+
+    def fail(self, part: str, error: Exception) -> None:
+        """Switch a part off for an error; call this from an ``except`` block."""
+        if self.on_error == "raise":
+            raise error
+        if not self.is_out(part):
+            self.failures.append(OutOfService(part, self.step, _in_words(error)))
+            if self.speaks:
+                say(f"{self.failures[-1]}. The training is not affected and goes on.")
+
+
+def require_on_error(value: OnError | None) -> OnError:
+    """Return the value, or that of the environment for None; raise a ValueError if it is unknown.
+
+    Example:
+        >>> require_on_error("ignore")
+        Traceback (most recent call last):
+            ...
+        ValueError: on_error is 'ignore'; expected 'warn' or 'raise'
+    """
+    value = value or os.environ.get(ENVIRONMENT, "warn")  # type: ignore[assignment]
+    if value not in ("warn", "raise"):
+        raise ValueError(f"on_error is {value!r}; expected 'warn' or 'raise'")
+    return value
+
+
+def say(message: str) -> None:
+    """Warn, and never raise: where warnings are errors the message goes to the standard error stream.
+
+    Example:
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error")
+        ...     say("the disk is full")
+    """
+    try:
+        warnings.warn(f"gradwatch: {message}", UserWarning, stacklevel=2)
+    except UserWarning:
+        print(f"gradwatch: {message}", file=sys.stderr)
+
+
+def _in_words(error: Exception) -> str:
+    text = " ".join(str(error).split())  # some messages of torch go over many lines
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,131 @@
+"""Private names of torch: each with the version it was seen in, and what is done where it is missing."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+_C: Any = torch._C
+
+
+def _zero() -> int:
+    return 0
+
+
+def _attribute(path: str, fallback: Any) -> Any:
+    """Return an attribute of ``torch._C`` by its dotted path, or the fallback."""
+    found: Any = _C
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return fallback if found is None else found
+
+
+# Seen in torch 2.4 to 2.13. Without it, code under torch.func is taken for ordinary code; reading it fails, and that is
+# contained.
+functorch_level: Callable[[], Any] = _attribute("_functorch.peek_interpreter_stack", lambda: None)
+
+# Seen in torch 2.4 to 2.13. Without them, modes of the user's see the operations of the watching.
+dispatch_mode_count: Callable[[], int] = _attribute("_len_torch_dispatch_stack", _zero)
+function_mode_count: Callable[[], int] = _attribute("_len_torch_function_stack", _zero)
+is_tracing: Callable[[], bool] = _attribute("_is_tracing", lambda: False)
+
+# Seen in torch 2.4 to 2.13: True for a gradient of many losses at once (autograd.grad(is_grads_batched=True)), which
+# has no values. Without it, such a gradient switches the layer off.
+is_batched: Callable[[torch.Tensor], bool] = _attribute("_functorch.is_legacy_batchedtensor", lambda _: False)
+
+# Seen in torch 2.4 to 2.13: operations go by the data of tensors, past subclasses' __torch_function__ and past modes.
+# Without it, they go through both.
+past_torch_function: Callable[[], AbstractContextManager[Any]] = _attribute("DisableTorchFunction", nullcontext)
+
+
+def is_transformed() -> bool:
+    """Return True inside of ``torch.func`` (vmap, grad, jvp), ``torch.jit.trace`` and ``torch.compile``.
+
+    Tensors have no values there that could be read.
+
+    Example:
+        >>> seen = []
+        >>> output = torch.vmap(lambda x: seen.append(is_transformed()) or x)(torch.ones(2))
+        >>> seen, is_transformed()
+        ([True], False)
+    """
+    return functorch_level() is not None or is_tracing() or torch.compiler.is_compiling()
+
+
+def past_dispatch_modes() -> AbstractContextManager[Any]:
+    """Return a context in which no ``TorchDispatchMode`` sees an operation.
+
+    Selective checkpointing, FLOP counters and fake tensors are such modes.
+    """
+    return _without_dispatch_modes() if dispatch_mode_count() else nullcontext()
+
+
+def _without_dispatch_modes() -> AbstractContextManager[Any]:
+    module = importlib.import_module("torch.utils._python_dispatch")
+    disable: Any = getattr(module, "_disable_current_modes", nullcontext)  # seen in torch 2.4 to 2.13
+    context: AbstractContextManager[Any] = disable()
+    return context
+
+
+def at_end_of_backward(function: Callable[[], object]) -> bool:
+    """Call a function when the backward pass that is running ends; return False where that can't be had.
+
+    Seen in torch 2.4 to 2.13, and what DDP and FSDP do; call it from a hook in the backward pass.
+    """
+    engine = getattr(torch.autograd.Variable, "_execution_engine", None)
+    if not hasattr(engine, "queue_callback"):
+        return False
+    engine.queue_callback(function)  # type: ignore[union-attr]
+    return True
+
+
+def has_global_hooks() -> bool:
+    """Return True if somebody has registered hooks for all modules of the process.
+
+    Seen in torch 2.4 to 2.13; where a table is missing, nobody has.
+
+    Example:
+        >>> has_global_hooks()
+        False
+    """
+    module = torch.nn.modules.module
+    return bool(getattr(module, "_global_forward_hooks", ()) or getattr(module, "_global_forward_pre_hooks", ()))
+
+
+def hide_from_script(kind: type) -> None:
+    """Let ``torch.jit.script`` and ``torch.jit.trace`` pass over hooks of a class.
+
+    They would try to compile them, and their cache of types would keep them alive. A module's hooks are looked at in
+    two private functions (seen in torch 2.4 to 2.13), which are wrapped once for the process. Where one is missing,
+    nothing is wrapped, and a module is scripted with its hooks as before.
+    """
+    recursive: Any = importlib.import_module("torch.jit._recursive")
+    for name in ("get_hook_stubs", "infer_concrete_type_builder"):
+        original = getattr(recursive, name, None)
+        if original is not None and getattr(original, "passes_over", None) is not kind:
+            setattr(recursive, name, _without_hooks(original, kind))
+
+
+def _without_hooks(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def look(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tables = [module.__dict__.get(name, {}) for name in ("_forward_hooks", "_forward_pre_hooks")]
+        before = [dict(table) for table in tables]
+        for table in tables:
+            for key in [key for key, hook in table.items() if isinstance(hook, kind)]:
+                del table[key]
+        try:
+            return original(module, *args, **kwargs)
+        finally:  # in their order, as they were
+            for table, hooks in zip(tables, before, strict=True):
+                table.clear()
+                table.update(hooks)
+
+    look.passes_over = kind  # type: ignore[attr-defined]
+    return look
