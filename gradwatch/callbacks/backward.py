@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.callbacks.either import KeptCallback
+from gradwatch.containment import Containment, OnError, SettingError
 from gradwatch.probe.graph import tensors_in
+from gradwatch.probe.hooks import ModuleHook
 from gradwatch.probe.layers import find_layers
+from gradwatch.probe.modules import is_scripted
+from gradwatch.torch_internals import is_transformed
 from gradwatch.transforms import Chain, StepContext, Transform, When
 from gradwatch.transforms.transform import walk
+
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # came after torch 2.4
 
 
 class BackwardTransform(KeptCallback):
@@ -31,12 +37,18 @@ class BackwardTransform(KeptCallback):
         transforms: a transform, a function of ``(params, context)``, or a list of them. Under ``params`` they find the
             gradient as that of a stand-in with the layer's name. Those with a history keep one for each layer.
         layers: shell patterns of the layers, such as ``encoder.*``.
+        on_error: what happens when an output of a layer can't be edited: ``"warn"`` leaves the layer alone from then
+            on, ``"raise"`` ends the fit; None takes the environment variable ``GRADWATCH_ON_ERROR``, and ``"warn"``
+            where it is not set. An error of a transform is one of the training and always ends it.
 
     Raises:
-        ValueError: when a pattern matches no layer, at the start of the fit; for transforms that need weights
-            (``AdaptiveClip``, ``ScaleByTrustRatio``), remove gradients (``SkipNonFinite``) or wait for a finding.
+        ValueError: when a pattern matches no layer, or the name of a layer a TorchScript module, at the start of the
+            fit; for transforms that need weights (``AdaptiveClip``, ``ScaleByTrustRatio``), remove gradients
+            (``SkipNonFinite``) or wait for a finding; for an unknown ``on_error``.
 
-    Compiled code takes the hooks in, if it is compiled in the fit; with ``fullgraph=True`` torch refuses them.
+    Compiled code takes the hooks in, if it is compiled in the fit; with ``fullgraph=True`` torch refuses them. Left
+    alone are calls under ``torch.func`` and tracing, empty and nested tensors, and a backward pass with
+    ``create_graph=True`` (a gradient penalty), whose gradients are part of the loss.
 
     Non-finite gradients: as the transforms.
     Cost: that of the transforms, for each chosen output. Under fp16 the loss scale is read once a batch, a sync:
@@ -52,14 +64,17 @@ class BackwardTransform(KeptCallback):
         self,
         transforms: list[Transform | Callable[..., Any]] | Transform | Callable[..., Any],
         layers: Sequence[str],
+        on_error: OnError | None = None,
     ) -> None:
         self.transform = Chain(transforms if isinstance(transforms, (list, tuple)) else [transforms])
         self.layers = [layers] if isinstance(layers, str) else list(layers)
         _refuse_unsuited(self.transform)
         if not self.layers:
             raise ValueError("layers is empty; expected at least one pattern, such as 'encoder.*'")
+        self._containment = Containment(on_error)
         self._chains: dict[str, Chain] = {}
         self._handles: list[RemovableHandle] = []
+        self._leaves: list[tuple[str, Tensor, RemovableHandle]] = []
         self._silent: set[str] = set()
         self._scale: float | None = None
         self._context = StepContext()
@@ -72,22 +87,37 @@ class BackwardTransform(KeptCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put a forward hook on each chosen layer."""
         self._remove()
-        chosen = find_layers(pl_module, self.layers)
+        chosen = self._hookable(find_layers(pl_module, self.layers))
         self.transform.check(list(chosen))
-        self._silent = set(chosen)
+        self._containment = Containment(self._containment.on_error, speaks=trainer.is_global_zero)
+        self._silent = set()
         for name, module in chosen.items():
-            self._handles.append(module.register_forward_hook(self._forward_hook(name)))
+            self._containment.run(f"layer {name}", self._hook_module, name, module)
+
+    def _hookable(self, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        scripted = [name for name, module in chosen.items() if is_scripted(module)]
+        by_name = [name for name in scripted if name in self.layers]
+        if by_name or (scripted and len(scripted) == len(chosen)):
+            raise SettingError(
+                f"layers={self.layers} chooses {(by_name or scripted)[0]!r}, a TorchScript module, which takes no "
+                "hooks; expected a module of Python, such as the layer in front of it"
+            )
+        if scripted:
+            rank_zero_warn(f"nothing is transformed at {', '.join(scripted)}: TorchScript modules take no hooks")
+        return {name: module for name, module in chosen.items() if name not in scripted}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Read the loss scale, where there is one."""
         self._context = StepContext(trainer.global_step)
+        self._containment.step = trainer.global_step
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scale = None if scaler is None else float(scaler.get_scale())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the first batch, say of which layers no gradient came by."""
+        """Remove what would outlive the batch; after the first one, say of which layers no gradient came by."""
+        self._remove_from_leaves()
         if self._silent:
             rank_zero_warn(
                 f"in the first batch no gradient came by at the output of {', '.join(sorted(self._silent))}, so "
@@ -96,28 +126,51 @@ class BackwardTransform(KeptCallback):
             )
             self._silent = set()
 
-    def _forward_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def after_forward(module: nn.Module, inputs: Any, output: Any) -> None:
-            if module.training or torch.is_grad_enabled():
+    def _hook_module(self, name: str, module: nn.Module) -> None:
+        self._handles.append(module.register_forward_hook(ModuleHook(self._after_forward, name)))
+        self._silent.add(name)
+
+    def _after_forward(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():  # this is compiled too then, so it has to stay as plain as it is
+            if not _is_exporting():
                 for tensor in tensors_in(output):
                     if tensor.requires_grad:
                         tensor.register_hook(lambda grad: self._edit(name, grad))  # type: ignore[no-untyped-call]
+        elif torch.is_grad_enabled() and not is_transformed():
+            self._containment.run(f"layer {name}", self._hook_output, name, output)
 
-        return after_forward
+    def _hook_output(self, name: str, output: Any) -> None:
+        for tensor in tensors_in(output):
+            if tensor.grad_fn is not None:
+                tensor.register_hook(lambda grad: self._edit(name, grad))  # type: ignore[no-untyped-call]
+            elif tensor.requires_grad:
+                self._hook_leaf(name, tensor)
+
+    def _hook_leaf(self, name: str, leaf: Tensor) -> None:
+        """Hook a parameter, or an input, that a layer puts out: it outlives the batch, so its hook is removed then."""
+        if not any(known is leaf and of == name for of, known, _ in self._leaves):
+            hook = ModuleHook(self._edit, name)
+            self._leaves.append((name, leaf, leaf.register_hook(hook)))  # type: ignore[no-untyped-call]
 
     def _edit(self, name: str, grad: Tensor | None) -> Tensor | None:
-        if grad is None:  # of one of several outputs that the loss does not depend on
+        if grad is None or not _is_editable(grad):  # None: of an output that the loss does not depend on
             return None
         self._silent.discard(name)
-        chain = self._chain_of(name)
+        stand_in = self._containment.run(f"layer {name}", self._stand_in, grad)
+        if stand_in is None or stand_in.grad is None:
+            return None
+        self._chain_of(name)({name: stand_in}, self._context)
+        if self._scale is not None:
+            stand_in.grad.mul_(self._scale)
+        return stand_in.grad.to(grad.dtype)
+
+    def _stand_in(self, grad: Tensor) -> nn.Parameter:
+        """Return a parameter for the transforms to find a copy of the gradient under, divided by the loss scale."""
         stand_in = nn.Parameter(torch.empty_like(grad, dtype=self._working_dtype(grad)), requires_grad=False)
         stand_in.grad = grad.detach().to(stand_in.dtype, copy=True)
         if self._scale is not None:
             stand_in.grad.div_(self._scale)
-        chain({name: stand_in}, self._context)
-        if self._scale is not None:
-            stand_in.grad.mul_(self._scale)
-        return stand_in.grad.to(grad.dtype)
+        return stand_in
 
     def _working_dtype(self, grad: Tensor) -> torch.dtype:
         return torch.float32 if self._scale is not None and grad.itemsize < 4 else grad.dtype
@@ -128,7 +181,7 @@ class BackwardTransform(KeptCallback):
         return self._chains[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of each layer's chain."""
+        """Return the state of each layer's chain."""
         return {name: chain.state_dict() for name, chain in self._chains.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -140,15 +193,32 @@ class BackwardTransform(KeptCallback):
         """Remove the hooks."""
         self._remove()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the hooks."""
+    def let_go(self) -> None:
+        """Remove the hooks, and drop what holds the module."""
         self._remove()
-        self.let_go()
+        super().let_go()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, pickled or deep, has no hooks."""
+        return {**super().__getstate__(), "_handles": [], "_leaves": []}
 
     def _remove(self) -> None:
+        self._remove_from_leaves()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _remove_from_leaves(self) -> None:
+        for _, _, handle in self._leaves:
+            handle.remove()
+        self._leaves.clear()
+
+
+def _is_editable(grad: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # in the forward pass: the modes are not yet those of the backward pass
+        return True
+    # A backward pass runs with gradient tracking only for create_graph=True.
+    return not (torch.is_grad_enabled() or grad.is_nested or grad.numel() == 0 or is_transformed())
 
 
 def _refuse_unsuited(transform: Transform) -> None:

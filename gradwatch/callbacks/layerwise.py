@@ -133,7 +133,7 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
         every = optimizers if isinstance(optimizers, list) else [optimizers]
         known = {id(param) for one in every for group in one.param_groups for param in group["params"]}
         missing = [param for param in self._trainable if id(param) in chosen - known]
-        if missing:
+        if missing and optimizer.param_groups:  # Lightning has an empty one where configure_optimizers returns None
             settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
             optimizer.add_param_group({**settings, "params": missing})
 

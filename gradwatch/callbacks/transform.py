@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.either import KeptCallback
-from gradwatch.callbacks.optimizer_run import OptimizerRun, total_norm
+from gradwatch.callbacks.optimizer_run import OptimizerRun, OptimizerRuns, is_scaled, total_norm
 from gradwatch.callbacks.refusals import check_monitor, check_trainer, find_monitor
+from gradwatch.callbacks.unannounced import UnannouncedSteps
+from gradwatch.containment import Containment, OnError, say
 from gradwatch.probe.layers import plain_name
-from gradwatch.transforms import Chain, StepContext, Transform
+from gradwatch.probe.modules import named_parameters
+from gradwatch.transforms import Chain, Outcome, StepContext, Transform
 from gradwatch.transforms.transform import walk
 
 _ENOUGH_STEPS = 100  # before a share of clipped steps says anything about the learning rate
+_ENOUGH_BATCHES = 100  # without any step: as many as somebody may accumulate by hand
+
+_SCALED = (
+    "GradientTransform leaves the gradients of {optimizer} alone. precision={precision!r} multiplies them by the loss "
+    "scale, and this optimizer steps past Lightning, which would have divided them again. Get the optimizer from "
+    "self.optimizers(), without use_pl_optimizer=False."
+)
+_IDLE = (
+    "GradientTransform has transformed nothing: there were gradients, but no optimizer was seen to step. Its "
+    "transforms run when a torch.optim.Optimizer steps that holds parameters of the module. They do not run where "
+    "weights are updated by hand, by another kind of optimizer, or by a step in code that torch.compile compiles."
+)
 
 
 class GradientTransform(KeptCallback):
@@ -28,14 +44,22 @@ class GradientTransform(KeptCallback):
     several optimizers each has its own state (a history of norms, say); name parameters with ``Only`` to treat them
     differently. Put it behind a ``GradientMonitor`` in the Trainer's list, so that the monitor reads them as they were.
 
+    Optimizers that step past Lightning are served too: ``self.optimizers(use_pl_optimizer=False)``, those made by
+    hand, and those that step inside the backward pass. Under ``precision="16-mixed"`` the gradients of such an
+    optimizer may still be scaled; they are left alone then, and a warning says so.
+
     Args:
         transforms: a transform, a function of ``(params, context)``, or a list of them, applied in order.
+        on_error: what happens when a logger fails: ``"warn"`` goes on without it, ``"raise"`` ends the fit; None takes
+            the environment variable ``GRADWATCH_ON_ERROR``, and ``"warn"`` where it is not set. An error of a
+            transform is one of the training and always ends it.
 
     Raises:
-        ValueError: at the start of the fit, when a pattern matches no parameter, ``When`` has no monitor to ask, or
-            another setting of the Trainer would act on the same gradients or hide them.
+        ValueError: for an unknown ``on_error``; at the start of the fit, when a pattern matches no parameter, ``When``
+            has no monitor to ask, or another setting of the Trainer would act on the same gradients or hide them.
 
-    Logged every ``log_every_n_steps`` steps of an optimizer (with several optimizers, as ``<key>/optimizer_<i>``):
+    Logged every ``log_every_n_steps`` steps of an optimizer (with several optimizers, as ``<key>/optimizer_<i>``; those
+    that the Trainer does not know are counted behind its own, and against their own steps):
 
     ======================== ==========================================================================
     ``grad_norm_total``       norm before the transforms; left to the monitor where there is one
@@ -53,11 +77,17 @@ class GradientTransform(KeptCallback):
         Chain(transforms=(SkipNonFinite(budget=10), ClipByGlobalNorm(max_norm=1.0, p=2.0)))
     """
 
-    def __init__(self, transforms: list[Transform | Callable[..., Any]] | Transform | Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        transforms: list[Transform | Callable[..., Any]] | Transform | Callable[..., Any],
+        on_error: OnError | None = None,
+    ) -> None:
         self.transform = Chain(transforms if isinstance(transforms, (list, tuple)) else [transforms])
-        self._runs: dict[int, OptimizerRun] = {}
+        self._containment = Containment(on_error)
+        self._runs = OptimizerRuns(self.transform)
         self._names: dict[int, str] = {}
-        self._advised = False
+        self._fit = _Fit()
+        self._steps: UnannouncedSteps | None = None
 
     @property
     def state_key(self) -> str:
@@ -71,27 +101,40 @@ class GradientTransform(KeptCallback):
         check_monitor(self, self.transform, trainer)
         check_trainer(self.transform, trainer)
         for index in range(len(trainer.optimizers)):
-            self._run_of(index)
+            self._runs[index]  # made now, and not in the middle of a step
+        self._containment = Containment(self._containment.on_error, speaks=trainer.is_global_zero)
+        self._fit = _Fit()
+        self._steps = UnannouncedSteps(partial(self._before_unannounced, trainer, pl_module))
+        self._steps.open(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Run the chain on this optimizer's parameters."""
-        index = next((i for i, known in enumerate(trainer.optimizers) if known is optimizer), 0)
-        run, params = self._run_of(index), self._params_of(optimizer, pl_module)
-        monitor = find_monitor(trainer)
+        if self._steps is not None:
+            self._steps.announced(optimizer)
+        self._act(trainer, pl_module, optimizer, announced=True)
+
+    def _before_unannounced(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._fit.has_stepped = True
+        if is_scaled(optimizer, getattr(trainer.precision_plugin, "scaler", None)):
+            self._say_once(_SCALED.format(optimizer=type(optimizer).__name__, precision=trainer.precision))
+        else:
+            self._act(trainer, pl_module, optimizer, announced=False)
+
+    def _act(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, *, announced: bool) -> None:
+        self._fit.has_stepped = True
+        params = self._params_of(optimizer, pl_module)
+        index = self._runs.index_of(optimizer, tuple(params), trainer.optimizers)
+        run, monitor = self._runs[index], find_monitor(trainer)
         kinds = frozenset(finding.kind for finding in monitor.findings if finding.is_open) if monitor else frozenset()
+        # Lightning counts only the steps that it announces.
+        step = self._containment.step = trainer.global_step if announced else run.steps
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logs = every > 0 and run.steps % every == 0
-        before = total_norm(params) if logs and monitor is None else None
-        outcome = run.step(params, StepContext(trainer.global_step, kinds))
+        before = self._norm(params) if logs and monitor is None else None
+        outcome = run.step(params, StepContext(step, kinds))
         if logs:
-            after = None if before is None else total_norm(params)
-            self._log(trainer, pl_module, index, run.numbers(outcome, before, after))
-
-    def _run_of(self, index: int) -> OptimizerRun:
-        if index not in self._runs:
-            chain = self.transform if index == 0 else copy.deepcopy(self.transform)
-            self._runs[index] = OptimizerRun(chain)
-        return self._runs[index]
+            after = None if before is None else self._norm(params)
+            self._containment.run("the logged numbers", self._log, trainer, index, step, outcome, before, after)
 
     def _params_of(self, optimizer: Optimizer, pl_module: LightningModule) -> dict[str, nn.Parameter]:
         params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -99,34 +142,93 @@ class GradientTransform(KeptCallback):
             self._names = _parameter_names(pl_module)
         return {self._names.get(id(param), f"(parameter {i})"): param for i, param in enumerate(params)}
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, index: int, numbers: dict[str, float]) -> None:
-        suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
-        for logger in trainer.loggers:
-            logger.log_metrics({key + suffix: value for key, value in numbers.items()}, step=trainer.global_step)
-        for key in ("clipped_share", "skipped_steps"):
-            if key in numbers:
-                pl_module.log(key + suffix, numbers[key], on_step=True, on_epoch=False, logger=False)
-        self._advise(index, numbers)
+    def _norm(self, params: dict[str, nn.Parameter]) -> Tensor | None:
+        return self._containment.run("the logged norms", total_norm, params)
 
-    def _advise(self, index: int, numbers: dict[str, float]) -> None:
-        share, steps = numbers.get("clipped_share", 0.0), self._runs[index].steps
+    def _log(
+        self, trainer: Trainer, index: int, step: int, outcome: Outcome, before: Tensor | None, after: Tensor | None
+    ) -> None:
+        run = self._runs[index]
+        suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 or index > 0 else ""
+        numbers = {key + suffix: value for key, value in run.numbers(outcome, before, after).items()}
+        for logger in trainer.loggers:
+            log = partial(logger.log_metrics, step=step)
+            self._containment.run(f"logger {type(logger).__name__}", log, numbers)
+        for key in ("clipped_share" + suffix, "skipped_steps" + suffix):
+            if key in numbers:  # into the dict: pl_module.log raises in a training_step that takes the dataloader_iter
+                trainer.callback_metrics[key] = torch.tensor(numbers[key])
+        self._advise(run, numbers.get("clipped_share" + suffix, 0.0))
+
+    def _advise(self, run: OptimizerRun, share: float) -> None:
         learns = any(part.learns_bound for part in walk(self.transform))
-        if share > 0.5 and steps >= _ENOUGH_STEPS and not learns and not self._advised:
-            self._advised = True
-            rank_zero_warn(
-                f"{share:.0%} of {steps} steps were clipped by {self.transform}. A clip is for the odd step; where it "
-                "acts on most, a lower learning rate is the likelier remedy (or a higher bound)."
+        if share > 0.5 and run.steps >= _ENOUGH_STEPS and not learns and not self._fit.was_advised:
+            self._fit.was_advised = True
+            self._say_once(
+                f"{share:.0%} of {run.steps} steps were clipped by {self.transform}. A clip is for the odd step; where "
+                "it acts on most, a lower learning rate is the likelier remedy (or a higher bound)."
             )
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there are gradients."""
+        self._fit.has_gradients = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say after many batches that no optimizer has stepped."""
+        fit = self._fit
+        if not fit.has_stepped:
+            fit.batches += 1
+            enough = max(_ENOUGH_BATCHES, trainer.accumulate_grad_batches)
+            if fit.batches <= enough and not fit.has_gradients:  # a backward pass that Lightning does not run
+                fit.has_gradients = any(param.grad is not None for _, param, _ in named_parameters(pl_module))
+            if fit.batches == enough:
+                self._say_if_idle()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say the same of a short fit."""
+        self._say_if_idle()
+
+    def _say_if_idle(self) -> None:
+        fit = self._fit
+        if fit.batches and fit.has_gradients and not fit.has_stepped:
+            self._say_once(_IDLE)
+
+    def _say_once(self, message: str) -> None:
+        if self._containment.speaks and message not in self._fit.said:
+            say(message)
+        self._fit.said.add(message)
+
+    def let_go(self) -> None:
+        """Remove the hooks, and drop what holds the module."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+        super().let_go()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, pickled or deep, has no hooks."""
+        return {**super().__getstate__(), "_steps": None}
+
     def state_dict(self) -> dict[str, Any]:
-        """The chain's state and the counts, for each optimizer."""
-        return {str(index): run.state_dict() for index, run in self._runs.items()}
+        """Return the chain's state and the counts, for each optimizer."""
+        return self._runs.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was made."""
-        for index, state in sorted(state_dict.items(), key=lambda item: -int(item[0])):
-            self._run_of(int(index)).load_state_dict(state)
+        self._runs.load_state_dict(state_dict)
+
+
+@dataclass
+class _Fit:
+    """The course of one fit, as far as there is something to say about it once."""
+
+    has_stepped: bool = False
+    has_gradients: bool = False
+    batches: int = 0
+    was_advised: bool = False
+    said: set[str] = field(default_factory=set)
 
 
 def _parameter_names(pl_module: nn.Module) -> dict[int, str]:
-    return {id(param): plain_name(name) for name, param in pl_module.named_parameters()}
+    return {id(param): plain_name(name) for name, param, _ in named_parameters(pl_module)}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from manual_fits import InTheBackwardPass, Raw
 from small_fits import Regression, fit, fit_until, same_weights, weights
 from torch import nn
 
@@ -150,3 +151,25 @@ def test_the_model_is_whole_again_after_an_exception() -> None:
         fit(LayerwiseTraining(stages()), model)
     assert all(param.requires_grad for param in model.parameters())
     assert isinstance(model.net, nn.Sequential)
+
+
+class ByHand(Raw):
+    """Has an optimizer that Lightning does not know."""
+
+    def step(self, batch_idx: int) -> None:
+        self.optimizer = getattr(self, "optimizer", None) or torch.optim.SGD(self.parameters(), lr=0.02)
+        self.optimizer.zero_grad()
+        self.manual_backward(self.loss())
+        self.optimizer.step()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.*")
+@pytest.mark.parametrize("model", [Raw, ByHand, InTheBackwardPass])
+def test_frozen_layers_rest_where_optimizers_step_past_lightning(model: type[Raw]) -> None:
+    before = fit(model=model(), max_steps=-1, limit_train_batches=0)
+    after = fit(LayerwiseTraining([Stage(["net.5"]), Stage(["*"])]), model(), max_steps=-1, max_epochs=1)
+    moved = {name for name, param in weights(after).items() if not torch.equal(param, weights(before)[name])}
+    assert moved == HEAD

@@ -211,6 +211,7 @@ trainer:
             init_args: {max_norm: 0.1}
     - class_path: gradwatch.callbacks.transform.GradientTransform
       init_args:
+        on_error: warn
         transforms:
           class_path: gradwatch.transforms.ZeroNonFinite
     - class_path: gradwatch.callbacks.backward.BackwardTransform
