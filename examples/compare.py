@@ -128,7 +128,7 @@ def draw_pictures(folder: Path, console: Console) -> None:
     try:
         from gradwatch.examples import plots
     except ImportError:
-        console.print('no pictures: they need matplotlib; pip install "gradwatch[report]"', markup=False)
+        console.print("no pictures: they need matplotlib; pip install matplotlib", markup=False)
         return
     for path in (plots.curves(folder), plots.layers(folder)):
         console.print(f"picture: {escape(str(path))}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-_EXTRA = 'the command line needs an extra: pip install "gradwatch[cli]"'
+_EXTRA = 'the command line needs packages that are not installed: pip install "jsonargparse[signatures]" scikit-learn'
 
 
 class UsageError(ValueError):
