@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from gradwatch.callbacks.either import KeptCallback
 from gradwatch.containment import Containment, OnError, SettingError
 from gradwatch.probe.graph import tensors_in
-from gradwatch.probe.hooks import ModuleHook
 from gradwatch.probe.layers import find_layers
+from gradwatch.probe.module_hooks import ModuleHook
 from gradwatch.probe.modules import is_scripted
 from gradwatch.torch_internals import is_transformed
 from gradwatch.transforms import Chain, StepContext, Transform, When

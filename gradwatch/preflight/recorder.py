@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gradwatch.preflight.criticality import Spread, spreads
 from gradwatch.preflight.head import Head, params_of, read_head
 from gradwatch.probe.graph import tensors_in
-from gradwatch.probe.hooks import ModuleHook
 from gradwatch.probe.layers import find_layers, plain_name
+from gradwatch.probe.module_hooks import ModuleHook
 
 _NORMALIZING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _CLOSED = 1e-2  # LayerScale starts at 1e-4 to 1e-6 (Touvron et al., Going deeper with Image Transformers, 2021)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from torch.utils.module_tracker import ModuleTracker
 
 from gradwatch.containment import Containment
 from gradwatch.probe.activations import is_relu, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.graph import Graph, tensors_in
 from gradwatch.probe.loss_pass import LossPass
+from gradwatch.probe.module_hooks import TRACKER, TrainingThread, WatchingHook, add_hook, add_pre_hook
 from gradwatch.probe.modules import is_scripted, own_parameters
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.scalars import DeviceScalars
@@ -24,14 +23,10 @@ from gradwatch.torch_internals import (
     dispatch_mode_count,
     function_mode_count,
     functorch_level,
-    hide_from_script,
     is_batched,
-    is_tracing,
     past_dispatch_modes,
     past_torch_function,
 )
-
-_TRACKER = ModuleTracker()  # only asked whether a backward pass is running; it can't be pickled, so nobody holds it
 
 # These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells. On ResNet-18 (32
 # images of 32 x 32) their outputs are 75 MB, which need not be read.
@@ -43,62 +38,9 @@ _MOST_CALLS = 1 << 16
 _INPUTS_A_PASS = 4  # of the first layer; more than others' calls of the model in one batch, as a rule
 
 
-add_hook: Any = nn.Module.register_forward_hook  # torch's own: a class may override it
-add_pre_hook: Any = nn.Module.register_forward_pre_hook
-
-
-class ModuleHook(partial[Any]):
-    """A hook that does not follow its module: a copy of the module, pickled or deep, holds one that does nothing."""
-
-    def __reduce__(self) -> Any:
-        """Return what pickle and deepcopy take in its place."""
-        return _nothing, ()
-
-
-class WatchingHook(ModuleHook):
-    """A hook that only looks on: it changes nothing, nobody sees its operations, and its errors end nothing.
-
-    It is silent where tensors have no values (under ``torch.func``, tracing, compiling) and in other threads than the
-    one that made it, except for those in which autograd runs.
-    """
-
-    fail: Callable[[Exception], None]
-    """What is called with an error."""
-    thread: int
-
-    @classmethod
-    def of(cls, fail: Callable[[Exception], None], function: Callable[..., Any], *args: Any) -> WatchingHook:
-        """Make a hook that calls a function with ``args`` in front of what hooks are given."""
-        hook = cls(function, *args)
-        hook.fail, hook.thread = fail, threading.get_ident()
-        return hook
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function, past the user's modes."""
-        if functorch_level() is not None or is_tracing():
-            return None
-        if threading.get_ident() != self.thread and not _TRACKER.is_bw:
-            return None
-        try:
-            if not (dispatch_mode_count() or function_mode_count()):
-                return self.func(*self.args, *args, **kwargs)
-            with past_torch_function(), past_dispatch_modes():
-                return self.func(*self.args, *args, **kwargs)
-        except Exception as error:
-            self.fail(error)
-            return None
-
-
-hide_from_script(ModuleHook)
-
-
 def _takes_over_inputs(module: nn.Module) -> bool:
     """Return True if a pre-hook replaces the module's inputs, as FSDP2 and tensor parallelism do."""
     return any(map(is_sharded, own_parameters(module).values()))
-
-
-def _nothing() -> Callable[..., None]:
-    return _do_nothing
 
 
 def _do_nothing(*_: Any) -> None:
@@ -140,6 +82,7 @@ class LayerHooks:
         self._loss_pass = loss_pass or LossPass()
         self._scalars = DeviceScalars()
         self._containment = containment
+        self._training = TrainingThread()
         self._out: set[str] = set()
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [
@@ -161,7 +104,7 @@ class LayerHooks:
         self._arrived = 0  # how many gradients had come at the last forward call
 
     def _hook(self, name: str, function: Callable[..., None], *args: Any) -> WatchingHook:
-        return WatchingHook.of(partial(self._fail, name), function, name, *args)
+        return WatchingHook.of(self._training, partial(self._fail, name), function, name, *args)
 
     def _fail(self, name: str, error: Exception) -> None:
         self._out.add(name)
@@ -171,6 +114,7 @@ class LayerHooks:
     def attach(self, scalars: DeviceScalars) -> None:
         """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
         self.rest()
+        self._training.begin()
         self.graph, self._scalars, self._mark = Graph(), scalars, object()
         self.graph.unwatched |= self._out
         self._pass = self._arrived = 0
@@ -261,7 +205,7 @@ class LayerHooks:
 
     def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
         graph = self.graph
-        if len(graph.arrivals) != self._arrived and not _TRACKER.is_bw:
+        if len(graph.arrivals) != self._arrived and not TRACKER.is_bw:
             self._pass += 1
             self._arrived = len(graph.arrivals)
             # Data that requires a gradient is not held beyond its pass; parameters are there for longer anyway.

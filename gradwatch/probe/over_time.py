@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.containment import Containment
-from gradwatch.probe.hooks import ModuleHook, WatchingHook, add_pre_hook
 from gradwatch.probe.loss_pass import LossPass
+from gradwatch.probe.module_hooks import ModuleHook, TrainingThread, WatchingHook, add_pre_hook
 from gradwatch.probe.modules import own_parameters
 from gradwatch.probe.norms import is_plain, stored_values
 from gradwatch.probe.scalars import DeviceScalars
@@ -59,6 +59,7 @@ class TimeHooks:
         self.slots: dict[str, range] = {}
         self._sharing = sharing
         self._containment = containment
+        self._training = TrainingThread()
         self._layers = {n: m for n, m in layers.items() if isinstance(m, nn.RNNBase) and not m.bidirectional}
         self._out: set[str] = set()
         self._mark: object | None = None  # of the step under way
@@ -68,6 +69,7 @@ class TimeHooks:
     def attach(self, scalars: DeviceScalars) -> None:
         """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
         self.rest()
+        self._training.begin()
         self.slots, self._scalars, self._mark = {}, scalars, object()
         if not self._handles:
             self.resume()
@@ -77,7 +79,7 @@ class TimeHooks:
         self.pause()
         for name, module in self._layers.items():
             if name not in self._out:
-                hook: Any = WatchingHook.of(partial(self._fail, name), self._ask, name)
+                hook: Any = WatchingHook.of(self._training, partial(self._fail, name), self._ask, name)
                 self._handles.append(add_pre_hook(module, hook))
 
     def pause(self) -> None:

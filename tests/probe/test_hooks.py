@@ -1,5 +1,6 @@
 """Whatever a layer takes, gives or is, the gradient at its output is read, and no hook is left."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -313,3 +314,23 @@ def test_a_part_of_an_output_that_nothing_comes_back_to_is_no_error() -> None:
     assert snapshot is not None
     assert dict(zip(snapshot.layers, snapshot.grad_output_norm > 0, strict=True))["used"]
     assert np.isnan(snapshot.grad_output_norm[snapshot.layers.index("unused")])
+
+
+def test_the_thread_that_trains_is_watched_and_no_other() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    probe, snapshots = Probe(model), []
+
+    def train() -> None:
+        probe.attach()
+        model(torch.ones(2, 4)).sum().backward()
+        other = threading.Thread(target=lambda: model(100 * torch.ones(2, 4)).sum().backward())
+        other.start()
+        other.join()
+        probe.read(model.parameters())
+        snapshots.append(probe.snapshot(0))
+
+    trains = threading.Thread(target=train)
+    trains.start()
+    trains.join()
+    expected = model[0](torch.ones(2, 4)).detach().square().mean().sqrt().item()
+    assert at(snapshots[0], "output_rms", "0") == pytest.approx(expected)
