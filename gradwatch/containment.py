@@ -63,6 +63,7 @@ class Containment:
     Attributes:
         step: the optimizer step under way; whoever counts steps sets it.
         failures: what is out of service, in the order in which it failed.
+        shared: parts that all processes which train together have, in the same order, such as the detectors.
 
     Raises:
         ValueError: for an unknown ``on_error``.
@@ -82,6 +83,7 @@ class Containment:
         self.speaks = speaks
         self.step = 0
         self.failures: list[OutOfService] = []
+        self.shared: tuple[str, ...] = ()
 
     def is_out(self, part: str) -> bool:
         """Return True if a part has failed before."""
@@ -109,10 +111,25 @@ class Containment:
         """Switch a part off for an error; call this from an ``except`` block."""
         if self.on_error == "raise":
             raise error
+        self._switch_off(OutOfService(part, self.step, _in_words(error)))
+
+    def hear_of(self, part: str, step: int) -> None:
+        """Switch a part off that has failed in another process, so that all of them find the same."""
         if not self.is_out(part):
-            self.failures.append(OutOfService(part, self.step, _in_words(error)))
+            if self.on_error == "raise":
+                raise RuntimeError(f"{part} has failed in another process")
+            self._switch_off(OutOfService(part, step, "it failed in another process"))
+
+    def shared_failures(self) -> dict[int, OutOfService]:
+        """Return the shared parts that are out of service, by their places."""
+        failed = {failure.part: failure for failure in self.failures}
+        return {place: failed[part] for place, part in enumerate(self.shared) if part in failed}
+
+    def _switch_off(self, failure: OutOfService) -> None:
+        if not self.is_out(failure.part):
+            self.failures.append(failure)
             if self.speaks:
-                say(f"{self.failures[-1]}. The training is not affected and goes on.")
+                say(f"{failure}. The training is not affected and goes on.")
 
 
 def require_on_error(value: OnError | None) -> OnError:

@@ -58,6 +58,7 @@ class Intake:
         self.containment = containment or Containment("raise")
         self.history = History(require_count("history_size", history_size, least=2))
         self.ledger = Ledger(default_detectors() if detectors is None else detectors, containment=self.containment)
+        self.containment.shared = self.ledger.parts
         self.traces = Traces()
         self.should_stop = False
         self.on_snapshot: Callable[[Snapshot], object] | None = None

@@ -272,7 +272,7 @@ class GradientMonitor(KeptCallback):
     def _finish(self, *, quietly: bool = False) -> None:
         watcher, reports = self._watcher, self._reports
         with watcher.containment.guard("the end of the fit"):
-            self._close_step()
+            self._close_step(quietly=quietly)
         self._reports = None
         try:
             watcher.close(quietly=quietly)
@@ -283,14 +283,14 @@ class GradientMonitor(KeptCallback):
             self._watcher = watcher.containment.run("the memory of the fit", copy, watcher) or self._make_blank()
             self.let_go()
 
-    def _close_step(self) -> None:
+    def _close_step(self, *, quietly: bool) -> None:
         step, unannounced = self._step, self._unannounced
         self._step = self._unannounced = None
         if unannounced is not None:
             unannounced.close()
         if step is not None:
             step.close()
-            if step.batches and self._watcher.has_seen_gradients:
+            if step.batches and self._watcher.has_seen_gradients and not quietly:
                 self._tell_of_no_step(step.batches)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Ledger:
                     f"Snapshot and returns findings, such as gradwatch.Vanishing() or a function"
                 )
         self.detectors = list(detectors)
-        self._parts = [f"detector {i} {_name_of(detector)}" for i, detector in enumerate(self.detectors)]
+        self.parts = tuple(f"detector {i} {_name_of(detector)}" for i, detector in enumerate(self.detectors))
         self._containment = containment or Containment("raise")
         self.findings: list[Finding] = []
         self._close_after = close_after
@@ -87,7 +87,7 @@ class Ledger:
         asked: dict[int, Any] = {}
         for i, detector in enumerate(self.detectors):
             if getattr(detector, "of_losses", False):
-                asked[i] = self._containment.run(self._parts[i], deepcopy, detector)
+                asked[i] = self._containment.run(self.parts[i], deepcopy, detector)
         return list(self._open(self._see(snapshot, asked)))
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
@@ -103,7 +103,7 @@ class Ledger:
         """What the detectors, by their places, find in a Snapshot."""
         seen: list[Track] = []
         for number, detector in asked.items():
-            found = self._containment.run(self._parts[number], _ask, detector, snapshot)
+            found = self._containment.run(self.parts[number], _ask, detector, snapshot)
             for finding in found or ():
                 seen.append(self._track(number, finding, snapshot, seen))
         return seen
@@ -155,11 +155,11 @@ class Ledger:
         self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
-                self._containment.run(self._parts[number], self.detectors[number].load_state_dict, memory)
+                self._containment.run(self.parts[number], self.detectors[number].load_state_dict, memory)
 
     def _memory_of(self, number: int) -> Any:
         detector: Any = self.detectors[number]
-        return self._containment.run(self._parts[number], detector.state_dict)
+        return self._containment.run(self.parts[number], detector.state_dict)
 
 
 def _is_same(old: Finding, new: Finding) -> bool:

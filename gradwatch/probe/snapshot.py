@@ -28,7 +28,7 @@ from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.register import Register
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.settings import Settings
-from gradwatch.probe.step import Model, Seen, StepSums
+from gradwatch.probe.step import Model, Seen, StepSums, checksum
 from gradwatch.probe.together import Together
 from gradwatch.probe.trace import Traces
 from gradwatch.records import Array, Snapshot
@@ -245,7 +245,9 @@ class Probe:
         losses, totals = traces.drain(self._scalars)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
-        seen = Seen(graph, self._scalars, readings, self._times.slots, span, losses, totals, loss_scale, skipped)
+        numbers = (span, losses, totals, loss_scale, skipped)
+        faults = self.containment.shared_failures()
+        seen = Seen(graph, self._scalars, readings, self._times.slots, *numbers, faults)
         sums, left_out = self._sums_of(seen), self._register.left_out()
         transfer = sums.scalars.send()
         self.since = step + 1
@@ -256,15 +258,24 @@ class Probe:
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
-            if sums.failed and not self._is_over:
-                self._is_over = True
-                if not self._has_failed:
-                    self.containment.fail(MEASURING, RuntimeError("another process could not measure its part"))
+            self._hear_of(sums, step)
             if sums.failed:
                 columns["total_norm"] = np.nan  # so that the losses go into the next Snapshot, if there is one
             return self._assembly.make(step, {**columns, **settings, "left_out": left_out})
 
         return Pending(step, transfer, build)
+
+    def _hear_of(self, sums: StepSums, step: int) -> None:
+        """Take in what has failed in some process; it may have been this one."""
+        for layer in sums.unwatched:
+            self.containment.hear_of(f"layer {layer}", step)
+        for place, (since, name) in sums.faults.items():
+            for part in self.containment.shared[place : place + 1]:
+                if checksum(part) == name:  # else this process has other detectors
+                    self.containment.hear_of(part, since)
+        if sums.failed:
+            self._is_over = True
+            self.containment.hear_of(MEASURING, step)
 
     def _agree(self) -> None:
         """Make sure that all processes watch the same; where they do not, all of them know, and none goes on."""
@@ -284,7 +295,7 @@ class Probe:
                 raise
             except Exception as error:
                 self.fail(error)
-        return StepSums(model, Seen.nothing(seen.span), self._group)
+        return StepSums(model, seen.without_numbers(), self._group)
 
 
 def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:

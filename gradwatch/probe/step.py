@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
 
+from gradwatch.containment import OutOfService
 from gradwatch.probe.alone import Alone
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.graph import Graph
@@ -31,6 +33,8 @@ from gradwatch.probe.terms import Indices, Terms, rows_of
 from gradwatch.probe.together import Together
 from gradwatch.probe.weights import WeightGains
 from gradwatch.records import Array
+
+_MOST_PARTS = 64  # of the watching, that processes tell each other of: as many in all, whatever detectors they have
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,12 @@ class Seen:
     total: Trail
     loss_scale: Tensor | None
     skipped: bool | Tensor
+    faults: Mapping[int, OutOfService] = field(default_factory=dict)  # place -> a shared part that failed here
     has_failed: bool = False  # the reading failed in this process: there is nothing but the place of the step
 
-    @classmethod
-    def nothing(cls, span: range) -> Seen:
+    def without_numbers(self) -> Seen:
         """Return what a process whose reading failed adds to the sums of all."""
-        return cls(Graph(), DeviceScalars(), (), {}, span, ([], []), ([], []), None, False, has_failed=True)
+        return Seen(Graph(), DeviceScalars(), (), {}, self.span, ([], []), ([], []), None, False, self.faults, True)
 
 
 class StepSums:
@@ -96,12 +100,17 @@ class StepSums:
 
     Attributes:
         scalars: what the sums wait for on the device.
-        failed: some process had nothing to add; known once the columns are made.
+        failed: some process had nothing to add. This and the next two are known once the columns are made.
+        unwatched: the layers whose hooks failed in some process.
+        faults: places of the shared parts of the watching that failed in some process, at which step, and the
+            checksums of their names.
     """
 
     def __init__(self, model: Model, seen: Seen, group: Alone | Together) -> None:
         self._model, self._span, self._dtype = model, seen.span, seen.graph.dtype
         self.scalars, self.failed = seen.scalars, False
+        self.unwatched: list[str] = []
+        self.faults: dict[int, tuple[int, int]] = {}
         calls = CallSums(seen.graph, model.layers, seen.times)
         group.see([(seen.graph.layers[i], peak, n) for i, peak, n in seen.graph.peaks if calls.used[i]])
         wanted = self._wanted(calls, group.unit_counts(model.layers))
@@ -130,6 +139,7 @@ class StepSums:
             **dict.fromkeys(PARAMETER_SUMS, len(self._model.params)),
             **dict.fromkeys(TRACE_SUMS, len(self._span)),
             **dict.fromkeys(STEP_SUMS, 1),
+            **dict.fromkeys(("faults", "fault_steps", "fault_names"), _MOST_PARTS),
             **dict.fromkeys(("calls", "calls_seen"), calls),
             **dict.fromkeys(("units", "fired"), units),
         }
@@ -142,6 +152,10 @@ class StepSums:
         """
         sums, layers, params = self._read(values), self._model.layers, self._model.params
         self.failed = bool(sums["failed"][0])
+        self.unwatched = [name for name, place in layers.items() if sums["unwatched"][place]]
+        for place in np.flatnonzero(sums["faults"]).tolist():
+            step, name = (int(sums[field][place] / sums["faults"][place]) for field in ("fault_steps", "fault_names"))
+            self.faults[place] = step, name
         scale = self._group.batches * (sums["scale"][0] / sums["scaled"][0] if sums["scaled"][0] else 1.0)
         return {
             **parameter_columns(sums, list(params), self._model.owners, len(layers)),
@@ -158,6 +172,16 @@ class StepSums:
                 layer: sums["position"][i] / sums["called"][i] for layer, i in layers.items() if sums["called"][i]
             },
         }
+
+
+def checksum(name: str) -> int:
+    """Return a number by which processes know that they mean the same part.
+
+    Example:
+        >>> checksum("detector 0 Vanishing") == checksum("detector 0 Vanishing")
+        True
+    """
+    return zlib.crc32(name.encode())
 
 
 def _watched(columns: Columns, failed: Array) -> Columns:
@@ -177,6 +201,11 @@ def _fill(terms: Terms, seen: Seen, model: Model, calls: CallSums) -> None:
     add_traces(terms, seen.loss, seen.total, seen.span.start)
     terms.count("unwatched", [model.layers[name] for name in graph.unwatched if name in model.layers])
     terms.count("failed", [0], float(seen.has_failed))
+    for place, failure in seen.faults.items():
+        if place < _MOST_PARTS:
+            terms.count("faults", [place])
+            terms.count("fault_steps", [place], [failure.step])
+            terms.count("fault_names", [place], [checksum(failure.part)])
     if seen.loss_scale is not None:
         terms.add("scale", [0], scalars.many([seen.loss_scale]))
         terms.count("scaled", [0])

@@ -203,7 +203,7 @@ def a_failure_on_one_rank_stops_no_other(rank: int) -> None:
     seen = {s.step: s.output_rms[s.layers.index("tanh")] for s in watcher.history}
     assert [np.isnan(value) for value in seen.values()] == [False, False, True, True, True]
     assert same_on_all(watcher.history)
-    assert [failure.part for failure in watcher.out_of_service] == ["layer tanh"] * rank
+    assert [failure.part for failure in watcher.out_of_service] == ["layer tanh"]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True):
         patch.setattr(probe, "ParameterReading", FailsOnOne(rank, probe.ParameterReading, calls=3))
         losses, watcher = watched_losses(rank, ddp(Net()))
@@ -211,12 +211,17 @@ def a_failure_on_one_rank_stops_no_other(rank: int) -> None:
     assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2]
     assert [failure.part for failure in watcher.out_of_service] == ["the measured steps"]
     with warnings.catch_warnings(record=True):
-        losses, watcher = watched_losses(rank, ddp(Net()), detectors=[FailsOnOne(rank, list, calls=1), only_first])
+        losses, watcher = watched_losses(rank, ddp(Net()), detectors=[FailsOnOne(rank, nothing, calls=1), only_first])
     assert losses == expected
+    assert [str(failure)[:44] for failure in watcher.out_of_service] == ["detector 0 FailsOnOne: not watched since ste"]
     assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2, 3, 4]
     different = ddp(nn.Sequential(nn.Linear(4, 2), nn.Tanh() if rank else nn.Sequential(nn.Tanh())))
     with warnings.catch_warnings(record=True):
         assert not watched_losses(rank, different)[1].history
+
+
+def nothing(snapshot: Snapshot) -> None:
+    """Find nothing."""
 
 
 def only_first(snapshot: Snapshot) -> Finding | None:
