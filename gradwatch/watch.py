@@ -252,6 +252,8 @@ class Watcher:
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._probe.detach()
+        with self.contained():
+            self._probe.sweep()
         with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
             self.intake.close(quietly=quietly)
 

@@ -11,6 +11,7 @@ from gradwatch.containment import SettingError
 from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.stepping import unscales_itself
+from gradwatch.records import Finding
 from gradwatch.transforms import Transform, When
 from gradwatch.transforms.transform import walk
 
@@ -22,8 +23,13 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def find_monitor(trainer: Trainer) -> Any:
-    """The callback that knows findings, if there is one."""
-    return next((callback for callback in callbacks_of(trainer) if hasattr(callback, "findings")), None)
+    """Return the callback that knows findings, if there is one."""
+    return next(filter(_knows_findings, callbacks_of(trainer)), None)
+
+
+def _knows_findings(callback: Callback) -> bool:
+    findings = getattr(callback, "findings", None)  # which a callback of the user's may have too, of another kind
+    return isinstance(findings, list) and all(isinstance(finding, Finding) for finding in findings)
 
 
 def is_a(value: object, name: str) -> bool:

@@ -82,7 +82,7 @@ class LayerHooks:
         self._loss_pass = loss_pass or LossPass()
         self._scalars = DeviceScalars()
         self._containment = containment
-        self._training = TrainingThread()
+        self.training = TrainingThread(self._is_idle)
         self._out: set[str] = set()
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [
@@ -104,7 +104,10 @@ class LayerHooks:
         self._arrived = 0  # how many gradients had come at the last forward call
 
     def _hook(self, name: str, function: Callable[..., None], *args: Any) -> WatchingHook:
-        return WatchingHook.of(self._training, partial(self._fail, name), function, name, *args)
+        return WatchingHook.of(self.training, partial(self._fail, name), function, name, *args)
+
+    def _is_idle(self) -> bool:
+        return not self.graph.layers
 
     def _fail(self, name: str, error: Exception) -> None:
         self._out.add(name)
@@ -114,7 +117,7 @@ class LayerHooks:
     def attach(self, scalars: DeviceScalars) -> None:
         """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
         self.rest()
-        self._training.begin()
+        self.training.begin()
         self.graph, self._scalars, self._mark = Graph(), scalars, object()
         self.graph.unwatched |= self._out
         self._pass = self._arrived = 0
@@ -157,19 +160,19 @@ class LayerHooks:
         """Let go of what was seen: its scalars would wait on the device until the next measured step."""
         self.graph, self._scalars = Graph(), DeviceScalars()
 
-    def _before(self, name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or self._mark is None:
+    def _before(self, name: str, _: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if torch.compiler.is_compiling() or self._mark is None or kwargs is None:
             return
         self._inputs_before[name] = self._edges_of((args, kwargs))
 
     def _after(
-        self, name: str, look: Callable[[int, Tensor], None], _: nn.Module, args: Any, kwargs: Any, output: Any
+        self, name: str, look: Callable[[int, Tensor], None], _: nn.Module, args: Any, kwargs: Any, *output: Any
     ) -> None:
         if torch.compiler.is_compiling():  # first, and here: in code that is being compiled no trace shall be left
             return
-        if self._mark is None or len(self.graph.layers) >= _MOST_CALLS:
-            return
-        outputs = self._edges_of(output)
+        if self._mark is None or not output or len(self.graph.layers) >= _MOST_CALLS:
+            return  # without an output: fusing layers has moved the hook, and it is called in another way
+        outputs = self._edges_of(output[0])
         if not outputs:
             return
         inputs = self._inputs_before.pop(name, None) if self._inputs_before else None
@@ -178,6 +181,11 @@ class LayerHooks:
         call = self._note_call(name, inputs, outputs)
         if name == self._first or self._first is None:
             self._see_inputs(call, (args, kwargs))
+        self._look_at(call, look, output[0])
+
+    @staticmethod
+    def _look_at(call: int, look: Callable[[int, Tensor], None], output: Any) -> None:
+        """Read the first output that holds floating or complex numbers."""
         if type(output) is Tensor:
             if not output.is_meta:
                 look(call, output)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.module_tracker import ModuleTracker
 
@@ -30,19 +32,35 @@ class ModuleHook(partial[Any]):
     """A hook that does not follow its module: a copy of the module, pickled or deep, holds one that does nothing."""
 
     def __reduce__(self) -> Any:
-        """Return what pickle and deepcopy take in its place."""
-        return _nothing, ()
+        """Return what pickle and deepcopy take in its place.
+
+        That is a function of the standard library which takes anything and does nothing: who reads the file may not
+        have gradwatch.
+        """
+        return getattr, (nullcontext(), "__exit__")
 
 
 class TrainingThread:
-    """The thread in which the step under way was begun."""
+    """The thread that trains: the one in which the step under way was begun, or if another calls first, that one.
 
-    def __init__(self) -> None:
+    Args:
+        is_idle: tells if no call was seen in the step under way.
+    """
+
+    def __init__(self, is_idle: Callable[[], bool]) -> None:
+        self._is_idle = is_idle
         self.begin()
 
     def begin(self) -> None:
         """Take this thread for the one that trains."""
         self.ident = threading.get_ident()
+
+    def may_be_this(self) -> bool:
+        """Take this thread, too, if it calls with gradients before any other does."""
+        if not (torch.is_grad_enabled() and self._is_idle()):
+            return False
+        self.begin()
+        return True
 
 
 class WatchingHook(ModuleHook):
@@ -69,7 +87,7 @@ class WatchingHook(ModuleHook):
         """Call the function, past the user's modes."""
         if functorch_level() is not None or is_tracing():
             return None
-        if threading.get_ident() != self.training.ident and not TRACKER.is_bw:
+        if threading.get_ident() != self.training.ident and not (TRACKER.is_bw or self.training.may_be_this()):
             return None
         try:
             if not (dispatch_mode_count() or function_mode_count()):
@@ -84,9 +102,23 @@ class WatchingHook(ModuleHook):
 hide_from_script(ModuleHook)
 
 
-def _nothing() -> Callable[..., None]:
-    return _do_nothing
+def sweep(module: nn.Module, training: TrainingThread) -> None:
+    """Remove hooks that came to a module with what it was made of.
+
+    A copy has what stands in the place of the original's hooks, and a layer that was fused has the hooks themselves,
+    which nobody can remove by their handles.
+
+    Args:
+        module: any module.
+        training: of the hooks to remove.
+    """
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = module.__dict__.get(name, {})
+        for key in [key for key, hook in hooks.items() if _is_stray(hook, training)]:
+            del hooks[key]
+            module.__dict__.get(f"{name}_with_kwargs", {}).pop(key, None)
 
 
-def _do_nothing(*_: Any) -> None:
-    pass
+def _is_stray(hook: Any, training: TrainingThread) -> bool:
+    is_dead = getattr(hook, "__func__", None) is nullcontext.__exit__
+    return is_dead or (isinstance(hook, WatchingHook) and hook.training is training)

@@ -59,7 +59,7 @@ class TimeHooks:
         self.slots: dict[str, range] = {}
         self._sharing = sharing
         self._containment = containment
-        self._training = TrainingThread()
+        self.training = TrainingThread(self._is_idle)
         self._layers = {n: m for n, m in layers.items() if isinstance(m, nn.RNNBase) and not m.bidirectional}
         self._out: set[str] = set()
         self._mark: object | None = None  # of the step under way
@@ -69,7 +69,7 @@ class TimeHooks:
     def attach(self, scalars: DeviceScalars) -> None:
         """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
         self.rest()
-        self._training.begin()
+        self.training.begin()
         self.slots, self._scalars, self._mark = {}, scalars, object()
         if not self._handles:
             self.resume()
@@ -79,7 +79,7 @@ class TimeHooks:
         self.pause()
         for name, module in self._layers.items():
             if name not in self._out:
-                hook: Any = WatchingHook.of(self._training, partial(self._fail, name), self._ask, name)
+                hook: Any = WatchingHook.of(self.training, partial(self._fail, name), self._ask, name)
                 self._handles.append(add_pre_hook(module, hook))
 
     def pause(self) -> None:
@@ -99,6 +99,9 @@ class TimeHooks:
         """End the step and remove every hook; ``slots`` stays."""
         self.pause()
         self.rest()
+
+    def _is_idle(self) -> bool:
+        return not self.slots
 
     def _fail(self, name: str, error: Exception) -> None:
         self._out.add(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from gradwatch.probe.layers import plain_name
+from gradwatch.probe.layers import ROOT, plain_name
 from gradwatch.probe.modules import named_modules, named_parameters, own_parameters
 from gradwatch.probe.norms import is_readable
 from gradwatch.probe.ranks import is_flat_piece
@@ -80,7 +80,8 @@ class Register:
             if is_readable(param) and (param.numel() or is_flat_piece(param))  # another process may hold a part of it
         }
         self._names |= known
-        self._model = Model.of(self._layers, known)
+        now = {plain_name(name) or ROOT: module for name, module in named_modules(self._module)}
+        self._model = Model.of({name: now.get(name, layer) for name, layer in self._layers.items()}, known)
         self._others = None
 
     def _not_held(self) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:

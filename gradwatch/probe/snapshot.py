@@ -19,7 +19,8 @@ from gradwatch.probe.find_ranks import find_ranks
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import find_layers
 from gradwatch.probe.loss_pass import LossPass
-from gradwatch.probe.modules import Structure, named_parameters
+from gradwatch.probe.module_hooks import sweep
+from gradwatch.probe.modules import Structure, named_modules, named_parameters
 from gradwatch.probe.over_time import TimeHooks
 from gradwatch.probe.parallel import ParallelHooks
 from gradwatch.probe.parameters import NONE, ParameterReading, part_of_total_norm
@@ -135,12 +136,20 @@ class Probe:
         if self._has_failed:
             return
         if not self._structure.is_current():  # a head was replaced, say
-            self.pause()
+            self.sweep()
             self._look_at(self._find(strict=False))
         self._reach.open()
         self.loss_pass.reset()
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
+
+    def sweep(self) -> None:
+        """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
+        self.pause()
+        if not self._structure.is_current():
+            for _, module in named_modules(self.model):
+                sweep(module, self._hooks.training)
+                sweep(module, self._times.training)
 
     def pause(self) -> None:
         """Take the hooks off the modules while these do something else than train; the step goes on."""
@@ -252,7 +261,8 @@ class Probe:
         transfer = sums.scalars.send()
         self.since = step + 1
         self.rest()
-        if self._reach.is_blocked(unseen=not graph.layers and _has_gradient(self._register.model, readings)):
+        unseen = not graph.layers and _has_gradient(self._register.model, readings) and self._structure.is_current()
+        if self._reach.is_blocked(unseen=unseen):
             self._hooks.detach()
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 

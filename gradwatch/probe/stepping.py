@@ -47,8 +47,10 @@ class Stepping:
                 self._found_inf[id(optimizer)] = found
             then()
 
-        self._has_stepped[id(optimizer)] = False
-        self._hooks.append((optimizer.register_step_pre_hook if early else optimizer.register_step_post_hook)(note))
+        register = getattr(optimizer, "register_step_pre_hook" if early else "register_step_post_hook", None)
+        self._has_stepped[id(optimizer)] = register is None  # what is only like an optimizer does not tell
+        if register is not None:
+            self._hooks.append(register(note))
 
     @property
     def skipped(self) -> bool | Tensor:

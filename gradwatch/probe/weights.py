@@ -29,12 +29,17 @@ def inputs_of(module: nn.Module) -> int | None:
     """
     own = module.__dict__  # a class of the user's may lack these, or compute them
     if isinstance(module, nn.Linear):
-        return own.get("in_features")
+        return _as_count(own.get("in_features"))
     if isinstance(module, _TRANSPOSED):
-        return own.get("in_channels")
-    if isinstance(module, _CONVOLUTIONS) and "in_channels" in own and "stride" in own:
-        return int(own["in_channels"] * math.prod(own["stride"]))
+        return _as_count(own.get("in_channels"))
+    channels, stride = _as_count(own.get("in_channels")), own.get("stride")
+    if isinstance(module, _CONVOLUTIONS) and channels and isinstance(stride, tuple):
+        return channels * math.prod(stride)
     return None
+
+
+def _as_count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 @dataclass(frozen=True)

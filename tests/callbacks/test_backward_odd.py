@@ -14,7 +14,7 @@ from small_fits import Regression, close_weights, fit, same_weights
 from torch import Tensor, nn
 
 from gradwatch.callbacks.backward import BackwardTransform
-from gradwatch.probe import hooks
+from gradwatch.probe import module_hooks
 from gradwatch.transforms import ClipByNorm, NormalizeByNorm, Standardize
 
 
@@ -259,4 +259,4 @@ def test_its_hooks_are_of_the_class_that_scripting_passes_over() -> None:
 
     module = Also(look)
     fit(BackwardTransform(ClipByNorm(1.0), layers=["net.head"]), module, max_steps=1)
-    assert [isinstance(hook, hooks.ModuleHook) for hook in module.results[0]] == [True]
+    assert [isinstance(hook, module_hooks.ModuleHook) for hook in module.results[0]] == [True]
