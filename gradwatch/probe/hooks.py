@@ -17,6 +17,7 @@ from gradwatch.probe.loss_pass import LossPass
 from gradwatch.probe.module_hooks import TRACKER, TrainingThread, WatchingHook, add_hook, add_pre_hook
 from gradwatch.probe.modules import is_scripted, own_parameters
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
+from gradwatch.probe.parameters import NONE
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded
 from gradwatch.torch_internals import (
@@ -179,17 +180,22 @@ class LayerHooks:
         if inputs is None:
             inputs = self._edges_of((args, kwargs) if kwargs else args[0] if len(args) == 1 else args)
         call = self._note_call(name, inputs, outputs)
-        if name == self._first or self._first is None:
+        if call == 0 or (name == self._first and self._begins_anew(call)):
             self._see_inputs(call, (args, kwargs))
-        self._look_at(call, look, output[0])
+        if type(output[0]) is Tensor:
+            if not output[0].is_meta:
+                look(call, output[0])
+        else:
+            self._look_at_first(call, look, output[0])
+
+    def _begins_anew(self, call: int) -> bool:
+        """Return True unless a cell goes on: its call follows on one of its own in the same pass."""
+        layers, passes = self.graph.layers, self.graph.passes
+        return layers[call] != layers[call - 1] or passes[call] != passes[call - 1]
 
     @staticmethod
-    def _look_at(call: int, look: Callable[[int, Tensor], None], output: Any) -> None:
-        """Read the first output that holds floating or complex numbers."""
-        if type(output) is Tensor:
-            if not output.is_meta:
-                look(call, output)
-            return
+    def _look_at_first(call: int, look: Callable[[int, Tensor], None], output: Any) -> None:
+        """Read the first of several outputs that holds floating or complex numbers."""
         with past_torch_function():
             for first in filter(is_readable, tensors_in(output)):
                 look(call, first)
@@ -198,10 +204,8 @@ class LayerHooks:
     def _see_inputs(self, call: int, given: Any) -> None:
         """Read what the first layer is given, a few times a pass: some calls may not belong to the step."""
         graph = self.graph
-        if self._first is None or graph.passes[-1] != graph.passes[call - 1]:
+        if call == 0 or graph.passes[call] != graph.passes[call - 1]:
             self._first, self._looks = graph.layers[call], _INPUTS_A_PASS
-        elif graph.layers[call - 1] == self._first:  # a recurrent cell
-            return
         if not self._looks:
             return
         self._looks -= 1
@@ -251,15 +255,27 @@ class LayerHooks:
 
     def _edges_of(self, value: Any) -> Sequence[int]:
         if type(value) is Tensor:  # nearly always: the general way costs three times as much
-            return (self._edge(value),) if value.requires_grad else ()
-        if type(value) is tuple and all(type(item) is Tensor for item in value):  # a cell's input and state
-            return [self._edge(item) for item in value if item.requires_grad]
+            edge = self._edge(value) if value.requires_grad else NONE
+            return (edge,) if edge != NONE else ()
+        if type(value) is tuple:  # a cell's input and state
+            edges = []
+            for item in value:
+                if type(item) is not Tensor:
+                    break
+                if item.requires_grad and (edge := self._edge(item)) != NONE:
+                    edges.append(edge)
+            else:
+                return edges
         with past_torch_function():  # what a subclass of Tensor does with an operation is its user's own affair
-            return [self._edge(tensor) for tensor in tensors_in(value) if tensor.requires_grad and is_readable(tensor)]
+            wanted = [tensor for tensor in tensors_in(value) if tensor.requires_grad and is_readable(tensor)]
+            return [edge for edge in map(self._edge, wanted) if edge != NONE]
 
     def _edge(self, tensor: Tensor) -> int:
         """Return the number of a tensor's place in autograd's graph; a new one gets a hook."""
-        node: Any = tensor.grad_fn
+        try:
+            node: Any = tensor.grad_fn
+        except RuntimeError:  # a view whose base was changed in a way that autograd forbids, if one uses the view
+            return NONE
         if node is None:  # a leaf (a parameter that is fed in, an input that requires a gradient) is its own place
             edge = self._leaves.get(tensor)
             if edge is None:

@@ -126,8 +126,12 @@ class TimeHooks:
         return (asked, *args[1:])
 
     def _listen(self, given: Tensor, name: str, axis: int) -> None:
+        try:
+            is_leaf = given.grad_fn is None
+        except RuntimeError:  # see LayerHooks
+            return
         handle = given.register_hook(partial(self._take, self._mark, name, axis))  # type: ignore[no-untyped-call]
-        if given.is_leaf:
+        if is_leaf:
             self._leaf_handles.append(handle)
 
     @staticmethod

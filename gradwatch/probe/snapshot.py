@@ -101,6 +101,7 @@ class Probe:
     def _look_at(self, layers: Mapping[str, nn.Module]) -> None:
         """Begin with a model, or begin anew where its modules are others than they were."""
         self._structure = Structure(self.model)
+        self._has_called = False  # in any step: one may have gradients of the calls of another
         self._layers = layers
         self._reach = Reach(self.model, layers, eagerly=self._eagerly)
         self._hooks = self._make_hooks(self._reach.layers)
@@ -261,8 +262,9 @@ class Probe:
         transfer = sums.scalars.send()
         self.since = step + 1
         self.rest()
-        unseen = not graph.layers and _has_gradient(self._register.model, readings) and self._structure.is_current()
-        if self._reach.is_blocked(unseen=unseen):
+        self._has_called = self._has_called or bool(graph.layers)
+        unseen = not self._has_called and _has_gradient(self._register.model, readings)
+        if self._reach.is_blocked(unseen=unseen and self._structure.is_current()):
             self._hooks.detach()
             self._hooks = self._make_hooks({})  # they would only be compiled into the model
 
