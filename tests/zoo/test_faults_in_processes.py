@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from zoo_learner import STEPS, Learner, Outcome, assert_same_end, in_one_line, outcome_of, trainer
+from zoo_learner import STEPS, TRUSTED, Learner, Outcome, assert_same_end, in_one_line, outcome_of, trainer
 from zoo_ranked import trained_by_two
 
 from gradwatch import GradientMonitor
@@ -46,7 +46,7 @@ def monitor_of(folder: Path) -> GradientMonitor:
 def resumed(folder: Path, *callbacks: Callback) -> Outcome:
     model = Learner()
     fit = trainer(folder, *callbacks, max_epochs=2)
-    fit.fit(model, ckpt_path=folder / "last.ckpt", weights_only=False)
+    fit.fit(model, ckpt_path=folder / "last.ckpt", **TRUSTED)
     return outcome_of(model)
 
 

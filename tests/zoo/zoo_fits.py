@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from zoo import WIDTH, Net, Run, fit, has_columns, rows
+from zoo_learner import TRUSTED
 
 ANEW = "history and findings start anew"
 FIRST = has_columns("grad_norm", "grad_output_norm", "output_rms", layer="0")
@@ -174,7 +175,7 @@ def resumed_with_other_layers_included(run: Run) -> None:
     own = run.new_callbacks(include=["net.0", "net.3"])
     run.trainer(keep, own=own, max_steps=2, enable_checkpointing=True).fit(Net(run))
     own = run.new_callbacks(exclude=["net.0"])
-    run.trainer(own=own, max_steps=4).fit(run.keep(Net(run)), ckpt_path=run.folder / "last.ckpt", weights_only=False)
+    run.trainer(own=own, max_steps=4).fit(run.keep(Net(run)), ckpt_path=run.folder / "last.ckpt", **TRUSTED)
 
 
 @fit(says=ANEW)
@@ -189,7 +190,7 @@ def resumed_with_another_model(run: Run) -> None:
             checkpoint["state_dict"], checkpoint["optimizer_states"] = {}, []
 
     model = run.keep(Lenient(run, normalized()))
-    run.trainer(own=run.new_callbacks(), max_steps=4).fit(model, ckpt_path=run.folder / "last.ckpt", weights_only=False)
+    run.trainer(own=run.new_callbacks(), max_steps=4).fit(model, ckpt_path=run.folder / "last.ckpt", **TRUSTED)
 
 
 @fit()
@@ -198,7 +199,7 @@ def resumed_in_the_middle_of_an_epoch(run: Run) -> None:
     run.trainer(keep, max_steps=2, enable_checkpointing=True).fit(Net(run, batches=4))
     own = run.new_callbacks()
     model = run.keep(Net(run, batches=4))
-    run.trainer(own=own, max_epochs=2).fit(model, ckpt_path=run.folder / "last.ckpt", weights_only=False)
+    run.trainer(own=own, max_epochs=2).fit(model, ckpt_path=run.folder / "last.ckpt", **TRUSTED)
 
 
 class Ends(Net):

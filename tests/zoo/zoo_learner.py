@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from zoo_evidence import hooks_on
 
 from gradwatch import GradientMonitor
 
+# Lightning 2.6 asks whether a checkpoint is trusted; earlier ones trust it.
+TAKES_TRUST = "weights_only" in inspect.signature(Trainer.fit).parameters
+TRUSTED: dict[str, Any] = {"weights_only": False} if TAKES_TRUST else {}
 STEPS = 12
 WIDE = 9  # the width of the first layer's output, and of no other tensor
 

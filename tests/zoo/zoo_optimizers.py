@@ -5,36 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn, optim
-from zoo import WIDTH, Expect, Run, has_columns, loop, mean_square, mlp, module, rows, sgd
+from zoo import WIDTH, Expect, Net, Run, Scale, fit, has_columns, loop, mean_square, mlp, module, rows, sgd
 
 from gradwatch import Snapshot
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 FIRST: Expect = has_columns("grad_norm", "grad_output_norm", "output_rms", layer="0")
 
 
-def steps_with(name: str, kind: Any, **options: Any) -> None:
+def steps_with(name: str, kind: str, **options: Any) -> None:
+    """An ordinary network with an optimizer of torch's, by its name."""
+
     def made() -> nn.Module:
         return mlp()
 
     made.__name__ = name
-    module(optimizer=lambda model: kind(model.parameters(), **{"lr": 0.01, **options}), expect=FIRST)(made)
+    skip = "" if hasattr(optim, kind) else f"this torch has no {kind}"
+    settings = {"lr": 0.01, **options}
+    module(optimizer=lambda model: getattr(optim, kind)(model.parameters(), **settings), expect=FIRST, skip=skip)(made)
 
 
-steps_with("adafactor", optim.Adafactor)
-steps_with("rprop", optim.Rprop)
-steps_with("asgd", optim.ASGD)
-steps_with("adadelta", optim.Adadelta)
-steps_with("nadam", optim.NAdam, decoupled_weight_decay=True)
-steps_with("radam", optim.RAdam)
-steps_with("adamax_for_each", optim.Adamax, foreach=True)
-steps_with("adam_fused", optim.Adam, fused=True)
-steps_with("adamw_for_each_with_amsgrad", optim.AdamW, foreach=True, amsgrad=True, maximize=True)
-steps_with("adam_with_a_rate_in_a_tensor", optim.Adam, lr=torch.tensor(0.01))
-steps_with("sgd_fused", optim.SGD, fused=True)
-steps_with("rmsprop_centered", optim.RMSprop, centered=True, momentum=0.1)
-steps_with("adagrad", optim.Adagrad)
+steps_with("adafactor", "Adafactor")
+steps_with("rprop", "Rprop")
+steps_with("asgd", "ASGD")
+steps_with("adadelta", "Adadelta")
+steps_with("nadam", "NAdam", decoupled_weight_decay=True)
+steps_with("radam", "RAdam")
+steps_with("adamax_for_each", "Adamax", foreach=True)
+steps_with("adam_fused", "Adam", fused=True)
+steps_with("adamw_for_each_with_amsgrad", "AdamW", foreach=True, amsgrad=True, maximize=True)
+steps_with("adam_with_a_rate_in_a_tensor", "Adam", lr=torch.tensor(0.01))
+steps_with("sgd_fused", "SGD", fused=True)
+steps_with("rmsprop_centered", "RMSprop", centered=True, momentum=0.1)
+steps_with("adagrad", "Adagrad")
 
 
 @module(batch=lambda: torch.randint(0, 9, (8,)), optimizer=lambda model: optim.SparseAdam(model.parameters(), lr=0.01))
@@ -42,7 +48,10 @@ def adam_of_sparse_gradients() -> nn.Module:
     return nn.Embedding(9, WIDTH, sparse=True)
 
 
-@module(optimizer=lambda model: optim.SGD(model.named_parameters(), lr=0.01))
+NO_NAMES = "" if TORCH >= (2, 6) else "this torch takes no named parameters"
+
+
+@module(optimizer=lambda model: optim.SGD(model.named_parameters(), lr=0.01), skip=NO_NAMES)
 def parameters_given_with_their_names() -> nn.Module:
     return mlp()
 
@@ -252,5 +261,119 @@ def loop_that_steps_twice(run: Run) -> None:
         loss = backward(run, model, optimizer)
         watcher.step(optimizer, loss)
         watcher.step(optimizer, loss)
+
+    loops(run, step)
+
+
+class LikeAnOptimizer:
+    """Has what Lightning asks of an optimizer, and no hooks."""
+
+    def __init__(self, params: Any) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(params), "lr": 0.05}]
+        self.defaults: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: Any) -> None: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for param in self.param_groups[0]["params"]:
+            param.grad = None
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        with torch.no_grad():
+            for param in self.param_groups[0]["params"]:
+                param.sub_(param.grad, alpha=0.05)
+        return loss
+
+
+@loop(expect=FIRST)
+def optimizer_that_is_only_like_one(run: Run) -> None:
+    model = run.keep(mlp())
+    optimizer = LikeAnOptimizer(model.parameters())
+    with run.watch(model) as watcher:
+        for _ in range(3):
+            watcher.step(optimizer, backward(run, model, optimizer))
+
+
+@fit(expect=FIRST)
+def optimizer_that_is_only_like_one_in_a_fit(run: Run) -> None:
+    class Like(Net):
+        def configure_optimizers(self) -> Any:
+            return LikeAnOptimizer(self.parameters())
+
+    run.trainer(max_epochs=1).fit(run.keep(Like(run)))
+
+
+def odd_groups(name: str, change: Any, expect: Expect | None = FIRST) -> None:
+    """A loop with an optimizer whose groups have been changed."""
+
+    def train(run: Run) -> None:
+        def step(model: nn.Module, optimizer: Any, watcher: Any) -> None:
+            watcher.step(optimizer, backward(run, model, optimizer))
+
+        model = run.keep(mlp())
+        optimizer = run.keep(torch.optim.SGD(model.parameters(), lr=0.05))
+        change(optimizer.param_groups[0])
+        with run.watch(model) as watcher:
+            for _ in range(3):
+                step(model, optimizer, watcher)
+
+    train.__name__ = name
+    loop(expect=expect)(train)
+
+
+odd_groups("group_with_a_tuple_of_parameters", lambda group: group.update(params=tuple(group["params"])))
+odd_groups("group_with_a_rate_in_numpy", lambda group: group.update(lr=np.float32(0.05)))
+odd_groups("group_with_text_beside", lambda group: group.update(name="body", weight_decay=0.0, more={"a": [None]}))
+odd_groups("group_with_a_tiny_rate", lambda group: group.update(lr=1e-30))
+odd_groups("group_with_no_number_as_a_rate", lambda group: group.update(lr=float("nan")), expect=None)
+
+
+@loop()
+def optimizer_with_groups_made_anew(run: Run) -> None:
+    class Anew(torch.optim.SGD):
+        @property
+        def param_groups(self) -> Any:
+            return [dict(group) for group in self.kept]
+
+        @param_groups.setter
+        def param_groups(self, groups: Any) -> None:
+            self.kept = groups
+
+        def add_param_group(self, group: Any) -> None:
+            self.kept.append({**self.defaults, **group, "params": list(group["params"])})
+
+    model = run.keep(mlp())
+    optimizer = Anew(model.parameters(), lr=0.05)
+    with run.watch(model) as watcher:
+        for _ in range(3):
+            watcher.step(optimizer, backward(run, model, optimizer))
+
+
+@loop()
+def parameters_of_two_models(run: Run) -> None:
+    """One model is watched; the optimizer has the parameters of both."""
+    other = run.keep(Scale())
+
+    def step(model: nn.Module, optimizer: Any, watcher: Any) -> None:
+        if len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": list(other.parameters())})
+        optimizer.zero_grad()
+        loss = run.note(mean_square(model, other(rows())))
+        loss.backward()
+        watcher.step(optimizer, loss)
+
+    loops(run, step)
+
+
+@loop()
+def optimizer_made_anew_in_each_step(run: Run) -> None:
+    def step(model: nn.Module, optimizer: Any, watcher: Any) -> None:
+        fresh = sgd(model)
+        watcher.step(fresh, backward(run, model, fresh))
 
     loops(run, step)

@@ -220,7 +220,7 @@ class ParameterOfASubclass(nn.Module):
 class BufferOfASubclass(Scale):
     def __init__(self) -> None:
         super().__init__()
-        self.seen = nn.Buffer(torch.zeros(WIDTH).as_subclass(Counting))
+        self.register_buffer("seen", torch.zeros(WIDTH).as_subclass(Counting))
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen += x.detach().mean(0)
