@@ -206,23 +206,28 @@ class Watcher:
         """
         step, self.steps, latest = self.steps, self.steps + 1, None
         with self.contained():
-            self._finish(step, loss, loss_scale, skipped)
+            self.intake.traces.append(step, loss, self.norms if self._every_total else [], skipped)
+        self._finish(step, loss_scale, skipped)
+        with self.contained():
             latest = self.intake.take(step)
         if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
             self._probe.detach()
         self.intake.announce()
         return latest
 
-    def _finish(self, step: int, loss: Tensor | float | None, scale: Tensor | None, skipped: bool | Tensor) -> None:
-        norms = self.norms
-        self.intake.traces.append(step, loss, norms if self._every_total else [], skipped)
-        if self.is_measuring and (norms or self._probe.ranks):  # other ranks may have gradients where this one has none
-            if self._probe.ranks:  # the sums of the last measured step tell how much room those of this one need
-                self.intake.catch_up()
-            self.read_again()
-            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=scale, skipped=skipped))
-        elif self.is_measuring:  # no gradient at all: a training step that was left out
+    def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor) -> None:
+        """End what is measured. Whatever fails before, other processes wait for what this one adds to the sums."""
+        if not self.is_measuring:
+            return
+        if not (self.norms or self.is_shared):  # no gradient at all: a training step that was left out
             self._probe.detach()
+            return
+        if self.is_shared:  # the sums of the last measured step tell how much room those of this one need
+            with self.contained():
+                self.intake.catch_up()
+        self.read_again()
+        with self.contained():
+            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=scale, skipped=skipped))
 
     def step(
         self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any

@@ -30,6 +30,7 @@ from gradwatch.probe.register import Register
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.settings import Settings
 from gradwatch.probe.step import Model, Seen, StepSums, checksum
+from gradwatch.probe.sums import Trail
 from gradwatch.probe.together import Together
 from gradwatch.probe.trace import Traces
 from gradwatch.records import Array, Snapshot
@@ -252,7 +253,7 @@ class Probe:
             skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
         """
         graph, readings, settings = self._hooks.graph, self._readings, vars(self._settings)
-        losses, totals = traces.drain(self._scalars)
+        losses, totals = self._drained(traces)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         numbers = (span, losses, totals, loss_scale, skipped)
@@ -296,6 +297,13 @@ class Probe:
         except ValueError:
             self._is_over = True
             raise
+
+    def _drained(self, traces: Traces) -> tuple[Trail, Trail]:
+        try:
+            return traces.drain(self._scalars)
+        except Exception as error:
+            self.fail(error)
+            return ([], []), ([], [])
 
     def _sums_of(self, seen: Seen) -> StepSums:
         """Lay out the sums; where that fails, those of nothing, as other processes wait for them."""
