@@ -26,20 +26,20 @@ def _attribute(path: str, fallback: Any) -> Any:
     return fallback if found is None else found
 
 
-# Seen in torch 2.4 to 2.13. Without it, code under torch.func is taken for ordinary code; reading it fails, and that is
+# Seen in torch 2.13. Without it, code under torch.func is taken for ordinary code; reading it fails, and that is
 # contained.
 functorch_level: Callable[[], Any] = _attribute("_functorch.peek_interpreter_stack", lambda: None)
 
-# Seen in torch 2.4 to 2.13. Without them, modes of the user's see the operations of the watching.
+# Seen in torch 2.13. Without them, modes of the user's see the operations of the watching.
 dispatch_mode_count: Callable[[], int] = _attribute("_len_torch_dispatch_stack", _zero)
 function_mode_count: Callable[[], int] = _attribute("_len_torch_function_stack", _zero)
 is_tracing: Callable[[], bool] = _attribute("_is_tracing", lambda: False)
 
-# Seen in torch 2.4 to 2.13: True for a gradient of many losses at once (autograd.grad(is_grads_batched=True)), which
+# Seen in torch 2.13: True for a gradient of many losses at once (autograd.grad(is_grads_batched=True)), which
 # has no values. Without it, such a gradient switches the layer off.
 is_batched: Callable[[torch.Tensor], bool] = _attribute("_functorch.is_legacy_batchedtensor", lambda _: False)
 
-# Seen in torch 2.4 to 2.13: operations go by the data of tensors, past subclasses' __torch_function__ and past modes.
+# Seen in torch 2.13: operations go by the data of tensors, past subclasses' __torch_function__ and past modes.
 # Without it, they go through both.
 past_torch_function: Callable[[], AbstractContextManager[Any]] = _attribute("DisableTorchFunction", nullcontext)
 
@@ -68,27 +68,25 @@ def past_dispatch_modes() -> AbstractContextManager[Any]:
 
 def _without_dispatch_modes() -> AbstractContextManager[Any]:
     module = importlib.import_module("torch.utils._python_dispatch")
-    disable: Any = getattr(module, "_disable_current_modes", nullcontext)  # seen in torch 2.4 to 2.13
+    disable: Any = getattr(module, "_disable_current_modes", nullcontext)  # seen in torch 2.13
     context: AbstractContextManager[Any] = disable()
     return context
 
 
-def at_end_of_backward(function: Callable[[], object]) -> bool:
-    """Call a function when the backward pass that is running ends; return False where that can't be had.
+def at_end_of_backward(function: Callable[[], object]) -> None:
+    """Call a function when the backward pass that is running ends; call this from a hook in the backward pass.
 
-    Seen in torch 2.4 to 2.13, and what DDP and FSDP do; call it from a hook in the backward pass.
+    Seen in torch 2.13; DDP and FSDP do the same. Where it is missing, the function is not called.
     """
     engine = getattr(torch.autograd.Variable, "_execution_engine", None)
-    if not hasattr(engine, "queue_callback"):
-        return False
-    engine.queue_callback(function)  # type: ignore[union-attr]
-    return True
+    if hasattr(engine, "queue_callback"):
+        engine.queue_callback(function)  # type: ignore[union-attr]
 
 
 def has_global_hooks() -> bool:
     """Return True if somebody has registered hooks for all modules of the process.
 
-    Seen in torch 2.4 to 2.13; where a table is missing, nobody has.
+    Seen in torch 2.13; where a table is missing, nobody has.
 
     Example:
         >>> has_global_hooks()
@@ -102,7 +100,7 @@ def hide_from_script(kind: type) -> None:
     """Let ``torch.jit.script`` and ``torch.jit.trace`` pass over hooks of a class.
 
     They would try to compile them, and their cache of types would keep them alive. A module's hooks are looked at in
-    two private functions (seen in torch 2.4 to 2.13), which are wrapped once for the process. Where one is missing,
+    two private functions (seen in torch 2.13), which are wrapped once for the process. Where one is missing,
     nothing is wrapped, and a module is scripted with its hooks as before.
     """
     recursive: Any = importlib.import_module("torch.jit._recursive")

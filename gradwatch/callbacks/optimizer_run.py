@@ -144,7 +144,7 @@ def is_scaled(optimizer: Optimizer, scaler: Any) -> bool:
         return True  # a scaler, be it the user's own, has left the division to the optimizer
     if scaler is None or not scaler.is_enabled():
         return False
-    # Seen in torch 2.4 to 2.13. Where it is missing, gradients are taken for scaled.
+    # Seen in torch 2.13. Where it is missing, gradients are taken for scaled.
     states: Any = getattr(scaler, "_per_optimizer_states", {})
     stage = states[id(optimizer)].get("stage") if id(optimizer) in states else None
     return getattr(stage, "name", None) != "UNSCALED"

@@ -226,4 +226,4 @@ def _calls_itself(optimizer: Optimizer) -> bool:
     Otherwise a step that is still under way when the next one begins has raised.
     """
     steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
-    return len([step for step in steps if hasattr(step, "hooked")]) > 1  # torch's mark; seen in 2.4 to 2.13
+    return len([step for step in steps if hasattr(step, "hooked")]) > 1  # torch's mark; seen in torch 2.13

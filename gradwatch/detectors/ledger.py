@@ -64,11 +64,6 @@ class Ledger:
         self._tracks: list[Track] = []
         self._just_opened: list[Track] = []
 
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether something was seen that has not lasted long enough to be a finding."""
-        return any(track.place is None for track in self._tracks)
-
     def wants_another_look(self, *, agreed: bool) -> bool:
         """Return True if something was seen that is no finding yet, or has just become one.
 

@@ -39,10 +39,9 @@ class LossPass:
         if loss.grad_fn is not None:  # which the hook goes with
             loss.register_hook(self._begin)  # type: ignore[no-untyped-call]
 
-    def end(self) -> None:
-        """End the pass; for where autograd itself does not tell."""
-        self.is_running = False
-
     def _begin(self, _: Tensor) -> None:
         self.is_running = self.has_run = True
-        at_end_of_backward(self.end)
+        at_end_of_backward(self._end)  # where a torch can't tell, what comes later in the step counts too
+
+    def _end(self) -> None:
+        self.is_running = False

@@ -40,8 +40,8 @@ class Snapshot:
             (a skip connection), its gradient is the sum over all of them.
         zero_fraction: share of exact zeros in the gradient of its parameters, 0 to 1.
         nonfinite: how many entries of the gradient of its parameters are NaN or Inf.
-        output_rms: root mean square of the layer's output in the forward pass; ReLUs and normalization layers,
-            which only pass on NaN and Inf, are left out.
+        output_rms: root mean square of the layer's output, in the calls that a gradient of the loss came back to;
+            ReLUs and normalization layers, which only pass on NaN and Inf, are left out.
         dead_fraction: share of the units of a ReLU that were active for no sample.
         weight_gain: by what a layer's weights alone multiply the RMS of a gradient, for Linears and convolutions: their
             L2 norm over the square root of the inputs (times the stride's area), as if they were independent.
