@@ -28,7 +28,7 @@ from gradwatch.examples.gru import GRU
 from gradwatch.examples.lstm import LSTM
 from gradwatch.examples.recurrent import Recurrent
 from gradwatch.examples.run_sequences import Run, load_sequences, make_sequence_parser, train
-from gradwatch.reporting.canvas import NO_MATPLOTLIB
+from gradwatch.reporting.pictures import NO_MATPLOTLIB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

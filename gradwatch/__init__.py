@@ -14,9 +14,9 @@ from gradwatch.detectors import (
     Vanishing,
     default_detectors,
 )
+from gradwatch.pipeline.watcher import Watcher, watch
 from gradwatch.preflight import Preflight, diagnose
 from gradwatch.records import Diagnosis, Finding, GradientError, GradientWarning, Snapshot
-from gradwatch.watch import Watcher, watch
 
 __version__ = "0.1.0"
 

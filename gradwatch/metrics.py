@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from gradwatch.probe.layers import plain_name
+from gradwatch.probe.layers import check_patterns, plain_name
 from gradwatch.probe.parameters import total_gradient_norm
-from gradwatch.probe.patterns import check_patterns
 
 _DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64
 

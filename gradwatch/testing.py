@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.preflight.judged import judged_training
-from gradwatch.runs import Run
+from gradwatch.preflight.verdict import judged_training
+from gradwatch.short_runs.run import Run
 
 
 def assert_healthy_gradients(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gradwatch.cli import main
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 
 def test_demo_shows_both_networks_and_what_was_found(

@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradwatch.preflight.judged import judged_training
+from gradwatch.preflight.verdict import judged_training
 
 mse, adam = functional.mse_loss, partial(Adam, lr=1e-3)
 HEAD, RATE, CUT = ("zero-gradient head",), ("learning rate too high",), ("frozen or detached part",)

@@ -123,7 +123,7 @@ def test_a_hook_that_fails_takes_only_its_layer_away(monkeypatch: pytest.MonkeyP
 
 
 def test_a_reading_that_fails_ends_the_measuring_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["gradwatch.probe.snapshot"], "ParameterReading", Breaks("reading"))
+    monkeypatch.setattr(sys.modules["gradwatch.probe.probe"], "ParameterReading", Breaks("reading"))
     model = net()
     with pytest.warns(UserWarning, match="the measured steps: not watched since step 0") as said:
         watcher = train(model)

@@ -1,7 +1,11 @@
-"""Which folder may import which, and that files stay short and public names explained."""
+"""The layout of docs/design.md: who may import whom, how long a file is, and that public names are explained."""
 
 import ast
+import importlib
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,39 +13,33 @@ import pytest
 import gradwatch
 
 ROOT = Path(gradwatch.__file__).parent
+DESIGN = ROOT.parent / "docs" / "design.md"
 FILES = sorted(ROOT.rglob("*.py"))
-GROUND = {"records", "containment", "torch_internals"}
-PIPELINE = {*GROUND, "probe", "detectors", "diagnosis", "watch"}
+PUBLIC = ROOT / "__init__.py"
+LONGEST, SHORTEST = 400, 60  # lines
 
-# Folder or module -> what it may import of gradwatch besides its own siblings; "gradwatch" is the public names.
-MAY_IMPORT: dict[str, set[str]] = {
-    **{part: set() for part in GROUND},
-    **dict.fromkeys(("probe", "detectors", "reporting", "nn", "diagnosis"), GROUND),
-    "remedies": {*GROUND, "transforms", "reporting"},  # some edit gradients, and a trial's results are shown
-    "metrics": {*GROUND, "probe"},  # the norm of a gradient is defined once, in the probe
-    "transforms": {*GROUND, "probe"},  # the same
-    "intake": {*GROUND, "probe", "detectors"},
-    "watch": {*PIPELINE, "intake"},
-    "callbacks": {*PIPELINE, "transforms", "reporting", "remedies", "nn", "metrics"},
-    "runs": {*PIPELINE, "callbacks", "reporting"},  # one engine for a user's tests, `check` and the preflight
-    "preflight": {*GROUND, "probe", "diagnosis", "reporting", "runs"},
-    "testing": {"gradwatch", "preflight", "runs"},
-    "examples": {"gradwatch"},
-    "demo": {"gradwatch", "records", "callbacks", "reporting", "examples"},
-    "commands": {"gradwatch", "callbacks", "demo", "preflight", "remedies", "reporting", "runs"},
-    "cli": {"commands"},
-    "__main__": {"cli"},
-}
-EXCEPTIONS = {"remedies/one_training.py": {*PIPELINE, "remedies", "callbacks"}, "__init__.py": {*MAY_IMPORT}}
-MAY_IMPORT_LIGHTNING = (
-    "callbacks/",
-    "commands/",
-    "demo.py",
-    "examples/",
-    "preflight/",
-    "remedies/one_training.py",
-    "runs/",
-    "testing.py",
+
+def rows_of_table(heading: str) -> Iterator[list[str]]:
+    """The cells of the table under a heading of the design."""
+    section = DESIGN.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    yield from ([cell.strip().replace("\\", "") for cell in row] for row in rows[2:])
+
+
+def imports_allowed() -> dict[str, set[str]]:
+    """Room -> what it may import besides itself; "gradwatch" is the public names."""
+    allowed: dict[str, set[str]] = {}
+    ground: set[str] = set()
+    for rooms, named in rows_of_table("Imports"):
+        ground = ground or set(rooms.split(", "))
+        names = {name for part in named.split(", ") for name in (ground if part == "the ground" else {part})}
+        allowed.update(dict.fromkeys(rooms.split(", "), names))
+    return allowed
+
+
+MAY_IMPORT = imports_allowed()
+MAY_IMPORT_LIGHTNING = tuple(
+    re.split(r", | and ", re.search(r"^Only (.*) import lightning\.$", DESIGN.read_text(), re.MULTILINE)[1])
 )
 
 
@@ -49,40 +47,82 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def room_of(path: Path) -> str:
+    return name_of(path).split("/")[0].removesuffix(".py")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(["gradwatch", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
 def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} has a relative import"
-            # `from gradwatch import probe` is an import of gradwatch.probe
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            folders = [name for name in names if name.startswith("gradwatch.") and name.split(".")[1] in MAY_IMPORT]
-            yield from folders if node.module == "gradwatch" and folders else [str(node.module)]
+            modules = [name for name in names if name in MODULES]  # `from gradwatch.probe import norms`
+            yield from modules or [str(node.module)]
 
 
-def parts_imported(path: Path) -> set[str]:
-    names = [name.split(".") for name in imported(path)]
-    return {name[1] if len(name) > 1 else "gradwatch" for name in names if name[0] == "gradwatch"}
+def ours_imported(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.split(".")[0] == "gradwatch"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_only_what_stands_before_it(path: Path) -> None:
-    part = name_of(path).split("/")[0].removesuffix(".py")
-    allowed = EXCEPTIONS.get(name_of(path), {part, *MAY_IMPORT.get(part, ())})
-    assert parts_imported(path) <= allowed
+IMPORTERS: dict[str, set[str]] = defaultdict(set)
+for _path in FILES:
+    for _name in ours_imported(_path):
+        IMPORTERS[_name].add(module_of(_path))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != PUBLIC], ids=name_of)
+def test_imports_only_what_the_design_allows(path: Path) -> None:
+    rooms = {name.split(".")[1] if "." in name else "gradwatch" for name in ours_imported(path)}
+    assert rooms <= {room_of(path), *MAY_IMPORT[room_of(path)]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_the_adapters_import_lightning(path: Path) -> None:
     tops = {name.split(".")[0] for name in imported(path)}
     assert "pytorch_lightning" not in tops
-    assert "lightning" not in tops or name_of(path).startswith(MAY_IMPORT_LIGHTNING)
+    assert "lightning" not in tops or room_of(path) in MAY_IMPORT_LIGHTNING
+
+
+def test_every_room_stands_in_the_tables() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert rooms <= set(MAY_IMPORT)
+    assert {row[0].strip("`").rstrip("/").removesuffix(".py") for row in rows_of_table("Rooms")} <= rooms
+
+
+def test_no_import_circle() -> None:
+    graph = {module: ours_imported(path) & set(MODULES) for module, path in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_public_name_hides_a_module(module: str) -> None:
+    """``import gradwatch.a.b as b`` gives the module."""
+    if module == "gradwatch.__main__":
+        return
+    found = importlib.import_module(module)
+    parent, _, leaf = module.rpartition(".")
+    assert not parent or getattr(importlib.import_module(parent), leaf) is found
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_file_is_long(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if not path.stem.startswith("__")], ids=name_of)
+def test_no_small_file_has_a_single_importer(path: Path) -> None:
+    if len(path.read_text().splitlines()) < SHORTEST:
+        assert len(IMPORTERS[module_of(path)]) > 1 or room_of(path) == path.stem, "it belongs into its importer"
 
 
 @pytest.mark.parametrize("name", gradwatch.__all__)

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.callbacks.either import KeptCallback
+from gradwatch.callbacks.kept_callback import KeptCallback
 from gradwatch.containment import Containment, OnError, SettingError
-from gradwatch.probe.graph import tensors_in
+from gradwatch.probe.call_log import tensors_in
 from gradwatch.probe.layers import find_layers
 from gradwatch.probe.module_hooks import ModuleHook
 from gradwatch.probe.modules import is_scripted

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.either import KeptCallback
+from gradwatch.callbacks.kept_callback import KeptCallback
 from gradwatch.probe.layers import ROOT, find_layers
 
 

@@ -9,16 +9,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from gradwatch.callbacks.refusals import is_a
+from gradwatch.callbacks.trainer_checks import is_a
 from gradwatch.containment import Containment, say
+from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import plain_name
 from gradwatch.probe.modules import named_parameters
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.jsonl import JsonlRecord
 from gradwatch.reporting.keys import scalars
+from gradwatch.reporting.record import JsonlRecord
 from gradwatch.reporting.tensorboard import TensorBoardReport
 from gradwatch.reporting.terminal import print_summary
-from gradwatch.watch import Watcher
 
 _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradwatch.runs import Run
+from gradwatch.short_runs.run import Run
 
 
 def workflow_commands(run: Run, kind: type) -> Iterator[str]:

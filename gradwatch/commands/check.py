@@ -1,21 +1,64 @@
-"""``gradwatch check``: a few steps of a training, for continuous integration."""
+"""The result of a check, for programs."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
 import traceback
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from typing import Any
 
 from gradwatch.commands.annotations import workflow_commands
-from gradwatch.commands.as_json import as_json
 from gradwatch.commands.counts import positive
 from gradwatch.commands.target import add_target, importable_here, read_target
-from gradwatch.preflight.judged import judged_training, require_known
+from gradwatch.preflight.verdict import judged_training, require_known
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.runs.aside import aside
+from gradwatch.short_runs.run import Run
+from gradwatch.short_runs.sandbox import aside
+
+
+def as_json(run: Run) -> str:
+    """Strict JSON: a number that is not finite is ``"inf"`` or ``"-inf"``, one that is not known ``null``.
+
+    Each diagnosis names the findings it explains by their places in ``findings``.
+
+    Example:
+        >>> print(as_json(Run("Net"))[:50])
+        {"model": "Net", "healthy": false, "steps": 0, "lo
+    """
+    first, last = run.losses
+    findings = list(run.findings)
+    result = {
+        "model": run.name,
+        "healthy": run.is_healthy,
+        "steps": run.steps,
+        "loss": {"first": first, "last": last},
+        "findings": [asdict(finding) for finding in findings],
+        "diagnoses": [
+            {
+                **{name: getattr(diagnosis, name) for name in ("cause", "evidence", "score", "remedies")},
+                "findings": [place for place, finding in enumerate(findings) if finding in diagnosis.findings],
+            }
+            for diagnosis in run.diagnoses
+        ],
+        "error": run.trouble or None,
+    }
+    return json.dumps(_strict(result), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _strict(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
 
 HEALTHY, SICK, WRONG_USE = 0, 1, 2
 _WHAT = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.commands.check import WRONG_USE
 from gradwatch.commands.counts import positive
 from gradwatch.commands.target import Target, UsageError, add_target, importable_here, read_target
+from gradwatch.remedies import Setup
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.reporting.verdict import verdict
-from gradwatch.runs.aside import aside
-from gradwatch.runs.trained import KEPT_OPTIONS, silence
+from gradwatch.reporting.text import verdict
+from gradwatch.short_runs.sandbox import aside
+from gradwatch.short_runs.trainer import KEPT_OPTIONS, silence
+from gradwatch.trial import Trial, try_remedies
 
 
 def add(commands: Any) -> None:
@@ -50,12 +51,11 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _try(target: Target, options: argparse.Namespace) -> Any:
-    remedies = import_module("gradwatch.remedies")  # late: a check has no need of them
+def _try(target: Target, options: argparse.Namespace) -> Trial:
     kept = {name: target.options[name] for name in KEPT_OPTIONS if target.options.get(name) is not None}
     transforms = tuple(each.transform for each in target.callbacks if isinstance(each, GradientTransform))
     silence(target.module)
-    setup = remedies.Setup(target.module, transforms, kept)
+    setup = Setup(target.module, transforms, kept)
     data = target.module.train_dataloader() if target.data is None else target.data
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=wide_console(), transient=True) as progress:
@@ -64,10 +64,10 @@ def _try(target: Target, options: argparse.Namespace) -> Any:
         def advance(name: str, done: int, total: int) -> None:
             progress.update(task, description=escape(name), completed=done, total=total)
 
-        return remedies.try_remedies(setup, data, steps=options.steps, seed=options.seed, on_progress=advance)
+        return try_remedies(setup, data, steps=options.steps, seed=options.seed, on_progress=advance)
 
 
-def _show(trial: Any) -> None:
+def _show(trial: Trial) -> None:
     console = wide_console()
     console.print(verdict((), trial.diagnoses) if trial.diagnoses else "Nothing was found in the untreated training.")
     console.print()

@@ -1,18 +1,16 @@
 """Detectors: each looks at a Snapshot and says what is wrong in it."""
 
+from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
-from gradwatch.detectors.ledger import Ledger
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import Stalled
-from gradwatch.detectors.units import Dead, Saturated
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
     "Dead",
     "Exploding",
-    "Ledger",
     "NonFinite",
     "Saturated",
     "Spike",

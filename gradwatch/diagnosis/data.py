@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import after, before, beginning, fallen, found, is_rising, told
-from gradwatch.diagnosis.gains import NORMS
+from gradwatch.diagnosis.evidence import NORMS, after, before, beginning, fallen, found, is_rising, told
 from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 
 _LARGE_INPUT, _SMALL_INPUT, _LARGE_TARGET = 10.0, 0.01, 5.0

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, beginning, dead_share, found, from_start, is_stuck, over_calls
-from gradwatch.diagnosis.gains import (
+from gradwatch.diagnosis.evidence import (
+    EARLY,
     NORMS,
     activation_gain,
+    beginning,
+    dead_share,
     fall,
     fall_as_text,
+    found,
+    from_start,
     gains_as_text,
     has,
+    is_stuck,
+    over_calls,
     weights_gain,
     weights_gain_in_all,
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import before, beginning, found, is_rising, is_stuck, told
+from gradwatch.diagnosis.evidence import before, beginning, found, is_rising, is_stuck, told
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 

@@ -10,24 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis import (
-    activations,
-    data,
-    initialization,
-    numerics,
-    optimization,
-    recurrent,
-    structure,
-    unlearning,
-)
-from gradwatch.diagnosis.course import fallen
+from gradwatch.diagnosis import data, initialization, network, numerics, optimization, recurrent
+from gradwatch.diagnosis.evidence import fallen
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 Rule = Callable[[Sequence[Finding], Sequence[Snapshot]], Diagnosis | None]
 
 RULES: tuple[Rule, ...] = (
-    activations.saturating_activation,
-    activations.dead_relu,
+    network.saturating_activation,
+    network.dead_relu,
     initialization.initialization_too_small,
     initialization.initialization_too_large,
     optimization.learning_rate_too_high,
@@ -37,14 +28,14 @@ RULES: tuple[Rule, ...] = (
     data.unscaled_input,
     data.unscaled_target,
     data.outlier_batch,
-    structure.missing_normalization_or_skip,
-    structure.zero_gradient_head,
-    structure.frozen_or_detached_part,
+    network.missing_normalization_or_skip,
+    network.zero_gradient_head,
+    network.frozen_or_detached_part,
     numerics.unguarded_operation,
     numerics.precision_underflow,
-    unlearning.learning_rate_too_low,
-    unlearning.weight_decay_too_strong,
-    unlearning.unbounded_loss,
+    optimization.learning_rate_too_low,
+    optimization.weight_decay_too_strong,
+    optimization.unbounded_loss,
 )
 
 

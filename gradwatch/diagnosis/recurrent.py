@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.course import EARLY, found, is_stuck, nearest, over_calls
+from gradwatch.diagnosis.evidence import EARLY, found, is_stuck, nearest, over_calls
 from gradwatch.diagnosis.optimization import LARGE_STEP, first_steps
 from gradwatch.records import RECURRENT, Diagnosis, Finding, Snapshot
 

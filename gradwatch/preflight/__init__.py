@@ -1,6 +1,5 @@
 """What one forward and backward pass tells before any training."""
 
-from gradwatch.preflight.before_training import diagnose
-from gradwatch.preflight.result import Preflight
+from gradwatch.preflight.before_training import Preflight, diagnose
 
 __all__ = ["Preflight", "diagnose"]

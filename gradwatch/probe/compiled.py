@@ -14,7 +14,7 @@ from gradwatch.probe.modules import is_scripted, named_modules
 _COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on each function that it returns
 
 
-class Reach:
+class HookableLayers:
     """Which layers hooks can read: not those in compiled code, unless that is switched off for the measured steps.
 
     A hook that stands in code while it is compiled becomes a part of it, breaks ``fullgraph=True`` and goes on running
@@ -34,7 +34,7 @@ class Reach:
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> model[1].compile()
-        >>> list(Reach(model, dict(model.named_children()), eagerly=False).layers)
+        >>> list(HookableLayers(model, dict(model.named_children()), eagerly=False).layers)
         ['0']
     """
 

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.containment import Containment
-from gradwatch.probe.activations import is_relu, peaks_of, saturated_share, saturation_of
-from gradwatch.probe.graph import Graph, tensors_in
-from gradwatch.probe.loss_pass import LossPass
-from gradwatch.probe.module_hooks import TRACKER, TrainingThread, WatchingHook, add_hook, add_pre_hook
+from gradwatch.probe.call_log import CallLog, tensors_in
+from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
+from gradwatch.probe.module_hooks import TRACKER, LossPass, TrainingThread, WatchingHook, add_hook, add_pre_hook
 from gradwatch.probe.modules import is_scripted, own_parameters
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
@@ -79,7 +78,7 @@ class LayerHooks:
     def __init__(
         self, layers: Mapping[str, nn.Module], containment: Containment, loss_pass: LossPass | None = None
     ) -> None:
-        self.graph = Graph()
+        self.graph = CallLog()
         self._loss_pass = loss_pass or LossPass()
         self._scalars = DeviceScalars()
         self._containment = containment
@@ -119,7 +118,7 @@ class LayerHooks:
         """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
         self.rest()
         self.training.begin()
-        self.graph, self._scalars, self._mark = Graph(), scalars, object()
+        self.graph, self._scalars, self._mark = CallLog(), scalars, object()
         self.graph.unwatched |= self._out
         self._pass = self._arrived = 0
         self._first = None
@@ -159,7 +158,7 @@ class LayerHooks:
 
     def forget(self) -> None:
         """Let go of what was seen: its scalars would wait on the device until the next measured step."""
-        self.graph, self._scalars = Graph(), DeviceScalars()
+        self.graph, self._scalars = CallLog(), DeviceScalars()
 
     def _before(self, name: str, _: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling() or self._mark is None or kwargs is None:

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.module_tracker import ModuleTracker
 
 from gradwatch.torch_internals import (
+    at_end_of_backward,
     dispatch_mode_count,
     function_mode_count,
     functorch_level,
@@ -122,3 +123,43 @@ def sweep(module: nn.Module, training: TrainingThread) -> None:
 def _is_stray(hook: Any, training: TrainingThread) -> bool:
     is_dead = getattr(hook, "__func__", None) is nullcontext.__exit__
     return is_dead or (isinstance(hook, WatchingHook) and hook.training is training)
+
+
+class LossPass:
+    """Knows whether the backward pass that is running is that of the step's loss, where it was told of the loss.
+
+    Attributes:
+        is_running: the pass is running.
+        has_run: it has run in the step under way. Where nobody tells of the loss it never has, and all passes count.
+
+    Example:
+        >>> import torch
+        >>> loss_pass, weight, seen = LossPass(), torch.ones(2, requires_grad=True), []
+        >>> hidden = 2 * weight
+        >>> handle = hidden.register_hook(lambda grad: seen.append(loss_pass.is_running))
+        >>> loss = hidden.sum()
+        >>> penalty = torch.autograd.grad(loss, weight, retain_graph=True)
+        >>> loss_pass.expect(loss)
+        >>> loss.backward()
+        >>> seen, loss_pass.is_running
+        ([False, True], False)
+    """
+
+    def __init__(self) -> None:
+        self.is_running = self.has_run = False
+
+    def reset(self) -> None:
+        """Begin another step."""
+        self.is_running = self.has_run = False
+
+    def expect(self, loss: Tensor) -> None:
+        """Take the next backward pass of this tensor for that of the step's loss."""
+        if loss.grad_fn is not None:  # which the hook goes with
+            loss.register_hook(self._begin)  # type: ignore[no-untyped-call]
+
+    def _begin(self, _: Tensor) -> None:
+        self.is_running = self.has_run = True
+        at_end_of_backward(self._end)  # where a torch can't tell, what comes later in the step counts too
+
+    def _end(self) -> None:
+        self.is_running = False

@@ -1,19 +1,58 @@
-"""Reads the gradients and weights of an optimizer's parameters, just before it steps and again just after."""
+"""What is known of an optimizer without looking at a tensor."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradwatch.probe.norms import Batch, batches, l2_norms, nonfinite_counts, nonzero_counts
 from gradwatch.probe.ranks import Ranks, is_flat_piece
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
 from gradwatch.records import Array
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An optimizer's settings.
+
+    Attributes:
+        optimizer: its class's name.
+        learning_rate: the largest of its groups; NaN where only a device knows it.
+
+    Example:
+        >>> import torch
+        >>> Settings.of(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+        Settings(optimizer='SGD', learning_rate=0.1)
+    """
+
+    optimizer: str = ""
+    learning_rate: float = math.nan
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Settings:
+        """Those of an optimizer as it is about to step."""
+        wrapped = getattr(optimizer, "optimizer", optimizer)  # LightningOptimizer
+        rates = [_on_host(group.get("lr", math.nan)) for group in optimizer.param_groups]
+        return cls(type(wrapped).__name__, max(rates, default=math.nan))
+
+
+def _on_host(rate: Any) -> float:
+    if isinstance(rate, Tensor) and not rate.is_cpu:
+        return math.nan
+    try:
+        return float(rate)
+    except (TypeError, ValueError):  # an optimizer of the user's may call anything "lr"
+        return math.nan
+
 
 Slots = npt.NDArray[np.int_]  # one a parameter; -1 where it has no such number
 NONE = -1

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from gradwatch.containment import UnsupportedError
+from gradwatch.probe.modules import named_modules, named_parameters
 from gradwatch.probe.shards import is_sharded, part_count
 
 
@@ -81,3 +87,90 @@ class Ranks:
 def is_flat_piece(tensor: Tensor) -> bool:
     """Whether a parameter is a piece of one of FSDP1's flat parameters."""
     return bool(getattr(tensor, "_fsdp_flattened", False))
+
+
+def find_ranks(model: nn.Module) -> Ranks | None:
+    """Those that train a model which is wrapped in DDP or FSDP, or has DTensors as parameters; None for any other.
+
+    Raises:
+        UnsupportedError: (a NotImplementedError) where parameters are cut up in a way whose parts are not told apart.
+
+    Example:
+        >>> find_ranks(nn.Linear(2, 2)) is None
+        True
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    cut = _cut_by_fsdp(model) or _cut_by_mesh(model)
+    wrapper = next((m for _, m in named_modules(model) if isinstance(m, DistributedDataParallel)), None)
+    if cut is not None or wrapper is None:
+        return cut
+    group: Any = wrapper.process_group
+    return Ranks(group.size(), group.size(), group=_unless_all(group)) if group.size() > 1 else None
+
+
+def _unless_all(group: Any) -> Any:
+    return None if group.size() == dist.get_world_size() else group
+
+
+def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
+    """Those of FSDP's first version, which flattens parameters and cuts the whole into pieces."""
+    from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel, ShardingStrategy
+
+    wrapped = [module for _, module in named_modules(model) if isinstance(module, FullyShardedDataParallel)]
+    if not wrapped:
+        return None
+    if any(isinstance(p, FlatParameter) or is_sharded(p) for _, p, _ in named_parameters(model)):
+        raise UnsupportedError(
+            "FSDP(use_orig_params=False), or FSDP with tensor parallelism, has no parameter that is told from others; "
+            "expected FSDP(use_orig_params=True), or FSDP2 (ModelParallelStrategy with fully_shard)"
+        )
+    strategies = {module.sharding_strategy for module in wrapped}
+    groups = {module.process_group for module in wrapped}
+    if len(strategies) > 1 or len(groups) > 1:
+        raise UnsupportedError(
+            f"FSDP wrappers of several kinds ({len(groups)} process groups, {sorted(s.name for s in strategies)}) are "
+            "not told apart; expected one sharding strategy for all, or FSDP2 (ModelParallelStrategy with fully_shard)"
+        )
+    strategy, group = strategies.pop(), cast(Any, groups.pop())
+    hybrid = strategy.name.startswith("HYBRID")
+    world = dist.get_world_size() if hybrid else group.size()
+    pieces = 1 if strategy is ShardingStrategy.NO_SHARD else group.size()
+    found = Ranks(world, world, pieces=pieces, group=None if hybrid else _unless_all(group))
+    return found if world > 1 else None
+
+
+def _cut_by_mesh(model: nn.Module) -> Ranks | None:
+    """Those of FSDP2 and of tensor parallelism, whose parameters are DTensors."""
+    wrapped = [module for _, module in named_modules(model) if isinstance(module, _fsdp2())]
+    managed = {id(param) for module in wrapped for _, param, _ in named_parameters(module)}
+    cut: list[Any] = [param for _, param, _ in named_parameters(model) if is_sharded(param)]
+    splits = {(param.device_mesh, _batch_dims(param) if id(param) in managed else 0) for param in cut}
+    if not splits:
+        return None
+    mesh, dims = max(splits, key=lambda split: math.prod(split[0].shape[split[1] :]))
+    sharing = math.prod(mesh.shape[dims:])
+    group = mesh.get_group() if len(splits) == 1 and mesh.ndim == dims == 1 else None
+    world = dist.get_world_size(group)
+    batches = {math.prod(other.shape[:by]) for other, by in splits if by} or {world // sharing}
+    if batches != {world // sharing} or world % sharing or mesh.get_coordinate() is None:
+        raise UnsupportedError(
+            f"the parameters are spread over {sorted(str(other) for other, _ in splits)}, which do not make up the "
+            f"{world} processes as batches times tensor parallelism; expected every process to hold a part of all"
+        )
+    place = np.ravel_multi_index(mesh.get_coordinate()[dims:], mesh.shape[dims:]) if sharing > 1 else 0
+    return Ranks(world, world // sharing, place=int(place), group=None if group is None else _unless_all(group))
+
+
+def _batch_dims(param: Any) -> int:
+    """How many of the mesh's first dimensions hold different batches: up to the one that FSDP2 cuts it by."""
+    cut = [not placement.is_replicate() for placement in param.placements]
+    return cut.index(True) + 1 if any(cut) else len(cut)
+
+
+def _fsdp2() -> Any:
+    try:
+        from torch.distributed.fsdp import FSDPModule
+    except ImportError:  # up to torch 2.5
+        return importlib.import_module("torch.distributed._composable.fsdp").FSDPModule
+    return FSDPModule

@@ -1,32 +1,19 @@
 """Remedies: values that change a copy of a model or its training, and what they are made of."""
 
 from gradwatch.remedies.activation import ReplaceActivations
-from gradwatch.remedies.clipping import Clip, RemoveClip
-from gradwatch.remedies.detached import TrainAll, UnfreezeAll
-from gradwatch.remedies.gradients import ClipOutliers, NormalizeGradients, SkipBadSteps
+from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.inputs import RescaleInputs
 from gradwatch.remedies.keep_graph import KeepGraph
-from gradwatch.remedies.learning_rate import LowerLearningRate, RaiseLearningRate
-from gradwatch.remedies.loss_scale import ScaleLoss
-from gradwatch.remedies.normalization import InsertNormalization
-from gradwatch.remedies.normalize_first import NormalizeFirst
-from gradwatch.remedies.optimizer import ChangeOptimizer
-from gradwatch.remedies.precision import UseBfloat16
-from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence
-from gradwatch.remedies.recurrent_weights import draw_recurrent_
-from gradwatch.remedies.remedy import Advice, Combination, Remedy
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
+from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp
+from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
+from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
+from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips, Skip
-from gradwatch.remedies.result import Trial
-from gradwatch.remedies.rows import Row
-from gradwatch.remedies.scaling import Rescale, Standardize
-from gradwatch.remedies.schedule import WarmUp
-from gradwatch.remedies.setup import NotApplicable, Setup
-from gradwatch.remedies.suggestion import suggest
-from gradwatch.remedies.targets import RescaleTargets
-from gradwatch.remedies.trial import try_remedies
+from gradwatch.remedies.scaling import Rescale, RescaleInputs, RescaleTargets, Standardize
+from gradwatch.remedies.unfreeze import TrainAll, UnfreezeAll
 
 __all__ = [
     "AddSkips",
@@ -54,18 +41,14 @@ __all__ = [
     "Rescale",
     "RescaleInputs",
     "RescaleTargets",
-    "Row",
     "ScaleLoss",
     "Setup",
     "Skip",
     "SkipBadSteps",
     "Standardize",
     "TrainAll",
-    "Trial",
     "UnfreezeAll",
     "UseBfloat16",
     "WarmUp",
     "draw_recurrent_",
-    "suggest",
-    "try_remedies",
 ]

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gradwatch.remedies.initialization import initialization_code, initialize_pairs
-from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import construction_of, lines_for, path_of, replace_module
 from gradwatch.remedies.tracing import ACTIVATIONS, Event, events_of, hidden_pairs
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 

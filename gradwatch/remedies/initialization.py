@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gradwatch.remedies.recurrent_weights import draw_recurrent_, recurrent_names
-from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.recurrent import draw_recurrent_, recurrent_names
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of
-from gradwatch.remedies.theory import critical_gain
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
+from gradwatch.theory import critical_gain
 
 Scheme = Literal["auto", "he", "xavier", "lecun", "orthogonal"]
 SCHEMES = ("auto", "he", "xavier", "lecun", "orthogonal")

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradwatch.remedies.method import wrap_method
-from gradwatch.remedies.places import quoted, users_line
-from gradwatch.remedies.reach import reached
-from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, NothingToChange, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup
+from gradwatch.remedies.tracing import quoted, reached, users_line
+from gradwatch.short_runs.wrap_method import wrap_method
 
 _DATA: Any = Tensor.data
 _OF_NO_GRAD = "torch.autograd.grad_mode", "torch.utils._contextlib"

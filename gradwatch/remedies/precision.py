@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from gradwatch.remedies.remedy import Remedy
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
+from gradwatch.short_runs.wrap_method import owner_of, wrap_method
 
 _HALF = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
@@ -47,3 +49,75 @@ class UseBfloat16(Remedy):
         if setup.trains_itself:
             return 'trainer = Trainer(precision="bf16-mixed")'
         return "model = model.bfloat16()"
+
+
+_STATE = "_gradwatch_loss_scale"  # on the module, so that a copy goes on with it
+
+
+@dataclass(frozen=True)
+class ScaleLoss(Remedy):
+    """Multiply the loss for the backward pass and divide the gradients after it, on top of a scale that there may be.
+
+    Gradients that are not finite are dropped, and the scale shrinks; after steps without such it grows. In the end it
+    is as large as float16 bears, whatever it was multiplied by before.
+
+    Args:
+        start: the first scale.
+        grow_after: backward passes in a row that were finite until it doubles.
+
+    Raises:
+        ValueError: when one of them is not positive.
+
+    Example:
+        >>> ScaleLoss().code(nn.Linear(1, 1)).splitlines()[0]
+        'scaler = torch.amp.GradScaler()'
+
+    References: Micikevicius et al., Mixed precision training, 2018, https://arxiv.org/abs/1710.03740, section 3.2.
+    """
+
+    start: float = 2.0**16
+    grow_after: int = 100
+    fits: ClassVar[Mapping[str, float]] = {"precision underflow": 0.9}
+    shrink: ClassVar[float] = 1 / 64  # far from the right scale few steps should be lost; growing finds it again
+
+    def __post_init__(self) -> None:
+        if not (0 < self.start < math.inf and self.grow_after > 0):
+            raise ValueError(f"start is {self.start!r}, grow_after {self.grow_after!r}; expected positive numbers")
+
+    def change(self, setup: Setup) -> Setup:
+        """Wrap the module's backward."""
+        if not setup.trains_itself or not callable(getattr(setup.module, "backward", None)):
+            raise NotApplicable(f"the loss is scaled where it is differentiated. Write:\n{self.patch(setup)}")
+        if str(setup.options.get("precision", "")).startswith("16") or _has_halves(setup.module):
+            raise NotApplicable("a Trainer in float16 has a loss scale of its own, and half weights can't have one")
+        wrap_method(setup.module, "backward", self)
+        return setup
+
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The backward pass of a loss that is scaled, with gradients that are not."""
+        owner = owner_of(method)
+        scale, good = owner.__dict__.get(_STATE, (self.start, 0))
+        params = [param for param in owner.parameters() if param.requires_grad]
+        before = [param.grad for param in params]
+        for param in params:
+            param.grad = None
+        result = method(args[0].float() * scale, *args[1:], **kwargs)
+        grads = [param.grad for param in params if param.grad is not None]
+        is_good = bool(grads) and all(bool(torch.isfinite(grad).all()) for grad in grads)
+        for param, old in zip(params, before, strict=True):
+            new = param.grad.div_(scale) if is_good and param.grad is not None else None
+            param.grad = old if new is None else new if old is None else old + new
+        good = good + 1 if is_good else 0
+        factor = self.shrink if not is_good else 2.0 if good % self.grow_after == 0 else 1.0
+        owner.__dict__[_STATE] = scale * factor, good
+        return result
+
+    def patch(self, setup: Setup) -> str:
+        """The Trainer's argument, or the lines of a loop."""
+        if setup.trains_itself:
+            return 'trainer = Trainer(precision="16-mixed")  # it scales the loss: leave the casts and the scale to it'
+        return "scaler = torch.amp.GradScaler()\nscaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()"
+
+
+def _has_halves(module: nn.Module) -> bool:
+    return any(param.dtype == torch.float16 for param in module.parameters())

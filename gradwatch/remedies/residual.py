@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.remedies.setup import NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import is_inside, path_of, replace_module
 from gradwatch.remedies.tracing import ACTIVATIONS, WEIGHTED
 

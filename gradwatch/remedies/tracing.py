@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,8 +17,8 @@ from torch.nn.modules import activation as activations
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from gradwatch.remedies.randomness import kept_randomness
-from gradwatch.remedies.setup import copy_of
+from gradwatch.remedies.remedy import Setup, copy_of
+from gradwatch.short_runs.sandbox import kept_randomness
 
 ACTIVATIONS = tuple(getattr(activations, name) for name in activations.__all__ if name != "MultiheadAttention")
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
@@ -182,3 +185,70 @@ def _activation_after(events: list[Event]) -> Event | None:
         if event.is_weighted:
             return None
     return None
+
+
+def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
+    """Run a training step, or where it needs a Trainer the forward pass, of a copy on the set-up's batch.
+
+    Returns:
+        The parameters that its result depends on; none where it fails.
+
+    Example:
+        >>> from contextlib import nullcontext
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> reached(Setup(layer, batch=torch.ones(1, 2)), nullcontext())
+        {'weight'}
+    """
+    for run in (run_once, run_forward):
+        module = copy_of(setup.module)
+        with suppress(Exception), kept_randomness(), torch.enable_grad(), warnings.catch_warnings(), mode:
+            warnings.simplefilter("ignore")
+            ends = [end for end in _tensors(run(module, on_device_of(module, setup.batch))) if end.requires_grad]
+            named = {name: param for name, param in module.named_parameters() if param.requires_grad}
+            grads = torch.autograd.grad([end.sum() for end in ends], [*named.values()], allow_unused=True)
+            return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
+    return set()
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (Mapping, tuple, list)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
+
+
+_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
+
+
+def users_line(*through: str) -> str:
+    """``file:line`` of the code that called a function of torch; empty where a library did, or gradwatch itself.
+
+    Args:
+        *through: modules, with all below them, whose callers are meant.
+    """
+    passed = tuple(f"{name}." for name in ("gradwatch.remedies", *through))
+    frame = sys._getframe(1)
+    while frame is not None and _module_of(frame).startswith(passed):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None or _module_of(frame).partition(".")[0] in _LIBRARIES:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _module_of(frame: FrameType) -> str:
+    """Of its code, with a dot behind it; empty for what is a user's though it has such a name."""
+    name = f"{frame.f_globals.get('__name__', '')}."
+    is_typed = frame.f_code.co_filename.startswith("<")  # into a notebook, a prompt, a docstring
+    return "" if is_typed or name.startswith("gradwatch.examples.") else name
+
+
+def quoted(places: Iterable[str]) -> str:
+    """The lines of code at these places, as comments.
+
+    Example:
+        >>> print(quoted(["no_such_file.py:41"]))
+        # no_such_file.py:41:
+    """
+    split = ((place, *place.rsplit(":", 1)) for place in places)
+    return "\n".join(f"# {place}: {linecache.getline(file, int(line)).strip()}".rstrip() for place, file, line in split)

@@ -1,21 +1,217 @@
-"""Pictures of one step: a bar a layer, and one layer over its calls; and the heat map of many steps."""
+"""A figure that touches no global state of matplotlib, the axes that all pictures share, and the way to pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradwatch.records import Array, Finding, Snapshot
-from gradwatch.reporting.canvas import MOST_LABELS, add_legend, add_title, label_layers, new_figure
-from gradwatch.reporting.heatmap import heat_map
-from gradwatch.reporting.keys import layer_values
-from gradwatch.reporting.words import number, open_kinds
+from gradwatch.reporting.keys import layer_values, require_columns
+from gradwatch.reporting.text import number, open_kinds, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MOST_LABELS = 50
+NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
+
+
+def new_figure(rows: int) -> tuple[Figure, Axes]:
+    """A figure high enough for so many labelled rows, on matplotlib's own canvas: pyplot never hears of it.
+
+    It is small in inches, so that its letters can still be read in the small cards of TensorBoard's Images tab.
+
+    Raises:
+        ImportError: when matplotlib is missing; it says how to install it.
+
+    Example:
+        >>> figure, axes = new_figure(rows=15)
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(NO_MATPLOTLIB) from error
+    labels = len(every_so_many(rows, MOST_LABELS))
+    figure = Figure(figsize=(6.0, 1.9 + 0.165 * max(labels, 10)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def png(figure: Figure) -> tuple[bytes, int, int]:
+    """The picture as a PNG, and its height and width in pixels; the figure can't be used afterwards.
+
+    Example:
+        >>> content, height, width = png(new_figure(rows=1)[0])
+        >>> content[1:4], height, width
+        (b'PNG', 532, 900)
+    """
+    canvas: Any = figure.canvas
+    with BytesIO() as file:
+        canvas.print_png(file)
+        width, height = canvas.get_width_height()
+        content = file.getvalue()
+    figure.clear()
+    return content, height, width
+
+
+def as_text(name: str) -> str:
+    r"""Return a name that matplotlib shows as it is: two dollar signs would make a formula of what is between them.
+
+    Example:
+        >>> as_text("cost_$x_$")
+        'cost_\\$x_\\$'
+    """
+    return name.replace("$", r"\$")
+
+
+def every_so_many(count: int, most: int) -> list[int]:
+    """Positions out of ``count`` at an even stride, at most about so many, the last one among them.
+
+    Example:
+        >>> every_so_many(4, 10), every_so_many(11, 4)
+        ([0, 1, 2, 3], [0, 3, 6, 10])
+    """
+    stride = -(-count // most) or 1
+    return [*range(0, count - stride, stride), count - 1] if count else []
+
+
+def label_layers(axes: Axes, names: Sequence[str]) -> None:
+    """One row a layer, the input at the top as in the table on the terminal; of many rows every so many is labelled."""
+    rows = every_so_many(len(names), MOST_LABELS)
+    axes.set_yticks(rows, [as_text(shortened(names[row], 34)) for row in rows], fontsize=9)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    left_out = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} are labelled"
+    axes.set_ylabel(f"loss  <-  layers  <-  input{left_out}")
+
+
+def add_title(axes: Axes, text: str) -> None:
+    """Over the whole width: long layer names leave the axes little of it."""
+    figure: Any = axes.figure
+    figure.suptitle(as_text(text), x=0.01, ha="left", fontsize=9)
+
+
+def add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
+    """Name the colours below the picture; nothing where there are none."""
+    from matplotlib.patches import Patch
+
+    figure: Any = axes.figure
+    if colours:
+        patches = [
+            Patch(facecolor=colour, edgecolor="#808080", label=as_text(label)) for label, colour in colours.items()
+        ]
+        figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=9, frameon=False)
+
+
+def log_ticks(low: float, high: float, most: int = 9) -> list[int]:
+    """Powers of ten between two of them, evenly spaced.
+
+    Example:
+        >>> log_ticks(-26, 0)
+        [-24, -21, -18, -15, -12, -9, -6, -3, 0]
+    """
+    first, last = int(np.ceil(low)), int(np.floor(high))
+    stride = next(s for s in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if (last - first) / s < most)
+    return [power for power in range(first, last + 1) if power % stride == 0]
+
+
+_MISSING, _ZERO, _BAD = "#bdbdbd", "#ffffff", "#e6007e"
+_TITLES = {
+    "grad_norm": "norm of the gradient of each layer's parameters",
+    "grad_output_norm": "norm of the gradient at each layer's output",
+    "grad_output_rms": "root mean square of the gradient at each layer's output",
+}
+_HOW_TO_READ = "healthy: one colour. vanishing: dark at the top. exploding: bright at the top"
+_MOST_STEPS = 400
+
+
+def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> Figure:
+    """Layers by measured steps, in log colour: grey has no value, white is exactly zero, magenta is NaN or Inf.
+
+    Args:
+        history: Snapshots in order of their steps, at least one; of more than 400 so many are drawn, evenly spread.
+        column: what is shown.
+
+    Raises:
+        ValueError: for an unknown column, or without a Snapshot.
+
+    Example:
+        >>> figure = heat_map([Snapshot(step, ("a", "b"), grad_output_norm=[1e-6, 1.0]) for step in range(5)])
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['a', 'b']
+    """
+    if not history:
+        raise ValueError("there is no Snapshot to draw; give at least one")
+    history = [history[i] for i in every_so_many(len(history), _MOST_STEPS)]
+    names, values = _matrix(history, column)
+    figure, axes = new_figure(len(names))
+    low, high = _decades(values)
+    # A mesh of cells, not an image: that would be spread over all pixels in several arrays of floats, 50 MB of them.
+    across, down = (np.arange(count + 1) - 0.5 for count in reversed(values.shape))
+    mesh = axes.pcolormesh(across, down, _logarithm(values), cmap=_colour_map(), vmin=low, vmax=high)
+    axes.invert_yaxis()
+    bar = figure.colorbar(mesh, pad=0.02, aspect=30)
+    powers = log_ticks(low, high)
+    bar.set_ticks(powers, labels=[f"1e{power}" for power in powers])
+    label_layers(axes, names)
+    columns = every_so_many(len(history), 12)
+    axes.set_xticks(columns, [str(history[i].step) for i in columns])
+    axes.set_xlabel("optimizer step (the measured ones, one column each)")
+    add_title(axes, f"Gradient flow: {_TITLES.get(column, column)}\n{_HOW_TO_READ}")
+    _explain_colours(axes, values)
+    return figure
+
+
+def _matrix(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]:
+    """Labels and values of the layers that have any, as the latest Snapshot orders them."""
+    require_columns([column])
+    layers = history[-1].layers
+    table = np.full((len(layers), len(history)), np.nan)
+    for i, snapshot in enumerate(history):
+        found = dict(zip(snapshot.layers, layer_values(snapshot, column).tolist(), strict=True))
+        table[:, i] = [found.get(layer, np.nan) for layer in layers]
+    rows = np.flatnonzero(~np.isnan(table).all(1)) if not np.isnan(table).all() else np.arange(len(layers))
+    return [layers[row] for row in rows], table[rows]
+
+
+def _logarithm(values: Array) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.ma.masked_invalid(np.where(np.isinf(values), 1e4, np.where(values == 0, -1e4, np.log10(values))))
+
+
+def _decades(values: Array) -> tuple[float, float]:
+    """Ends of the colour scale: four decades at least, so that a healthy network looks even."""
+    finite = values[np.isfinite(values) & (values > 0)]
+    low, high = (np.log10(finite.min()), np.log10(finite.max())) if len(finite) else (-2.0, -2.0)
+    margin = max(4 - (high - low), 0) / 2
+    return float(low - margin), float(high + margin)
+
+
+def _colour_map() -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"].with_extremes(bad=_MISSING, under=_ZERO, over=_BAD)
+
+
+def _explain_colours(axes: Axes, values: Array) -> None:
+    seen = {
+        "no value": (_MISSING, np.isnan(values)),
+        "exactly zero": (_ZERO, values == 0),
+        "NaN or Inf": (_BAD, np.isinf(values)),
+    }
+    add_legend(axes, {label: colour for label, (colour, where) in seen.items() if where.any()})
+
 
 __all__ = ["bars", "calls_picture", "heat_map"]
 

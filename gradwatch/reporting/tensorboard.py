@@ -1,4 +1,4 @@
-"""Everything that is shown in TensorBoard, through one SummaryWriter."""
+"""The entries of a gradient that a histogram can hold, and bins that hold them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,56 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from gradwatch.containment import say
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.canvas import png
-from gradwatch.reporting.event_writer import EventWriter
-from gradwatch.reporting.histograms import finite_entries, wide_bins
+from gradwatch.reporting.events import EventWriter
 from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
-from gradwatch.reporting.markdown import findings_text
-from gradwatch.reporting.pictures import bars, calls_picture, heat_map
+from gradwatch.reporting.pictures import bars, calls_picture, heat_map, png
+from gradwatch.reporting.text import findings_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_ENDS = (1e-12, 9e19)  # between these TensorBoard's own bins lie, on both sides of 0
+_BINS_A_DECADE = 24  # as its own
+
+
+def finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
+    """All finite entries as one row on the host; real and imaginary parts of a complex gradient are two entries each.
+
+    Of a sparse gradient these are the entries it stores, of a sharded one those of this process.
+
+    Example:
+        >>> finite_entries(torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]]))
+        array([1., 2.], dtype=float32)
+    """
+    local = getattr(gradient, "to_local", None)
+    values = (gradient if local is None else local()).detach()
+    values = values.coalesce().values() if values.is_sparse else values.to_dense()
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    values = values.float() if values.itemsize < 4 else values
+    array: npt.NDArray[Any] = values[torch.isfinite(values)].cpu().numpy()
+    return array
+
+
+def wide_bins(entries: npt.NDArray[Any]) -> str | npt.NDArray[Any]:
+    """Return the name of TensorBoard's own bins, or wider ones where an exploding gradient would lie in none of them.
+
+    Example:
+        >>> wide_bins(np.array([1.0, -2.0])), len(wide_bins(np.array([1e25])))
+        ('tensorflow', 1777)
+    """
+    first, last = _ENDS
+    largest = float(np.abs(entries).max())
+    if largest < last:
+        return "tensorflow"
+    edges = np.geomspace(first, largest, round(np.log10(largest) - np.log10(first)) * _BINS_A_DECADE)
+    return np.concatenate([-edges[::-1], [0.0], edges])
+
 
 _RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
 _MOST_CALL_PICTURES = 4

@@ -2,16 +2,14 @@
 
 from gradwatch.transforms.adaptive import AdaptiveClip
 from gradwatch.transforms.clip import ClipByGlobalNorm, ClipByNorm, ClipByValue
-from gradwatch.transforms.compose import Chain
-from gradwatch.transforms.conditional import Only, When
+from gradwatch.transforms.clip_by_history import PercentileClip, ZScoreClip
+from gradwatch.transforms.compose import Chain, Only, When
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.noise import AddNoise
 from gradwatch.transforms.nonfinite import SkipNonFinite, ZeroNonFinite
 from gradwatch.transforms.normalize import NormalizeByGlobalNorm, NormalizeByNorm, ScaleByTrustRatio
-from gradwatch.transforms.percentile import PercentileClip
 from gradwatch.transforms.standardize import Centralize, Standardize
 from gradwatch.transforms.transform import GradientEdit, Outcome, StepContext, Transform
-from gradwatch.transforms.zscore import ZScoreClip
 
 __all__ = [
     "AdaptiveClip",

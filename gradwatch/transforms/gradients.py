@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from gradwatch.probe.norms import by_kind, norms_of
 from gradwatch.probe.shards import is_partial, local_part, norms_over_shards
-from gradwatch.transforms.norms import by_kind, norms_of
 
 
 def entries(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradwatch.probe.shards import shard_like
-from gradwatch.transforms.bounds import check_count, check_number
+from gradwatch.transforms.clip import check_count, check_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.standardize import refuse_sparse
 from gradwatch.transforms.transform import GradientEdit

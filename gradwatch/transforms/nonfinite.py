@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradwatch.probe.shards import any_rank
-from gradwatch.transforms.bounds import check_count
+from gradwatch.transforms.clip import check_count
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext, Transform
 

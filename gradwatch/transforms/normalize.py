@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.transforms.bounds import check_number, stretching
+from gradwatch.transforms.clip import check_number, stretching
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gradwatch.probe.shards import over_shards
-from gradwatch.transforms.bounds import check_number
+from gradwatch.transforms.adaptive import units
+from gradwatch.transforms.clip import check_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Transform
-from gradwatch.transforms.units import units
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.utils.data import DataLoader
 
 import gradwatch
-from gradwatch.preflight.judged import judged_training
+from gradwatch.preflight.verdict import judged_training
 from gradwatch.records import Diagnosis, Finding
-from gradwatch.runs.looped import batches, call
+from gradwatch.short_runs.loop import batches, call
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "SGD 0.01": partial(SGD, lr=0.01),

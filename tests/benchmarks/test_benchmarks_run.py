@@ -17,7 +17,7 @@ from torch import nn
 from variants import VARIANTS
 from workloads import WORKLOADS, Workload
 
-from gradwatch.runs.looped import call
+from gradwatch.short_runs.loop import call
 from gradwatch.testing import assert_healthy_gradients
 
 

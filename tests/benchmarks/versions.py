@@ -57,7 +57,7 @@ WORKLOADS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int]] 
 
 
 def watch_of(checkout: Path) -> Any:
-    """``gradwatch.watch`` of a checkout, imported anew beside one that is imported already."""
+    """``gradwatch.pipeline.watcher`` of a checkout, imported anew beside one that is imported already."""
     for name in [name for name in sys.modules if name.split(".")[0] == "gradwatch"]:
         del sys.modules[name]
     sys.path.insert(0, str(checkout))
@@ -65,7 +65,7 @@ def watch_of(checkout: Path) -> Any:
 
     sys.path.remove(str(checkout))
     assert Path(gradwatch.__file__).is_relative_to(checkout), gradwatch.__file__
-    return gradwatch.watch
+    return gradwatch.pipeline.watcher
 
 
 def seconds(workload: str, watch: Any) -> list[float]:

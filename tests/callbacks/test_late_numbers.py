@@ -15,15 +15,16 @@ from models import Net, assert_no_hooks, loader, mlp, trainer
 from torch import nn
 
 from gradwatch import Finding, GradientError, GradientMonitor, GradientTransform, GradientWarning, Snapshot, watch
-from gradwatch.probe import pending, transfer
+from gradwatch.pipeline import intake
+from gradwatch.probe import scalars
 from gradwatch.records import Array
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 from gradwatch.transforms import Outcome, When
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 
 
-class Late(transfer.Copy):
+class Late(scalars.Copy):
     """A copy that arrives ``delay`` optimizer steps after it was sent, and notes when it was waited for."""
 
     is_deferred = True
@@ -48,7 +49,7 @@ class Late(transfer.Copy):
 @pytest.fixture(autouse=True)
 def _late(monkeypatch: pytest.MonkeyPatch) -> None:
     Late.now, Late.delay, Late.waited = 0, 2, []
-    monkeypatch.setattr(transfer, "Copy", Late)
+    monkeypatch.setattr(scalars, "Copy", Late)
 
 
 class Clock(Callback):
@@ -157,7 +158,7 @@ def test_a_finding_that_comes_at_the_end_hides_no_other_error() -> None:
 
 
 def test_several_processes_take_a_snapshot_in_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "_is_alone", lambda: False)
+    monkeypatch.setattr(intake, "_is_alone", lambda: False)
     for delay in (0, 1, 100):  # whatever the device of one of them says
         Late.delay = delay
         model = network()

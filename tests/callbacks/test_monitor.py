@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from gradwatch import Finding, GradientError, GradientMonitor, GradientWarning, Snapshot
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 
 def quiet(**options: Any) -> GradientMonitor:

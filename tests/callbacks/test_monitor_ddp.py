@@ -11,7 +11,7 @@ from models import Net, loader, mlp, trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gradwatch import GradientMonitor
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 
 class Dealt(Net):

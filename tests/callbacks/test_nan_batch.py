@@ -12,7 +12,7 @@ from models import trainer
 from gradwatch import GradientMonitor, GradientTransform
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 from gradwatch.transforms import SkipNonFinite
 
 BAD_STEP = 150

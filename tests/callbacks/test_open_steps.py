@@ -221,7 +221,7 @@ def test_a_head_that_is_replaced_is_watched(tmp_path: Path) -> None:
 
 
 def read(folder: Path) -> list[Snapshot]:
-    from gradwatch.reporting.jsonl import read_record
+    from gradwatch.reporting.record import read_record
 
     return read_record(folder / "gradwatch.jsonl").snapshots
 
@@ -250,7 +250,7 @@ def test_a_fit_with_nothing_left_to_do_writes_nothing(tmp_path: Path, capsys: py
 
 
 def test_a_record_in_a_remote_folder(tmp_path: Path) -> None:
-    from gradwatch.reporting.jsonl import read_record
+    from gradwatch.reporting.record import read_record
 
     watching = monitor(record_path="memory://runs/one/gradwatch.jsonl")
     fit(watching, max_steps=3)

@@ -14,9 +14,9 @@ from models import loader, mlp
 from torch import Tensor, nn
 
 from gradwatch import BackwardTransform, GradientMonitor, GradientTransform, LayerwiseTraining, Stage
-from gradwatch.callbacks import either
-from gradwatch.callbacks.refusals import is_a
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.callbacks import kept_callback
+from gradwatch.callbacks.trainer_checks import is_a
+from gradwatch.reporting.record import read_record
 from gradwatch.transforms import ClipByGlobalNorm, NormalizeByNorm, Standardize, When
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
@@ -115,7 +115,7 @@ def test_what_is_refused_is_refused_there_too(tmp_path: Path) -> None:
 def test_callbacks_are_of_its_own_class_too_for_its_command_line() -> None:
     pl = pytest.importorskip("pytorch_lightning", reason="pytorch_lightning is not installed")
     # As gradwatch imports it in a project that has imported pytorch_lightning before, as LightningCLI's YAML does.
-    base = runpy.run_path(either.__file__)["EitherCallback"]
+    base = runpy.run_path(kept_callback.__file__)["EitherCallback"]
     assert issubclass(base, pl.Callback)
     assert issubclass(base, Callback)
 

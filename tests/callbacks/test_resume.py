@@ -14,7 +14,7 @@ from small_fits import Regression, fit, fit_until, trainer
 from torch import nn
 
 from gradwatch import Finding, GradientMonitor, Snapshot, default_detectors, watch
-from gradwatch.probe.history import History
+from gradwatch.pipeline.history import History
 
 
 class Noticed:

@@ -17,9 +17,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from small_fits import Regression, fit, fit_until, same_weights, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.callbacks.optimizer_run import OptimizerRun
-from gradwatch.callbacks.refusals import check_trainer
-from gradwatch.callbacks.transform import GradientTransform
+from gradwatch.callbacks.trainer_checks import check_trainer
+from gradwatch.callbacks.transform import GradientTransform, OptimizerRun
 from gradwatch.records import Finding
 from gradwatch.transforms import (
     AddNoise,

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradwatch.commands.annotations import place, workflow_commands
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.runs import Run
+from gradwatch.short_runs.run import Run
 
 NAN = Finding("nonfinite", ("a",), 3, 1.0, 0.0, "100 % of it\r\nis NaN", severity="error")
 DEAD = Finding("dead", ("b",), 3, 1.0, 0.0, "it is dead")

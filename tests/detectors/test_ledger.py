@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.detectors import Ledger
+from gradwatch.pipeline.ledger import Ledger
 from gradwatch.records import Finding, Snapshot
 
 LAYERS = tuple("abcdef")

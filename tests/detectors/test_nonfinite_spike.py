@@ -11,7 +11,7 @@ from small_runs import X, Y, classify, he, mlp, train
 from torch import Tensor, nn
 
 from gradwatch import NonFinite, Snapshot, Spike, Watcher, watch
-from gradwatch.detectors import Ledger
+from gradwatch.pipeline.ledger import Ledger
 
 NAN, INF = float("nan"), math.inf
 

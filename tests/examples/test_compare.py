@@ -23,7 +23,7 @@ from gradwatch.examples import compare, run
 from gradwatch.examples.comparison.results import Result, load
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradwatch.GradientWarning")
 

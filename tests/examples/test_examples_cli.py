@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gradwatch.examples.cli import main
 from gradwatch.examples.init_he import He
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 CONFIG = Path(__file__).parents[2] / "examples" / "remedy.yaml"
 

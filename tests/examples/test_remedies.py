@@ -33,7 +33,7 @@ from gradwatch.examples.skip_connection import SkipConnections
 from gradwatch.examples.skip_residual import Residual
 from gradwatch.examples.weight_decay import WeightDecay
 from gradwatch.records import Finding
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::gradwatch.GradientWarning")
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.probe.activations import UnitActivity, peaks_of, saturated_share, saturation_of
+from gradwatch.pipeline.watcher import Watcher
+from gradwatch.probe.dead_units import UnitActivity, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.norms import l2_norms
 from gradwatch.probe.parameters import ParameterReading, total_gradient_norm
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.trace import Trace
-from gradwatch.watch import Watcher
 
 
 def parameters() -> dict[str, nn.Parameter]:

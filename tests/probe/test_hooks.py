@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from gradwatch.probe.snapshot import Probe
+from gradwatch.probe.probe import Probe
 from gradwatch.records import Snapshot
 
 

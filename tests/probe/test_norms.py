@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradwatch.probe.norms import _l2_norms_scaled, l2_norms, nonfinite_counts, nonzero_counts
-from gradwatch.probe.snapshot import Probe
+from gradwatch.probe.probe import Probe
 
 
 @pytest.mark.parametrize("norms", [l2_norms, _l2_norms_scaled])

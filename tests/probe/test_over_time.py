@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch.probe.snapshot import Probe
+from gradwatch.probe.probe import Probe
 
 STEPS = 12
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch import Finding, GradientWarning, Snapshot, watch
 from gradwatch.metrics import GradientNorm
-from gradwatch.probe.find_ranks import find_ranks
+from gradwatch.probe.ranks import find_ranks
 
 pytestmark = needs_gloo
 
@@ -98,7 +98,7 @@ def sharded_by_fsdp2(rank: int) -> None:
 def one_collective_a_step(rank: int) -> None:
     from torch.distributed.tensor.debug import CommDebugMode
 
-    sys.modules["gradwatch.watch"].past_dispatch_modes = nullcontext  # let the counting mode see what is done
+    sys.modules["gradwatch.pipeline.watcher"].past_dispatch_modes = nullcontext  # the counting mode has to see
     model, whole = fsdp2(Net()), Net()
     optimizer, collectives = torch.optim.SGD(model.parameters(), lr=0.05), []
     with watch(model, every_n_steps=3, dense_steps=2, detectors=[]) as watcher:
@@ -195,7 +195,7 @@ def watched_losses(rank: int, model: nn.Module, **options: Any) -> tuple[list[fl
 
 def a_failure_on_one_rank_stops_no_other(rank: int) -> None:
     expected, _ = watched_losses(rank, ddp(Net()))
-    hooks, probe = sys.modules["gradwatch.probe.hooks"], sys.modules["gradwatch.probe.snapshot"]
+    hooks, probe = sys.modules["gradwatch.probe.hooks"], sys.modules["gradwatch.probe.probe"]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True):
         patch.setattr(hooks, "saturated_share", FailsOnOne(rank, hooks.saturated_share, calls=2))
         losses, watcher = watched_losses(rank, ddp(Net()))

@@ -10,7 +10,7 @@ from every_remedy import Classifier, Unguarded, labelled, mlp, of
 from torch import Tensor, nn
 
 from gradwatch.remedies import GuardOperations, NotApplicable, Setup
-from gradwatch.remedies.guarded import Guarded
+from gradwatch.remedies.guard import Guarded
 
 SINGULAR: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "sqrt": (torch.sqrt, 0.0),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradwatch.remedies import InitializeAgain, NotApplicable, ReplaceActivations
-from gradwatch.remedies.theory import critical_gain, gain_at_depth, normalized_gain
+from gradwatch.theory import critical_gain, gain_at_depth, normalized_gain
 
 GAINS = {nn.ReLU: 2**0.5, nn.SELU: 1.0, nn.GELU: critical_gain("GELU"), nn.LeakyReLU: critical_gain("LeakyReLU")}
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, OneCycleLR, SequentialLR, StepLR
 
 from gradwatch.remedies import ChangeOptimizer, LowerLearningRate, NotApplicable, Setup, WarmUp
-from gradwatch.remedies.same_batches import SameBatches
+from gradwatch.short_runs.batches import SameBatches
 
 RATE = 0.1
 
@@ -114,7 +114,7 @@ class TestForms:
 
 
 def _first_rate(configured: Any) -> float:
-    from gradwatch.remedies.configured import optimizers_in
+    from gradwatch.short_runs.optimizers_of_module import optimizers_in
 
     return float(optimizers_in(configured)[0].param_groups[0]["lr"])
 

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from gradwatch.remedies import Advice, NotApplicable, Remedy, Setup
-from gradwatch.remedies.same_batches import SameBatches
+from gradwatch.short_runs.batches import SameBatches
 
 MODEL_CHANGES = [name for name, (remedy, _) in CASES.items() if remedy.changes_model]
 COMPARED = [name for name in MODEL_CHANGES if not name.startswith(("RescaleInputs", "RescaleTargets"))]

@@ -41,10 +41,10 @@ from gradwatch.remedies import (
     RescaleTargets,
     Setup,
     TrainAll,
-    suggest,
 )
-from gradwatch.remedies.optimizer_remedy import optimizers_of
-from gradwatch.remedies.prediction import Flow, predicted_flow
+from gradwatch.remedies.optimizer import optimizers_of
+from gradwatch.trial import suggest
+from gradwatch.trial.prediction import Flow, predicted_flow
 
 
 @dataclass(frozen=True)

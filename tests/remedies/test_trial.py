@@ -31,9 +31,9 @@ from gradwatch.remedies import (
     Setup,
     SkipBadSteps,
     UnfreezeAll,
-    try_remedies,
 )
 from gradwatch.remedies.remedy import ModelRemedy
+from gradwatch.trial import try_remedies
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,7 @@ def test_what_is_wrong_is_refused(call: Callable[[], Any], error: type[Exception
 
 def test_what_is_for_the_user_to_change_is_in_the_report() -> None:
     from gradwatch.remedies import Advice
-    from gradwatch.remedies.result import Trial
-    from gradwatch.remedies.rows import Row
+    from gradwatch.trial.result import Row, Trial
 
     advice = Advice("unguarded operation", "Guard the log.", "x = torch.log(x + 1e-6)")
     text = Trial((Row(None, 0.5),), "val_acc", True, 10, 0, advice=(advice,)).markdown()

@@ -23,9 +23,9 @@ from gradwatch.remedies import (
     LowerLearningRate,
     NotApplicable,
     Setup,
-    try_remedies,
 )
-from gradwatch.remedies.same_batches import SameBatches, with_same_batches
+from gradwatch.short_runs.batches import SameBatches, with_same_batches
+from gradwatch.trial import try_remedies
 
 
 def data_set(samples: int = 48) -> TensorDataset:

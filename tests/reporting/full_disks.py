@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
-from gradwatch.reporting import lines
+from gradwatch.reporting import record_files
 
 PAGE = 4096  # bytes; a tmpfs gives out whole ones
 
@@ -42,7 +42,7 @@ class InjectedDisk:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self._left: float = float("inf")
-        write_some, append = lines.write_some, LocalFileSystem.append
+        write_some, append = record_files.write_some, LocalFileSystem.append
 
         def record_write(file: Any, content: bytes) -> int:
             return write_some(file, self._taken(content))
@@ -53,7 +53,7 @@ class InjectedDisk:
             if len(part) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(lines, "write_some", record_write)
+        monkeypatch.setattr(record_files, "write_some", record_write)
         monkeypatch.setattr(LocalFileSystem, "append", event_append)
 
     def _taken(self, content: bytes) -> bytes:

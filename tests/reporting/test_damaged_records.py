@@ -17,7 +17,7 @@ from shown_runs import FINDING, INF, vanishing_run
 
 from gradwatch.containment import OutOfService
 from gradwatch.records import Snapshot
-from gradwatch.reporting.jsonl import JsonlRecord, Record, read_record
+from gradwatch.reporting.record import JsonlRecord, Record, read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore:gradwatch. .* cannot be read")
 OUT = OutOfService("layer net.1", 3, "RuntimeError: no storage")

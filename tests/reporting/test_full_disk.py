@@ -17,8 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.containment import OutOfService
 from gradwatch.records import Snapshot
-from gradwatch.reporting import event_writer, lines
-from gradwatch.reporting.jsonl import JsonlRecord, read_record
+from gradwatch.reporting import events as event_files
+from gradwatch.reporting import record_files
+from gradwatch.reporting.record import JsonlRecord, read_record
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
 __all__ = ["disk"]
@@ -29,7 +30,7 @@ FULL = "OSError: No space left on device"
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no Snapshot wait for the next."""
-    monkeypatch.setattr(lines, "_WAITS", -1.0)
+    monkeypatch.setattr(record_files, "_WAITS", -1.0)
 
 
 def deep(step: int, count: int = 400) -> Snapshot:
@@ -146,8 +147,8 @@ def test_a_file_that_may_no_longer_be_written_raises_nothing(tmp_path: Path, mon
 
     with closing(JsonlRecord(tmp_path / "logs" / "gradwatch.jsonl")) as record:
         record.snapshot(deep(0))
-        monkeypatch.setattr(lines, "write_some", fail)
-        monkeypatch.setattr(lines, "open_at_last_line", fail)
+        monkeypatch.setattr(record_files, "write_some", fail)
+        monkeypatch.setattr(record_files, "open_at_last_line", fail)
         record.finding(FINDING)
         record.finding(FINDING)
     assert record.trouble.endswith("(PermissionError: Permission denied)")
@@ -233,7 +234,7 @@ def test_a_closed_writer_that_cannot_be_opened_is_tried_again_only_now_and_then(
         tries.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(event_writer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(event_files.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(writer, "_get_file_writer", fail)
     for step in range(1, 9):
         report.snapshot(replace(run[0], step=step))

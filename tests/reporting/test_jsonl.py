@@ -11,7 +11,7 @@ import pytest
 from shown_runs import FINDING, INF, NAN, vanishing_run
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.jsonl import JsonlRecord, read_record
+from gradwatch.reporting.record import JsonlRecord, read_record
 
 
 @pytest.fixture

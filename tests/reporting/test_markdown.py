@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from shown_runs import DIAGNOSIS, FINDING
 
-from gradwatch.reporting.markdown import findings_text
+from gradwatch.reporting.text import findings_text
 
 
 def test_an_open_finding_has_its_cause_and_what_to_try_as_a_list() -> None:

@@ -8,8 +8,7 @@ import pytest
 from shown_runs import FINDING, INF, NAN, vanishing_run
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.canvas import every_so_many, log_ticks, png
-from gradwatch.reporting.pictures import bars, calls_picture, heat_map
+from gradwatch.reporting.pictures import bars, calls_picture, every_so_many, heat_map, log_ticks, png
 
 
 def deep(count: int, **columns: object) -> Snapshot:

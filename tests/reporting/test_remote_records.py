@@ -13,9 +13,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from shown_runs import FINDING, vanishing_run
 
-from gradwatch.reporting import remote
-from gradwatch.reporting.jsonl import JsonlRecord, read_record
-from gradwatch.reporting.remote import RemoteCopy, remote_url
+from gradwatch.reporting import record_files
+from gradwatch.reporting.record import JsonlRecord, read_record
+from gradwatch.reporting.record_files import RemoteCopy, remote_url
 
 URL = "memory://runs/first/gradwatch.jsonl"
 
@@ -24,14 +24,14 @@ URL = "memory://runs/first/gradwatch.jsonl"
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryFileSystem, "store", {})
     monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(remote.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(record_files.tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(remote.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(record_files.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.records import Snapshot
-from gradwatch.reporting import event_file, tensorboard
+from gradwatch.reporting import events, tensorboard
 from gradwatch.reporting.keys import scalars, tensorboard_tags
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
@@ -277,7 +277,7 @@ def test_records_are_whole_with_checksums_in_c(writer: SummaryWriter) -> None:
     report = TensorBoardReport(writer)
     for step in range(3):
         report.snapshot(Snapshot(step, ("a", "b"), grad_norm=[1e-3, step]))
-    assert event_file.guard(writer) is event_file.guard(writer) is not None
+    assert events.guard(writer) is events.guard(writer) is not None
     assert [event.value for event in read(writer).Scalars("grad_norm/01 b")] == [0.0, 1.0, 2.0]
 
 
@@ -285,11 +285,13 @@ def test_records_are_whole_with_checksums_in_c(writer: SummaryWriter) -> None:
 def test_where_tensorboard_is_built_otherwise_it_is_left_as_it_is(
     writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch, private: str
 ) -> None:
-    events = writer.file_writer.event_writer
-    thread = events._async_writer._worker
-    owner = {"_async_writer": events, "_worker": events._async_writer, "_record_writer": thread}.get(private)
+    event_writer = writer.file_writer.event_writer
+    thread = event_writer._async_writer._worker
+    owner = {"_async_writer": event_writer, "_worker": event_writer._async_writer, "_record_writer": thread}.get(
+        private
+    )
     with monkeypatch.context() as hidden:
-        hidden.delattr(owner or thread._record_writer, private)
-        assert event_file.guard(writer) is None
+        hidden.delattr(owner, private)
+        assert events.guard(writer) is None
     TensorBoardReport(writer).snapshot(vanishing_run()[0])
     assert read(writer).Tags()["scalars"]

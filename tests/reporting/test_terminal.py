@@ -12,8 +12,7 @@ from rich.console import Console
 from shown_runs import DIAGNOSIS, FINDING, INF, NAN, vanishing_run
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.table import MOST_ROWS
-from gradwatch.reporting.terminal import layer_table, print_summary, side_by_side, summary
+from gradwatch.reporting.terminal import MOST_ROWS, layer_table, print_summary, side_by_side, summary
 
 
 def printed(thing: Any, width: int = 120, **options: Any) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.words import listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import listed, number, open_kinds, percent, shortened
 
 
 @given(st.floats(1e-99, 1e99))

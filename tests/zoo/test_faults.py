@@ -18,9 +18,9 @@ from zoo_learner import STEPS, WIDE, assert_same_end, in_one_line, trained
 
 import gradwatch
 from gradwatch import Finding, GradientError, GradientMonitor, Snapshot
+from gradwatch.pipeline.history import History
 from gradwatch.probe import hooks
-from gradwatch.probe.assembly import Assembly
-from gradwatch.probe.history import History
+from gradwatch.probe.columns import Assembly
 from gradwatch.probe.parameters import ParameterReading
 from gradwatch.probe.scalars import DeviceScalars
 
@@ -117,13 +117,13 @@ def a_snapshot_cannot_be_made(patch: pytest.MonkeyPatch) -> None:
 
 def layers_cannot_be_found(patch: pytest.MonkeyPatch) -> None:
     """Those of a model; a monitor that waits for one looks at an empty module."""
-    module = sys.modules["gradwatch.probe.snapshot"]
+    module = sys.modules["gradwatch.probe.probe"]
     find = failing_at(0, module.find_layers, lambda model, *_: bool(list(model.children())))
     patch.setattr(module, "find_layers", find)
 
 
 def diagnosis_fails(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sys.modules["gradwatch.watch"], "diagnose", fail)
+    patch.setattr(sys.modules["gradwatch.pipeline.watcher"], "diagnose", fail)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from zoo_learner import STEPS, TRUSTED, Learner, Outcome, assert_same_end, in_on
 from zoo_ranked import trained_by_two
 
 from gradwatch import GradientMonitor
-from gradwatch.reporting.jsonl import read_record
+from gradwatch.reporting.record import read_record
 
 LAST = 9  # the step of the last checkpoint before the process is killed
 

@@ -14,7 +14,7 @@ from blind.programs_scales_list import SCALES
 from blind.programs_sequences_list import SEQUENCES
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradwatch.preflight.judged import judged_training
+from gradwatch.preflight.verdict import judged_training
 
 BUGS = {**RATES, **SCALES, **CUTS, **LOSSES, **SEQUENCES}
 PROGRAMS = {**BUGS, **HEALTHY}

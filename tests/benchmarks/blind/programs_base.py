@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
-from gradwatch.records.diagnosis import Cause
+from gradwatch.records import Cause
 
 Rule = Callable[[Iterable[nn.Parameter]], Optimizer]
 

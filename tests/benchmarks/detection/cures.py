@@ -100,7 +100,8 @@ def _first(remedies: Sequence[Any]) -> Any:
 
 def choose(program: Program, name: str) -> dict[str, Any]:
     """A remedy for each way of choosing one, None where there is none."""
-    from gradwatch.remedies import Advice, suggest, try_remedies
+    from gradwatch.remedies import Advice
+    from gradwatch.trial import suggest, try_remedies
 
     monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
     fit(_setup(program, CHOSEN), program, CHOSEN, monitor)

@@ -1,0 +1,290 @@
+"""The pipeline, free of any trainer: probe -> detectors -> findings, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.containment import Containment, OnError, OutOfService, RaisedOnPurpose
+from gradwatch.diagnosis import diagnose
+from gradwatch.pipeline.intake import Intake
+from gradwatch.pipeline.ledger import OnFinding
+from gradwatch.pipeline.optimizer_step import LossScale
+from gradwatch.pipeline.schedule import Schedule
+from gradwatch.probe.parameters import Settings
+from gradwatch.probe.probe import Probe
+from gradwatch.probe.ranks import Ranks
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
+
+
+class Watcher:
+    """Watches a model's optimizer steps: which are measured, what they held, what is wrong.
+
+    A loop of your own needs ``with`` and :meth:`step`; one that clips calls :meth:`read` before the clip. A trainer
+    calls :meth:`begin`, :meth:`read` before the optimizer's step, and :meth:`end`. From a CUDA device a Snapshot, and
+    what is found in it, comes a step or more later, as nobody waits for it.
+
+    Attributes:
+        history: the Snapshots; when there are more than ``history_size``, every second one is let go.
+        steps: how many optimizer steps have ended.
+
+    Args:
+        model: any module.
+        every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
+        detectors: objects or functions; None takes all with their defaults.
+        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of those to leave out.
+        on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function that is called with the Finding that opens.
+        total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
+        history_size: how many Snapshots are kept.
+        measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
+        on_error: ``"warn"`` switches off what fails inside of the watching, says so once and lets the training go on;
+            ``"raise"`` is for tests, and for people who debug a detector. None takes the environment variable
+            ``GRADWATCH_ON_ERROR``, else ``"warn"``.
+        ranks: processes whose numbers are added up, by which all watch the model; None finds those of DDP and FSDP.
+
+    Raises:
+        ValueError: for a number out of range, an unknown ``on_finding``, or a pattern that matches no layer.
+        GradientError: by :meth:`end` and :meth:`step`, when a finding opens and ``on_finding`` is ``"raise"``.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with watch(model) as watcher:
+        ...     loss = model(torch.ones(4, 2)).square().mean()
+        ...     loss.backward()
+        ...     snapshot = watcher.step(optimizer, loss)  # reads the gradients, then steps the optimizer
+        >>> snapshot.step, watcher.findings
+        (0, [])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every_n_steps: int = 50,
+        dense_steps: int = 20,
+        detectors: Sequence[Detector] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        on_finding: OnFinding = "warn",
+        total_norm_every_step: bool = False,
+        history_size: int = 500,
+        measure_eagerly: bool = False,
+        on_error: OnError | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.steps = 0
+        self.containment = Containment(on_error)
+        self._every_total = total_norm_every_step
+        self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly, containment=self.containment)
+        self.containment.speaks = self._probe.speaks
+        self.intake = Intake(
+            Schedule(every_n_steps, dense_steps),
+            detectors,
+            on_finding,
+            history_size,
+            containment=self.containment,
+            aloud=self._probe.speaks,
+            shared=self._probe.ranks is not None,
+        )
+        self.history = self.intake.history
+        self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their parts of the total norm
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All Findings so far, open and closed, in the order they opened."""
+        return self.intake.ledger.findings
+
+    @property
+    def out_of_service(self) -> list[OutOfService]:
+        """The parts of the watching that failed and were switched off, in the order in which they did."""
+        return self.containment.failures
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a finding has opened and ``on_finding`` is ``"stop"``."""
+        return self.intake.should_stop
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the step under way is measured."""
+        return self._probe.is_attached
+
+    @property
+    def norms(self) -> list[Tensor]:
+        """What was read of the total gradient norm in the step under way, one of each optimizer that has gradients."""
+        return [norm for norm in self._read.values() if norm is not None]
+
+    @property
+    def total_norm(self) -> Tensor | None:
+        """Total gradient norm of the step under way, on the device; None before it was read, or of cut-up gradients."""
+        with self.contained():
+            return self._probe.whole(next(reversed(self.norms), None))
+        return None
+
+    @contextmanager
+    def contained(self) -> Iterator[None]:
+        """Let no error and no operation of the watching reach the training; after an error nothing more is measured."""
+        try:
+            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+                yield
+        except RaisedOnPurpose:
+            raise
+        except Exception as error:
+            self._probe.fail(error)
+
+    def begin(self) -> None:
+        """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
+        self._read = {}
+        self.containment.step = self.steps
+        if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
+            with self.contained():
+                self._probe.attach()
+
+    def pause(self) -> None:
+        """Take the hooks off the model while it does something else than train, such as a validation."""
+        self._probe.pause()
+
+    def resume(self) -> None:
+        """Put the hooks back where :meth:`pause` has taken them off."""
+        with self.contained():
+            self._probe.resume()
+
+    def abandon(self) -> None:
+        """Drop the step under way: what was seen of it is forgotten, and it does not count."""
+        self._read = {}
+        self._probe.detach()
+
+    def expect(self, loss: Tensor) -> None:
+        """Take in the loss before its backward pass: in this step only its gradients count, and no penalty's."""
+        if self.is_measuring:
+            with self.contained():
+                self._probe.loss_pass.expect(loss)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return True if several processes measure the same steps, none of which may leave one out alone."""
+        return self._probe.ranks is not None
+
+    @property
+    def has_seen_gradients(self) -> bool:
+        """Return True if a gradient has come to a layer's output in the step under way."""
+        return self._probe.has_seen_gradients
+
+    def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
+        """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
+        self._read[id(optimizer)] = None
+        with self.contained():
+            looks = self.is_measuring or self._every_total
+            params = [param for group in optimizer.param_groups for param in group["params"]] if looks else []
+            if self.is_measuring:
+                self._probe.read(params, scale, Settings.of(optimizer))
+            part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
+            self._read[id(optimizer)] = part
+
+    def read_again(self) -> None:
+        """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
+        with self.contained():
+            self._probe.read_again()
+
+    def end(
+        self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
+    ) -> Snapshot | None:
+        """End an optimizer step; returns the latest Snapshot that has arrived: on a CPU its own, if it was measured.
+
+        Args:
+            loss: of this step.
+            loss_scale: what it was multiplied by for the backward pass, on the device.
+            skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
+        """
+        step, self.steps, latest = self.steps, self.steps + 1, None
+        with self.contained():
+            self.intake.traces.append(step, loss, self.norms if self._every_total else [], skipped)
+        self._finish(step, loss_scale, skipped)
+        with self.contained():
+            latest = self.intake.take(step)
+        if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
+            self._probe.detach()
+        self.intake.announce()
+        return latest
+
+    def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor) -> None:
+        """End what is measured. Whatever fails before, other processes wait for what this one adds to the sums."""
+        if not self.is_measuring:
+            return
+        if not (self.norms or self.is_shared):  # no gradient at all: a training step that was left out
+            self._probe.detach()
+            return
+        if self.is_shared:  # the sums of the last measured step tell how much room those of this one need
+            with self.contained():
+                self.intake.catch_up()
+        self.read_again()
+        with self.contained():
+            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=scale, skipped=skipped))
+
+    def step(
+        self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any
+    ) -> Snapshot | None:
+        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; returns what :meth:`end` returns.
+
+        Args:
+            optimizer: what is stepped.
+            loss: of this step, for its trace; a device scalar is not waited for.
+            scaler: the ``torch.amp.GradScaler`` by which it was scaled; ``scaler.update()`` stays with you.
+            **kwargs: passed on to ``optimizer.step``.
+        """
+        scale = LossScale(scaler, optimizer)
+        if id(optimizer) not in self._read:
+            scale.unscale_()
+            self.read(optimizer, scale.left)
+        scale.step(self.read_again, **kwargs)
+        try:
+            return self.end(loss, loss_scale=scale.value, skipped=scale.skipped)
+        finally:  # a finding that is raised may be caught
+            self.begin()
+
+    def diagnosis(self) -> list[Diagnosis]:
+        """Return the likely causes of what was found, the likeliest first."""
+        return diagnose(self.findings, self.history)
+
+    def close(self, *, quietly: bool = False) -> None:
+        """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
+        self._probe.detach()
+        with self.contained():
+            self._probe.sweep()
+        with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+            self.intake.close(quietly=quietly)
+
+    def __enter__(self) -> Watcher:
+        self.begin()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(quietly=kind is not None)  # what is found late hides no other error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy holds what was recorded and watches nothing."""
+        return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: steps, findings, detectors' memory, some Snapshots, and of which layers."""
+        own = {"steps": self.steps, "layers": list(self._probe.layers)}
+        return own | {"activity": self._probe.activity.state_dict(), **self.intake.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where an earlier run stopped."""
+        self.steps = self._probe.since = state["steps"]
+        layers = self._probe.layers
+        if set(state.get("layers", layers)) == set(layers):
+            self._probe.activity.load_state_dict(state.get("activity", {}))
+        self.intake.load_state_dict(state, layers)
+
+
+watch = Watcher  # "with gradwatch.watch(model) as watcher:" reads better than the class's name

@@ -1,0 +1,145 @@
+"""What a short look is enough for: findings that a longer training would take back are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from gradwatch.diagnosis import diagnose
+from gradwatch.diagnosis.evidence import with_gradient
+from gradwatch.preflight.first_pass import Recorder, Seen
+from gradwatch.preflight.rules import ranked
+from gradwatch.probe.layers import ROOT
+from gradwatch.records import Cause, Finding, Kind, Snapshot
+from gradwatch.short_runs.loop import train_in_a_loop
+from gradwatch.short_runs.run import Run
+from gradwatch.short_runs.trainer import train_with_a_trainer
+
+# Half the units of a deep ReLU network may rest in one batch; AUTOTRAINER (Zhang et al., ICSE 2021) calls a network
+# dying where 70 % of the gradient's entries are zero.
+_DEAD = 0.7
+_GATED = ("LSTM", "GRU")
+
+
+def believed(run: Run, recorder: Recorder) -> Run:
+    """The run with the findings that one pass, or a few steps, are enough for, and their causes.
+
+    Left out are units that rest, gated cells over their calls, as their gates open in training, and the parameters of
+    modules that wait for their turn, one head or expert of several: not called, or with a gradient at another step.
+
+    Example:
+        >>> dead = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
+        >>> believed(Run("Net", (Snapshot(0, ("relu",)),), (dead,)), Recorder()).findings
+        ()
+    """
+    if not run.history:
+        return run
+    kept = tuple(filter(None, (_kept(finding, run.history, recorder) for finding in run.findings)))
+    return replace(run, findings=kept, diagnoses=tuple(diagnose(kept, run.history)))
+
+
+def idle(snapshot: Snapshot, recorder: Recorder) -> list[str]:
+    """Layers that were not called.
+
+    Example:
+        >>> idle(Snapshot(0, ("first", "second"), params=("first.weight", "second.weight")), Recorder())
+        ['first', 'second']
+    """
+    owners = dict.fromkeys(map(_owner, snapshot.params))
+    return [layer for layer in owners if layer not in recorder.called]
+
+
+def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
+    if finding.kind == "dead" and finding.value < _DEAD:
+        return None
+    if finding.kind == "vanishing" and all(_is_gated(layer, history[-1]) for layer in finding.layers):
+        return None
+    if finding.kind == "stalled" and set(finding.layers) & set(history[0].left_out):
+        last = history[-1].left_out  # in a first step, another optimizer may still have its turn
+        return finding if len(history) > 1 and set(finding.layers) <= set(last) else None
+    if finding.kind == "stalled":
+        moved = with_gradient(history)
+        stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
+        return replace(finding, layers=stuck) if stuck else None
+    return finding
+
+
+def _is_gated(layer: str, snapshot: Snapshot) -> bool:
+    kind = snapshot.kinds[snapshot.layers.index(layer)]
+    return layer in snapshot.calls and any(gate in kind for gate in _GATED)
+
+
+def _owner(param: str) -> str:
+    return param.rpartition(".")[0] or ROOT
+
+
+_KNOWN = (*get_args(Cause), *get_args(Kind))
+
+
+def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = (), **settings: Any) -> Run:
+    """Train a copy for a few steps, and judge it.
+
+    Args:
+        module: a LightningModule, or any module where ``loss`` is among the settings.
+        data: a batch, a DataLoader or a LightningDataModule.
+        allow: causes, or kinds of findings, that are no fault here.
+        **settings: of :func:`gradwatch.runs.train_in_a_loop` where there is a loss, else of
+            :func:`gradwatch.runs.train_with_a_trainer`.
+
+    Raises:
+        TypeError: when a plain module comes without a loss, or a module can't be copied.
+        ValueError: when ``allow`` has a name that is no cause and no kind of finding.
+
+    Example:
+        >>> import torch
+        >>> pixels = 255 * torch.rand(64, 2), torch.rand(64, 1)
+        >>> run = judged_training(nn.Linear(2, 1), pixels, loss=nn.MSELoss(), steps=1, allow=["exploding"])
+        >>> run.diagnoses[0].cause
+        'unscaled input'
+    """
+    require_known(allow)
+    recorder = Recorder()
+    train: Callable[..., Run] = train_in_a_loop if settings.get("loss") is not None else train_with_a_trainer
+    if train is train_with_a_trainer and not isinstance(module, LightningModule):
+        raise TypeError(
+            f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function, such "
+            f"as loss=torch.nn.functional.cross_entropy, and (inputs, targets) as a batch"
+        )
+    run = train(module, data, observer=recorder, **settings)
+    run = believed(run, recorder)
+    if not run.trouble:
+        run = replace(run, diagnoses=tuple(ranked(Seen(run, recorder, data))))
+    return _without(run, allow) if allow else run
+
+
+def require_known(allow: Iterable[str]) -> None:
+    """Refuse what is no cause and no kind of finding.
+
+    Raises:
+        ValueError: with the names there are.
+
+    Example:
+        >>> require_known(["unscaled input", "dead"])
+    """
+    unknown = [name for name in allow if name not in _KNOWN]
+    if unknown:
+        raise ValueError(f"allow has {unknown[0]!r}; expected names of causes or findings: {', '.join(_KNOWN)}")
+
+
+def _without(run: Run, allow: Collection[str]) -> Run:
+    excused = {finding for cause in run.diagnoses if cause.cause in allow for finding in cause.findings}
+
+    def stays(finding: Finding) -> bool:
+        return finding.kind not in allow and finding not in excused
+
+    findings = tuple(filter(stays, run.findings))
+    diagnoses = [
+        replace(cause, findings=tuple(filter(stays, cause.findings)))
+        for cause in run.diagnoses
+        if cause.cause not in allow and (not cause.findings or any(map(stays, cause.findings)))
+    ]
+    return replace(run, findings=findings, diagnoses=tuple(diagnoses))

@@ -1,0 +1,366 @@
+"""Opening a record for more lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from io import FileIO
+from itertools import accumulate
+from pathlib import Path, PurePath
+from typing import IO, Any, BinaryIO, NamedTuple
+
+import fsspec
+
+from gradwatch.reporting.losses import Gap, in_words
+
+_START = b'{"type": "'  # of every line of a record
+_BLOCK = 1 << 16  # bytes
+
+
+def open_at_last_line(path: Path) -> FileIO:
+    r"""Open a record for more lines: half a line at its end is cut off; a file that is no record is refused.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: when it is no record.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
+        >>> _ = path.write_text('{"type": "remark"}\n{"type": "sna')
+        >>> open_at_last_line(path).close()
+        >>> path.read_text()
+        '{"type": "remark"}\n'
+    """
+    if path.exists() and path.stat().st_size:
+        with path.open("r+b") as file:
+            if not _START.startswith(file.read(len(_START))):
+                raise ValueError(f"{path} exists and is no record of gradwatch; give another path, or move it away")
+            file.truncate(_end_of_last_line(file))
+    return path.open("ab", buffering=0)
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Find the last line break by reading backwards; a map of the file would kill the process where the disk fails."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - _BLOCK, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def write_some(file: FileIO, content: bytes) -> int:
+    """Write as many bytes as the disk takes, and return their number; raise an OSError where it takes none."""
+    written = file.write(content)
+    if not written:  # a caller that goes on until all is written would not end
+        raise OSError("the file takes no more bytes")
+    return written
+
+
+_MOST_WAITING = 1 << 20  # bytes
+_WAITS = 1.0  # seconds; to flush every line cost 1.2 ms of a step's 10 ms where files are slow
+
+
+class Line(NamedTuple):
+    """One line of a record, with its line break.
+
+    Attributes:
+        content: the line as bytes.
+        kind: its type: ``header``, ``snapshot``, ``finding``, ``lost`` or ``out_of_service``.
+        step: the optimizer step to which it belongs.
+    """
+
+    content: bytes
+    kind: str
+    step: int
+
+
+class LineFile:
+    """Appends lines to a file, and never raises because of its disk once it is open.
+
+    Lines wait in memory for up to a second. Those that the disk does not take are dropped and counted, and the file is
+    cut back to the end of its last whole line. The next lines are tried again. When one reaches the file, a line of
+    type ``lost`` goes before it, and then the latest header, which may be among what was lost.
+
+    Args:
+        path: the file; an existing one is continued.
+        name: where the record is, for messages.
+
+    Raises:
+        OSError: when the file cannot be opened.
+        ValueError: when the file exists and is no record.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
+        >>> lines = LineFile(path, str(path))
+        >>> lines.add('{"type": "snapshot", "step": 0}', "snapshot", 0)
+        >>> lines.close()
+        >>> path.read_text().splitlines(), lines.lost, lines.trouble
+        (['{"type": "snapshot", "step": 0}'], 0, '')
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._file: FileIO | None = open_at_last_line(path)
+        self._closed = False
+        self._waiting: list[Line] = []
+        self._size = 0
+        self._flushed = float("-inf")
+        self._header: Line | None = None
+        self._failed = False
+        self._gap = Gap()  # lost since the file was last told of it
+        self._all_lost = Gap()
+        self._error = ""
+        self._error_at_close = ""
+
+    @property
+    def lost(self) -> int:
+        """Number of Snapshots and Findings that could not be written."""
+        return self._all_lost.lines
+
+    @property
+    def trouble(self) -> str:
+        """What was lost and why, in words; empty where nothing was."""
+        lost = f"{self._all_lost} could not be written to {self._name} ({self._error})" if self.lost else ""
+        late = f"the last lines of {self._name} may be missing ({self._error_at_close})" if self._error_at_close else ""
+        return "; ".join(filter(None, (lost, late)))
+
+    def add(self, text: str, kind: str, step: int, *, at_once: bool = False) -> None:
+        """Add a line; write it now if it may not wait, or if the last writing is more than a second ago.
+
+        Raises:
+            ValueError: when the file was closed.
+        """
+        if self._closed:
+            raise ValueError(f"{self._name} is closed; open it again to add lines")
+        content = text.encode() + b"\n"
+        self._waiting.append(Line(content, kind, step))
+        self._size += len(content)
+        due = kind != "header" and time.monotonic() - self._flushed > _WAITS  # a header waits for its snapshot
+        if at_once or due or self._size > _MOST_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all lines that wait."""
+        self._flushed = time.monotonic()
+        if not (self._waiting or self._gap.lines):
+            return
+        first = list(self._told_first())
+        lines = [*first, *self._waiting]
+        self._waiting, self._size = [], 0
+        written = self._append(b"".join(line.content for line in lines))
+        whole = _whole_lines(lines, written)
+        if whole < len(lines):
+            whole = 0 if whole <= len(first) else whole  # a gap is not over while no line after it is in the file
+            self._cut_back(written - sum(len(line.content) for line in lines[:whole]))
+        self._settle(lines, whole)
+
+    def close(self) -> None:
+        """Write what waits and close the file; may be called twice."""
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        try:
+            if self._file:
+                self._file.close()
+        except OSError as error:  # a network's file system may tell of a full disk only now
+            self._error_at_close = in_words(error)
+
+    def _told_first(self) -> Iterable[Line]:
+        """Yield what has to stand before the first line after a failure."""
+        if self._gap.lines:
+            yield Line(self._gap.as_json().encode() + b"\n", "lost", self._gap.last_step)
+        if self._failed and self._header:
+            yield self._header
+
+    def _append(self, content: bytes) -> int:
+        """Write as much as the disk takes; return how many bytes it took."""
+        written = 0
+        try:
+            self._file = self._file or open_at_last_line(self._path)
+            while written < len(content):  # on a disk that is nearly full a part is written first
+                written += write_some(self._file, content[written:] if written else content)
+        except (OSError, ValueError) as error:  # ValueError: something else stands in the file's place by now
+            self._error = in_words(error)
+        return written
+
+    def _cut_back(self, excess: int) -> None:
+        """Cut off what was written last, and open the file anew, which helps where the disk was mounted anew."""
+        with suppress(OSError):
+            if self._file:
+                self._file.truncate(self._file.tell() - excess)
+        with suppress(OSError):
+            if self._file:
+                self._file.close()
+        self._file = None
+        with suppress(OSError, ValueError):
+            self._file = open_at_last_line(self._path)
+
+    def _settle(self, lines: Sequence[Line], whole: int) -> None:
+        """Count the lines that are not in the file; those that must not be missing wait for the next time."""
+        self._failed = whole < len(lines)
+        for place, line in enumerate(lines):
+            if line.kind == "header":
+                self._header = line
+            elif line.kind == "lost":
+                self._gap = self._gap if place >= whole else Gap()
+            elif place >= whole:
+                self._lose(line)
+
+    def _lose(self, line: Line) -> None:
+        if line.kind in ("snapshot", "finding"):
+            self._gap = self._gap.widened(line.kind, line.step)
+            self._all_lost = self._all_lost.widened(line.kind, line.step)
+        else:
+            self._waiting.append(line)
+
+
+def _whole_lines(lines: Iterable[Line], written: int) -> int:
+    """Return how many of some lines the first so many bytes hold."""
+    ends = accumulate(len(line.content) for line in lines)
+    return sum(end <= written for end in ends)
+
+
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z0-9+.:-]+)?://")  # one letter is a drive of Windows
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_SPACING = 30.0  # seconds between two uploads, at least
+_UPLOAD_SHARE = 0.01  # of the time may go into uploads
+
+
+def remote_url(path: str | Path) -> str:
+    """Return the URL of a remote place; empty for a place on this machine.
+
+    ``Path`` makes one slash of two; a Path that begins with a protocol that fsspec knows is read as the URL it was.
+
+    Raises:
+        ValueError: for a protocol that fsspec does not know.
+        ImportError: when the protocol needs a package that is not installed; it names the package.
+
+    Example:
+        >>> remote_url("memory://run/gradwatch.jsonl"), remote_url(Path("memory://run") / "gradwatch.jsonl")
+        ('memory://run/gradwatch.jsonl', 'memory://run/gradwatch.jsonl')
+        >>> remote_url("logs/gradwatch.jsonl"), remote_url("file:///logs/gradwatch.jsonl")
+        ('', '')
+    """
+    url = _as_url(path)
+    is_local = not url or isinstance(fsspec.core.url_to_fs(url)[0], fsspec.get_filesystem_class("file"))
+    return "" if is_local else url
+
+
+def local_path(path: str | Path) -> Path:
+    """Return the path of a place on this machine.
+
+    Example:
+        >>> local_path("logs/gradwatch.jsonl").as_posix(), local_path("file:///logs/gradwatch.jsonl").as_posix()
+        ('logs/gradwatch.jsonl', '/logs/gradwatch.jsonl')
+    """
+    url = _as_url(path)
+    return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
+
+
+def open_to_read(path: str | Path) -> IO[bytes]:
+    """Open a record at any place.
+
+    Raises:
+        OSError: when it is not there or cannot be opened.
+    """
+    url = remote_url(path)
+    file: IO[bytes] = fsspec.open(url, "rb").open() if url else local_path(path).open("rb")
+    return file
+
+
+def _as_url(path: str | Path) -> str:
+    text = path.as_posix() if isinstance(path, PurePath) else str(path)
+    collapsed = _ONE_SLASH.match(text) if isinstance(path, PurePath) else None
+    if collapsed and collapsed[1] in fsspec.available_protocols():
+        text = f"{collapsed[1]}://{text[collapsed.end() :]}"
+    return text if _PROTOCOL.match(text) else ""
+
+
+class RemoteCopy:
+    """A file on this machine that is uploaded to a remote place now and then, as most of these cannot append.
+
+    An existing file at the remote place is fetched, so that its lines are kept. Uploads are 30 seconds apart at least,
+    and take at most about 1 % of the time. One that fails is tried again the next time. The local file is removed at
+    the end, except where the last upload failed.
+
+    Args:
+        url: the remote place.
+
+    Attributes:
+        path: the local file.
+        trouble: the latest upload's failure in words; empty where it worked.
+
+    Raises:
+        Exception: what the file system raises when the place cannot be reached.
+
+    Example:
+        >>> copy = RemoteCopy("memory://example/notes.txt")
+        >>> _ = copy.path.write_text("hello")
+        >>> copy.close()
+        >>> fsspec.filesystem("memory").cat("/example/notes.txt"), copy.path.exists(), copy.trouble
+        (b'hello', False, '')
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._files: Any
+        self._files, self._place = fsspec.core.url_to_fs(url)
+        handle, name = tempfile.mkstemp(prefix="gradwatch-", suffix=".jsonl")
+        os.close(handle)
+        self.path = Path(name)
+        self.trouble = ""
+        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
+        self._next = time.monotonic() + _SPACING
+        self._fetch()
+
+    def _fetch(self) -> None:
+        folder = self._place.rpartition("/")[0]
+        with suppress(PermissionError):  # many a bucket may be written to and not be made
+            self._files.makedirs(folder, exist_ok=True)
+        # Not exists(), which says no where the network fails: the next upload would replace the record that is there.
+        with suppress(FileNotFoundError):
+            self._files.get_file(self._place, str(self.path))
+
+    def upload_if_due(self) -> None:
+        """Upload the file if the last upload is long enough ago."""
+        if time.monotonic() >= self._next:
+            self._upload()
+
+    def close(self) -> None:
+        """Upload the file a last time and remove it here; keep it where the upload failed."""
+        if not self._remove.alive:
+            return
+        self._upload()
+        if self.trouble:
+            self._remove.detach()
+        self._remove()
+
+    def _upload(self) -> None:
+        started = time.monotonic()
+        try:
+            self._files.put_file(str(self.path), self._place)
+            self.trouble = ""
+        except Exception as error:  # each file system raises its own kinds
+            self.trouble = (
+                f"the latest lines could not be uploaded to {self._url} ({in_words(error)}); they are in {self.path}"
+            )
+        now = time.monotonic()
+        self._next = now + max(_SPACING, (now - started) / _UPLOAD_SHARE)
+
+
+def _remove(path: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked process must not remove it
+        with suppress(OSError):
+            path.unlink()

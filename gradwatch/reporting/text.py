@@ -1,0 +1,177 @@
+"""Numbers and lists of layers as short text, the same in tables, pictures and messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gradwatch.records import Diagnosis, Finding, Snapshot
+
+
+def number(value: float) -> str:
+    """Two or three digits, six characters at most; empty for NaN, which stands for no value.
+
+    Example:
+        >>> [number(value) for value in (1.234e-7, 0.01234, 0.5, 12.34, 1234.0, 1.2e5, 0.0, math.inf, math.nan)]
+        ['1.2e-7', '0.012', '0.500', '12.3', '1234', '1.2e5', '0', 'inf', '']
+    """
+    size = abs(value)
+    if math.isnan(value) or value == 0 or math.isinf(value):
+        return "" if math.isnan(value) else f"{value:g}"
+    if not 1e-3 <= size < 9999.5:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits}e{int(exponent)}"
+    return f"{value:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3}f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent; empty for NaN. What is above 0 is never shown as 0, nor what is below 1 as 100.
+
+    Example:
+        >>> percent(0.0), percent(1e-5), percent(0.256), percent(0.999), percent(math.nan)
+        ('0', '<1', '26', '>99', '')
+    """
+    if math.isnan(share):
+        return ""
+    if 0 < share < 0.01:
+        return "<1"
+    return ">99" if 0.99 < share < 1 else f"{share * 100:.0f}"
+
+
+def shortened(name: str, width: int) -> str:
+    """A name of at most ``width`` characters; the middle goes first, as both ends tell layers apart.
+
+    Example:
+        >>> shortened("encoder.layers.11.self_attn.out_proj", 20)
+        'encode...tn.out_proj'
+    """
+    if len(name) <= width:
+        return name
+    tail = max((width - 3) * 2 // 3, 1)
+    return f"{name[: max(width - 3 - tail, 0)]}...{name[-tail:]}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row; of many only the first ones and the last.
+
+    Example:
+        >>> listed(["a", "b"]), listed(list("abcdefgh"))
+        ('a, b', 'a, b, c ... h (8 in all)')
+    """
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} ... {names[-1]} ({len(names)} in all)"
+
+
+def open_kinds(snapshot: Snapshot, findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
+    """Layer -> kinds of the open findings about it or about one of its parameters; a healthy layer is left out.
+
+    Example:
+        >>> finding = Finding("stalled", ("head.weight",), step=0, value=1, threshold=0, message="no gradient")
+        >>> open_kinds(Snapshot(0, ("body", "head")), [finding])
+        {'head': ('stalled',)}
+    """
+    kinds: dict[str, dict[str, None]] = {layer: {} for layer in snapshot.layers}
+    for finding in findings:
+        for name in finding.layers if finding.is_open else ():
+            owner = name.rpartition(".")[0] or ("(root)" if name in snapshot.params else "")
+            kinds.get(name if name in kinds else owner, {})[finding.kind] = None
+    return {layer: tuple(found) for layer, found in kinds.items() if found}
+
+
+_HEADS = ("kind", "layers", "since step", "until step", "value", "threshold")
+
+
+def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = ()) -> str:
+    """A table of the findings, the open ones first; below it what each open one says, its cause and what to try.
+
+    The sentences stand below, as TensorBoard breaks words where a table has a wide column.
+
+    Example:
+        >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
+        >>> print(findings_text([finding]))
+        **1 open finding**, 0 closed
+        <BLANKLINE>
+        | kind | layers | since step | until step | value | threshold |
+        | --- | --- | --- | --- | --- | --- |
+        | **vanishing** | `fc` | 3 | open | 1.0e-7 | 0.001 |
+        <BLANKLINE>
+        **vanishing** since step 3: it vanishes
+    """
+    known = list(diagnoses)
+    alone = [f"**{d.cause}**, without a finding. {d.evidence} {_tries(d)}" for d in known if not d.findings]
+    if not findings:
+        return "\n\n".join(alone) or "No finding so far."
+    open_ones = [finding for finding in findings if finding.is_open]
+    closed = [finding for finding in findings if not finding.is_open]
+    count = f"**{len(open_ones)} open finding{'s' * (len(open_ones) != 1)}**, {len(closed)} closed"
+    table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
+    texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
+    return "\n\n".join([count, table, *texts, *alone])
+
+
+def _finding_row(finding: Finding) -> str:
+    kind = f"**{finding.kind}**" if finding.is_open else finding.kind
+    until = "open" if finding.closed_step is None else str(finding.closed_step)
+    limits = [number(finding.value), number(finding.threshold)]
+    return _row([kind, f"`{listed(finding.layers)}`", str(finding.step), until, *limits])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
+    parts = [f"**{finding.kind}** since step {finding.step}: {finding.message}"]
+    for diagnosis in diagnoses:
+        parts += [f"Cause: **{diagnosis.cause}**. {diagnosis.evidence} {_tries(diagnosis)}"]
+    return "\n\n".join(parts)
+
+
+def _tries(diagnosis: Diagnosis) -> str:
+    remedies = (f"{place}. {remedy}" for place, remedy in enumerate(diagnosis.remedies, 1))
+    return "\n".join(["Try, in this order:\n", *remedies])
+
+
+def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = ()) -> Table:
+    """A row for each cause, the likeliest first, then one for each finding that none explains.
+
+    Args:
+        findings: what was found.
+        diagnoses: why.
+
+    Example:
+        >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
+        >>> cause = Diagnosis("saturating activation", "The Sigmoid takes 0.2.", 0.9, (finding,), ("ReLU",))
+        >>> table = verdict([finding], [cause])
+        >>> [column.header for column in table.columns], table.row_count
+        (['found', 'cause and evidence', 'what to do'], 1)
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), leading=1, expand=True)
+    for head, ratio in (("found", 3), ("cause and evidence", 5), ("what to do", 4)):
+        table.add_column(head, ratio=ratio, overflow="fold")
+    for diagnosis in diagnoses:
+        found = "\n".join(map(_found, diagnosis.findings)) or "before a finding opened"
+        table.add_row(Text(found), _cause(diagnosis), Text(_steps(diagnosis.remedies)))
+    explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
+    for finding in findings:
+        if finding not in explained:
+            table.add_row(Text(_found(finding)), Text(finding.message), Text())
+    return table
+
+
+def _found(finding: Finding) -> str:
+    until = "" if finding.closed_step is None else f", gone at step {finding.closed_step}"
+    return f"{finding.kind} since step {finding.step}{until}: {listed(finding.layers)}"
+
+
+def _cause(diagnosis: Diagnosis) -> Text:
+    return Text.assemble((diagnosis.cause, "bold"), "\n", diagnosis.evidence)
+
+
+def _steps(remedies: Sequence[str]) -> str:
+    return "\n".join(f"{place}. {remedy}" for place, remedy in enumerate(remedies, 1))

@@ -1,0 +1,103 @@
+"""What a short training showed, and how it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.text import Text
+
+from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.reporting.terminal import layer_table
+from gradwatch.reporting.text import number, verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A short training: what was measured at each step, what was found, why, and whether it ended in an error.
+
+    Attributes:
+        name: class of the module that was trained.
+        history: a Snapshot of each step.
+        findings: all of them, also those that have closed.
+        diagnoses: their causes, the likeliest first.
+        error: what the training raised; None where it came to its end.
+
+    Example:
+        >>> run = Run("Net", (Snapshot(0, (), loss=2.0), Snapshot(1, (), loss=1.5)))
+        >>> run.is_healthy, run.headline
+        (True, 'healthy: Net, 2 steps, loss 2.00 to 1.50')
+    """
+
+    name: str
+    history: tuple[Snapshot, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
+    error: Exception | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps were made."""
+        return self.history[-1].step + 1 if self.history else 0
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Loss of the first and of the last step; NaN where none is known, ``inf`` where it was NaN."""
+        known = [snapshot.loss for snapshot in self.history if not math.isnan(snapshot.loss)]
+        return (known[0], known[-1]) if known else (math.nan, math.nan)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether there were steps, and nothing was found in them."""
+        return bool(self.history) and not (self.findings or self.diagnoses or self.error)
+
+    @property
+    def headline(self) -> str:
+        """The result in a line."""
+        first, last = self.losses
+        loss = "" if math.isnan(first) else f", loss {number(first)} to {number(last)}"
+        what = f"{self.name}, {self.steps} step{'s' * (self.steps != 1)}{loss}"
+        return f"{'healthy' if self.is_healthy else 'not healthy'}: {what}"
+
+    @property
+    def trouble(self) -> str:
+        """Why it is no training at all, in a sentence; empty where it is one."""
+        if self.error is not None:
+            return f"the training raised {type(self.error).__name__}: {self.error}"
+        if not self.history:
+            return "no optimizer step was made: expected batches, and a training_step that returns a loss"
+        return ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Render the headline; where something is wrong, also the layers and the verdict."""
+        yield Text(self.headline, style="bold green" if self.is_healthy else "bold red")
+        if self.is_healthy:
+            return
+        if self.trouble:
+            yield Text(self.trouble, style="bold red")
+        if self.history:
+            mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
+            yield Text()
+            yield layer_table(self.history[-1], self.findings, "", options.max_width, mark)
+        if self.findings or self.diagnoses:
+            yield Text()
+            yield verdict(self.findings, self.diagnoses)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+def as_text(renderable: RenderableType, width: int = 100) -> str:
+    """What a terminal of that width would show, without colours.
+
+    Example:
+        >>> as_text(Text("healthy", style="bold green"))
+        'healthy'
+    """
+    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

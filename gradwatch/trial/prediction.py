@@ -1,0 +1,136 @@
+"""What a remedy will do to the gradient's way through the network, from measured gains and theory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from gradwatch.records import Snapshot
+from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.initialization import InitializeAgain
+from gradwatch.remedies.normalization import InsertNormalization
+from gradwatch.remedies.remedy import Remedy
+from gradwatch.remedies.residual import AddSkips, count_skips
+from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
+from gradwatch.theory import critical_gain, gain_at_depth, normalized_gain, width_spread
+
+
+class Flow:
+    """The gradient's way through a network: its hidden layers, and what they made of it.
+
+    Attributes:
+        pairs: each hidden layer with the activation behind it.
+        blocks: how many of them a skip connection could go around.
+        measured: log10 of the gradient at the first hidden layer's output over that at the last one's.
+    """
+
+    def __init__(self, module: nn.Module, history: Sequence[Snapshot] = (), batch: Any = None) -> None:
+        self.pairs = hidden_pairs(events_of(module, batch))[:-1]
+        self.blocks = count_skips(module)
+        self.measured = _measured(history) if history else self._from_weights()
+
+    @property
+    def kinds(self) -> list[str]:
+        """The hidden activations' classes."""
+        return [after.kind if after else "Identity" for _, after in self.pairs]
+
+    def _from_weights(self) -> float:
+        gains = [_sigma(layer) for layer, _ in self.pairs]
+        pairs = zip(self.kinds, gains, strict=True)
+        return sum(math.log10(max(gain_at_depth(kind, gain, 1), 1e-30)) for kind, gain in pairs if gain > 0)
+
+
+def _measured(history: Sequence[Snapshot]) -> float:
+    """Of the first Snapshot that has two hidden layers with weights and a gradient: a remedy starts there again."""
+    for snapshot in history:
+        is_layer = np.array(["Norm" not in kind for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
+        norms = snapshot.grad_output_rms[is_layer][:-1]  # without the head, whose few outputs say nothing of depth
+        norms = norms[(norms > 0) & np.isfinite(norms)]
+        if len(norms) > 1:
+            return float(np.log10(norms[0] / norms[-1]))
+    return 0.0
+
+
+def _sigma(layer: Event) -> float:
+    weight: Any = getattr(layer.module, "weight", None)
+    if weight is None or weight.dim() < 2 or weight.numel() < 2:
+        return 0.0
+    return float(weight.detach().float().std()) * math.sqrt(weight[0].numel())
+
+
+def health(flow: float) -> float:
+    """How well a gradient that changes by so many powers of ten on its way still trains the first layers, 0 to 1.
+
+    Example:
+        >>> health(0.0), health(-2.0), health(2.0), round(health(-6.0), 1)
+        (1.0, 0.5, 0.8, 0.1)
+    """
+    return 1 / (1 + (flow / (2 if flow < 0 else 4)) ** 2)  # one that grows still trains them
+
+
+def predicted_flow(remedy: Remedy, flow: Flow) -> float:
+    """Powers of ten by which the gradient will change from the last layer to the first, once the remedy is applied.
+
+    Example:
+        >>> blocks = [nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()) for _ in range(7)]
+        >>> flow = Flow(nn.Sequential(*blocks, nn.Linear(64, 2)))
+        >>> [round(predicted_flow(r, flow)) for r in (InitializeAgain(), ReplaceActivations(), AddSkips())]
+        [-1, 0, 0]
+    """
+    return _predict(remedy, flow)
+
+
+@singledispatch
+def _predict(remedy: Any, flow: Flow) -> float:
+    """A remedy that leaves the network as it is changes nothing about it."""
+    return flow.measured
+
+
+@_predict.register
+def _(remedy: ReplaceActivations, flow: Flow) -> float:
+    replaced = sum(kind in remedy.kinds for kind in flow.kinds)
+    if not replaced:
+        return flow.measured
+    left = flow.measured * (1 - replaced / len(flow.kinds))
+    gain = gain_at_depth(remedy.to, critical_gain(remedy.to), replaced)
+    spread = width_spread(_widths(flow)) if "ReLU" in remedy.to else 0.0
+    return left + replaced * math.log10(gain) - spread
+
+
+@_predict.register
+def _(remedy: InitializeAgain, flow: Flow) -> float:
+    kinds = flow.kinds
+    gains = [gain_at_depth(kind, critical_gain(kind), len(kinds)) for kind in kinds]
+    spread = width_spread(_widths(flow)) if "ReLU" in kinds and remedy.scheme != "orthogonal" else 0.0
+    return sum(map(math.log10, gains)) - spread
+
+
+@_predict.register
+def _(remedy: InsertNormalization, flow: Flow) -> float:
+    return sum(math.log10(normalized_gain(kind, centered=_over_batch(remedy, pair))) for kind, pair in _each(flow))
+
+
+@_predict.register
+def _(remedy: AddSkips, flow: Flow) -> float:
+    layers = max(len(flow.pairs) - 1, 1)  # behind the first, at whose output the way ends
+    skipped = min(flow.blocks, layers)
+    branch = flow.measured / layers
+    return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))
+
+
+def _each(flow: Flow) -> list[tuple[str, Event]]:
+    return [(kind, layer) for kind, (layer, _) in zip(flow.kinds, flow.pairs, strict=True)]
+
+
+def _over_batch(remedy: InsertNormalization, layer: Event) -> bool:
+    return remedy.kind == "batch" or (remedy.kind == "auto" and not isinstance(layer.module, nn.Linear))
+
+
+def _widths(flow: Flow) -> list[int]:
+    weights: list[Any] = [getattr(layer.module, "weight", None) for layer, _ in flow.pairs]
+    return [weight[0].numel() for weight in weights if weight is not None and weight.dim() > 1]

@@ -1,0 +1,252 @@
+"""By what trainings are compared."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gradwatch.records import Finding, Snapshot
+from gradwatch.remedies.remedy import Advice, Remedy
+from gradwatch.reporting.text import number
+
+TRAIN_LOSS = "train loss"
+_ACCURACY = re.compile(r"^val\w*?[_/. -]?(acc|accuracy)\b|^val.*acc", re.IGNORECASE)
+_LOSS = re.compile(r"^val.*loss", re.IGNORECASE)
+_HIGHER = re.compile(r"acc|auroc|auc|f1|precision|recall|r2|iou|dice|psnr|ssim|bleu|map\b", re.IGNORECASE)
+
+
+def choose_metric(names: Sequence[str]) -> str:
+    """A validation accuracy, which has the same unit whatever the loss; else a validation loss, else the train loss.
+
+    Example:
+        >>> choose_metric(["val_loss", "val_acc"]), choose_metric(["val/loss"]), choose_metric(["test_loss"])
+        ('val_acc', 'val/loss', 'train loss')
+    """
+    for pattern in (_ACCURACY, _LOSS):
+        found = [name for name in names if pattern.search(name)]
+        if found:
+            return found[0]
+    return TRAIN_LOSS
+
+
+def is_better_higher(metric: str) -> bool:
+    """Whether more of it is better, by its name.
+
+    Example:
+        >>> is_better_higher("val_f1"), is_better_higher("val_loss"), is_better_higher("train loss")
+        (True, False, False)
+    """
+    return "loss" not in metric and bool(_HIGHER.search(metric))
+
+
+def first_and_last(history: Sequence[Snapshot]) -> tuple[float, float]:
+    """Norms of the gradients of the first and the last layer with weights, norms left out, at the last measured step.
+
+    Example:
+        >>> first_and_last([Snapshot(0, ("a", "b"), grad_norm=[0.1, 2.0], weight_norm=[1.0, 1.0])])
+        (0.1, 2.0)
+    """
+    for snapshot in reversed(history):
+        no_norm = np.array(["Norm" not in kind for kind in snapshot.kinds], bool)
+        norms = snapshot.grad_norm[no_norm & (snapshot.weight_norm >= 0)]
+        if len(norms):
+            return float(norms[0]), float(norms[-1])
+    return float("nan"), float("nan")
+
+
+UNTREATED = "untreated"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training.
+
+    Attributes:
+        remedy: what was applied; None for the untreated one.
+        result: the metric at the end; NaN where there is none.
+        loss: mean training loss over the last tenth of the steps, in the untreated one's unit.
+        findings: those still open at the end.
+        first, last: norms of the gradients of the first and the last layer with weights, at the last measured step.
+        seconds: that it took.
+        error: why it has no result; empty where it has one.
+        code: the patch.
+    """
+
+    remedy: Remedy | None
+    result: float = math.nan
+    loss: float = math.nan
+    findings: tuple[Finding, ...] = ()
+    first: float = math.nan
+    last: float = math.nan
+    seconds: float = 0.0
+    error: str = ""
+    code: str = ""
+
+    @property
+    def name(self) -> str:
+        """The remedy with its settings, as short as its repr can be."""
+        return short_name(self.remedy) if self.remedy else UNTREATED
+
+    @property
+    def flow(self) -> float:
+        """Gradient of the first layer over that of the last."""
+        return self.first / self.last if self.last > 0 else math.nan
+
+
+def short_name(remedy: Remedy) -> str:
+    """A remedy with its first setting, and the others that differ from their defaults.
+
+    Example:
+        >>> from gradwatch.remedies import Clip, Combination, InitializeAgain
+        >>> short_name(Combination((Clip(), InitializeAgain("he", seed=0))))
+        "Clip(max_norm=1.0) + InitializeAgain(scheme='he')"
+    """
+    parts = getattr(remedy, "remedies", None)
+    if parts:
+        return " + ".join(map(short_name, parts))
+    if not is_dataclass(remedy):
+        return repr(remedy)
+    settings = [(one.name, getattr(remedy, one.name), one.default) for one in fields(remedy) if one.name != "kinds"]
+    told = [f"{name}={value!r}" for i, (name, value, default) in enumerate(settings) if i == 0 or value != default]
+    return f"{type(remedy).__name__}({', '.join(told)})"
+
+
+def rank(rows: Sequence[Row], higher_is_better: bool) -> tuple[Row, ...]:
+    """Finite results first, the best of them first; of equal ones the lower loss, then the earlier.
+
+    Example:
+        >>> rows = Row(None, 0.1), Row(None, error="it broke"), Row(None, 0.9)
+        >>> [row.result for row in rank(rows, higher_is_better=True)]
+        [0.9, 0.1, nan]
+    """
+    sign = -1 if higher_is_better else 1
+
+    def key(row: Row) -> tuple[bool, bool, float, float]:
+        finite = math.isfinite(row.result)
+        loss = row.loss if math.isfinite(row.loss) else math.inf
+        return bool(row.error), not finite, sign * row.result if finite else 0.0, loss
+
+    return tuple(sorted(rows, key=key))
+
+
+def cells_of(row: Row) -> list[str]:
+    """The row as text: remedy, result, loss, flow, findings or error, seconds."""
+    if row.error:
+        return [row.name, "", "", "", row.error, f"{row.seconds:.1f}"]
+    kinds = sorted({finding.kind for finding in row.findings})
+    flow = f"{row.flow:.1e}" if math.isfinite(row.flow) else ""
+    return [row.name, number(row.result), number(row.loss), flow, ", ".join(kinds) or "none", f"{row.seconds:.1f}"]
+
+
+def markdown_table(metric: str, rows: Sequence[Row]) -> str:
+    """The rows as a table in Markdown.
+
+    Example:
+        >>> print(markdown_table("val_acc", [Row(None, 0.5)]))
+        | remedy | val_acc | train loss | gradient, first / last layer | open findings | seconds |
+        | --- | --- | --- | --- | --- | --- |
+        | `untreated` | 0.500 |  |  | none | 0.0 |
+    """
+    heads = ["remedy", metric, "train loss", "gradient, first / last layer", "open findings", "seconds"]
+    lines = [heads, ["---"] * len(heads), *([f"`{cells[0]}`", *cells[1:]] for cells in map(cells_of, rows))]
+    return "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All trainings of a trial, the best first; what crashed stands at the end.
+
+    Attributes:
+        rows: ranked.
+        metric: what they are ranked by, such as ``val_accuracy``.
+        higher_is_better: of the metric.
+        steps, seed: of each training.
+        diagnoses: of the untreated training.
+        interrupted: whether it was broken off; the rows are those that were done.
+        advice: what would treat the causes too, but is for the user to change.
+    """
+
+    rows: tuple[Row, ...]
+    metric: str
+    higher_is_better: bool
+    steps: int
+    seed: int
+    diagnoses: tuple[Any, ...] = ()
+    interrupted: bool = False
+    advice: tuple[Advice, ...] = ()
+
+    @property
+    def untreated(self) -> Row:
+        """The training without a remedy."""
+        return next(row for row in self.rows if row.remedy is None)
+
+    @property
+    def best(self) -> Row | None:
+        """The best row that beats the untreated one, if any does."""
+        first = self.rows[0] if self.rows else None
+        return first if first is not None and first.remedy is not None and not first.error else None
+
+    @property
+    def patch(self) -> str:
+        """The code of the best remedy; empty where none beats the untreated training."""
+        return self.best.code if self.best else ""
+
+    def table(self) -> Table:
+        """The rows as a table for the terminal."""
+        table = Table(title=self._title(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for head in ("remedy", self.metric, "train loss", "first/last grad", "open findings", "seconds"):
+            table.add_column(head, justify="left" if head in ("remedy", "open findings") else "right")
+        for place, row in enumerate(self.rows):
+            style = "dim" if row.error else "bold green" if place == 0 and self.best else None
+            table.add_row(*map(Text, cells_of(row)), style=style)
+        return table
+
+    def _title(self) -> str:
+        broken = ", broken off" if self.interrupted else ""
+        better = "higher" if self.higher_is_better else "lower"
+        return f"gradwatch: {self.steps} steps each, seed {self.seed}; {better} {self.metric} is better{broken}"
+
+    def report(self, path: str | Path) -> None:
+        """Write table, diagnosis and patch as Markdown.
+
+        Args:
+            path: of the file; its folder is made where it is missing.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.markdown(), encoding="utf-8")
+
+    def markdown(self) -> str:
+        """The report as text."""
+        parts = ["# What cures this training", self._sentence(), "## Diagnosis", *_diagnosis_lines(self.diagnoses)]
+        parts += ["## Remedies", f"{self._title()}.", markdown_table(self.metric, self.rows)]
+        if self.best:
+            parts += ["## Patch", f"{self.best.name}:", f"```python\n{self.patch}\n```"]
+        if self.advice:
+            parts += ["## For you to change", *(f"- {advice.cause}: {advice.told}" for advice in self.advice)]
+        return "\n\n".join(parts) + "\n"
+
+    def _sentence(self) -> str:
+        before = number(self.untreated.result) or "not a number"
+        if self.best is None:
+            return f"No remedy beats the untreated training ({self.metric} {before})."
+        return f"{self.best.name} brings {self.metric} from {before} to {number(self.best.result)}."
+
+
+def _diagnosis_lines(diagnoses: Sequence[Any]) -> list[str]:
+    if not diagnoses:
+        return ["Nothing was found in the untreated training."]
+    return [f"- **{diagnosis.cause}**: {diagnosis.evidence}" for diagnosis in diagnoses]
