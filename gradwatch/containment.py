@@ -8,11 +8,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 OnError = Literal["warn", "raise"]
 T = TypeVar("T")
 
+_LIBRARIES = {
+    "contextlib", "gradwatch", "lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torch",
+    "torchmetrics",
+}  # fmt: skip
 ENVIRONMENT = "GRADWATCH_ON_ERROR"  # what on_error is where nobody sets it
 
 
@@ -156,9 +161,29 @@ def say(message: str) -> None:
         ...     say("the disk is full")
     """
     try:
-        warnings.warn(f"gradwatch: {message}", UserWarning, stacklevel=2)
+        warnings.warn(f"gradwatch: {message}", UserWarning, stacklevel=stacklevel_of_user())
     except UserWarning:
         print(f"gradwatch: {message}", file=sys.stderr)
+
+
+def stacklevel_of_user() -> int:
+    """Return the ``stacklevel`` at which a warning of the caller points at the user's code, past all libraries.
+
+    Example:
+        >>> stacklevel_of_user()  # an example is a user's code
+        1
+    """
+    frame, level = sys._getframe(1), 1
+    while frame is not None and is_library(frame):
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    return level if frame is not None else 1
+
+
+def is_library(frame: FrameType) -> bool:
+    """Return True if a frame runs code of torch, Lightning or gradwatch; its examples count as a user's code."""
+    name = str(frame.f_globals.get("__name__", ""))
+    is_typed = frame.f_code.co_filename.startswith("<")  # into a notebook, a prompt, a docstring
+    return name.partition(".")[0] in _LIBRARIES and not is_typed and not name.startswith("gradwatch.examples.")
 
 
 def _in_words(error: Exception) -> str:

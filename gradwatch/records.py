@@ -179,7 +179,7 @@ class Finding:
         step: optimizer step at which it began.
         value: what was measured.
         threshold: what it was held against.
-        message: a sentence with value, threshold and the next thing to try.
+        message: a sentence with what was measured, against what, and where.
         severity: ``"error"`` where training can't go on (NaN, Inf), else ``"warning"``.
         closed_step: optimizer step at which it was found gone; None while it lasts.
 
@@ -204,18 +204,23 @@ class Finding:
 
 
 class GradientWarning(UserWarning):
-    """What ``on_finding="warn"`` emits when a finding opens."""
+    """Emitted when a finding opens and ``on_finding`` is ``"warn"``."""
 
 
 class GradientError(RuntimeError):
-    """What ``on_finding="raise"`` raises when a finding opens; ``finding`` holds it."""
+    """Raised when a finding opens and ``on_finding`` is ``"raise"``.
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
+    Attributes:
+        finding: the one that opened.
+        cause: its likely cause in words, as far as it is known by then.
+    """
 
-    def __reduce__(self) -> tuple[type[GradientError], tuple[Finding]]:
-        return type(self), (self.finding,)
+    def __init__(self, finding: Finding, cause: str = "") -> None:
+        super().__init__(f"{finding.message} {cause}".strip())
+        self.finding, self.cause = finding, cause
+
+    def __reduce__(self) -> tuple[type[GradientError], tuple[Finding, str]]:
+        return type(self), (self.finding, self.cause)
 
 
 Detector = Callable[[Snapshot], "Iterable[Finding] | Finding | None"]

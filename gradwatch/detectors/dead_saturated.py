@@ -46,8 +46,7 @@ class Dead:
             value = float(snapshot.dead_fraction[worst])
             message = (
                 f"dead units: {value:.0%} of the units of {snapshot.kinds[worst]} {snapshot.layers[worst]} fire for no "
-                f"sample (healthy: below {self.fraction:.0%}). Try a lower learning rate, He initialization with zero "
-                f"biases, or LeakyReLU."
+                f"sample (healthy: below {self.fraction:.0%})."
             )
             layers = tuple(snapshot.layers[i] for i in dead)
             yield Finding("dead", layers, snapshot.step, value, self.fraction, message)
@@ -96,8 +95,7 @@ class Saturated:
             value = float(snapshot.saturated_fraction[worst])
             message = (
                 f"saturated units: {value:.0%} of the outputs of {snapshot.kinds[worst]} {snapshot.layers[worst]} lie "
-                f"where it is flat (healthy: below {self.fraction:.0%}). Try smaller initial weights (Xavier), scaled "
-                f"inputs, or a normalization layer before it."
+                f"where it is flat (healthy: below {self.fraction:.0%})."
             )
             layers = tuple(snapshot.layers[i] for i in flat)
             yield Finding("saturated", layers, snapshot.step, value, self.fraction, message)

@@ -16,7 +16,7 @@ from gradwatch.records import Array, Finding, Snapshot
 class Exploding:
     """The gradient grows by ``growth`` through the layers (or calls), or its total norm passes ``total_norm``.
 
-    Growth alone is no fault where the gradient is small; the layer's gradient must also outweigh its weights.
+    Growth does no harm where the gradient is small: the layer's gradient must also outweigh its weights.
 
     Args:
         growth: largest healthy rise from the faintest later layer (or call) to this one.
@@ -77,15 +77,12 @@ class Exploding:
     def _finding(
         self, snapshot: Snapshot, layers: tuple[str, ...], value: float, threshold: float, what: str
     ) -> Finding:
-        message = (
-            f"exploding gradient: {what} (healthy: below {threshold:g}). Try a smaller initialization, a normalization "
-            f"layer or clipping by the global norm."
-        )
+        message = f"exploding gradient: {what} (healthy: below {threshold:g})."
         return Finding("exploding", layers, snapshot.step, value, threshold, message)
 
 
 def rises(norms: Array) -> Array:
-    """Each norm as a multiple of the last one; exact zeros and non-finite values are left out and give 1.
+    """Return each norm as a multiple of the last one; 1 for exact zeros and non-finite values.
 
     The last, and not the smallest: a branch that starts near zero (ReZero, LoRA, a zero-initialized BatchNorm) is
     faint inside, and every layer before it would be loud.

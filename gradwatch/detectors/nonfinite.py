@@ -16,8 +16,8 @@ from gradwatch.records import Finding, Snapshot
 class NonFinite:
     """Names the first bad layer in forward order, where NaN enters the outputs, and in backward order.
 
-    A loss of an unmeasured step is looked at too, so the finding has the exact step. Gradients that a loss scaler met
-    and skipped are how it searches for its scale; they are a finding only after ``max_skips`` in a row.
+    The losses of unmeasured steps are looked at too, so that the finding has the exact step. A loss scaler searches its
+    scale by skipping steps whose gradients overflow: these are a finding only after ``max_skips`` in a row.
 
     Args:
         max_skips: skipped steps in a row that are not yet a fault. Default: halving 2 ** 16, PyTorch's initial scale,
@@ -76,15 +76,14 @@ class NonFinite:
         ]
         places = " and ".join(text for text in where if text)
         when = f"at step {step}" + (f", seen at step {snapshot.step}" if step != snapshot.step else "")
-        advice = "a division, log, sqrt or exp there" if forward or backward else "the learning rate and the input data"
         if not places:
             places = "in the loss" if np.isinf(snapshot.trace_loss).any() else "in the gradients"
         places += f" ({count:.0f} entries of the parameters' gradients)" if count else ""
-        return f"NaN or Inf {when}: {places}. Look at {advice}; a lower learning rate or clipping may avoid it."
+        return f"NaN or Inf {when}: {places}."
 
 
 def first_bad_layers(snapshot: Snapshot) -> tuple[str | None, str | None]:
-    """The first layer with a non-finite output, and the first one, coming from the loss, with a non-finite gradient."""
+    """Return the first layer with a non-finite output, and the first from the loss back with such a gradient."""
     forward = np.flatnonzero(np.isinf(snapshot.output_rms))
     gradient = np.isinf(snapshot.grad_output_norm) | np.isinf(snapshot.grad_norm) | (snapshot.nonfinite > 0)
     backward = np.flatnonzero(gradient)

@@ -15,8 +15,8 @@ from gradwatch.records import Finding, Snapshot
 
 
 @dataclass
-class History:
-    """What came before: the level of the first values, and the recent ones. Takes in finite values only."""
+class RecentValues:
+    """The first values of a quantity, which set its level, and the recent ones; finite values only."""
 
     recent: deque[float]
     first: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Spike:
     loud: float = 1.5
     sure: float = 10.0
     patience: int = field(default=1, init=False)
-    _histories: dict[str, History] = field(default_factory=dict, init=False, repr=False)
+    _histories: dict[str, RecentValues] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_positive(self, factor=self.factor, floor=self.floor, loud=self.loud, sure=self.sure)
@@ -92,7 +92,7 @@ class Spike:
         yield from (finding for finding in found if not calm or finding.value > self.sure * finding.threshold)
 
     def _is_harmless(self, snapshot: Snapshot) -> bool:
-        """Whether the loss is near its own recent mean: where a plateau ends, the gradient grows and does no harm."""
+        """Return True if the loss is near its recent mean: at the end of a plateau the gradient grows without harm."""
         past = list(self._histories["loss"].recent)[-self.delay :]
         return len(past) == self.delay and snapshot.loss < self.loud * sum(past) / self.delay
 
@@ -104,11 +104,12 @@ class Spike:
         """Go on with the histories of an earlier run."""
         length = self.window + self.delay
         self._histories = {
-            name: History(deque(saved["recent"], maxlen=length), list(saved["first"])) for name, saved in state.items()
+            name: RecentValues(deque(saved["recent"], maxlen=length), list(saved["first"]))
+            for name, saved in state.items()
         }
 
     def _look(self, name: str, steps: object, values: object) -> Iterator[Finding]:
-        history = self._histories.setdefault(name, History(deque(maxlen=self.window + self.delay)))
+        history = self._histories.setdefault(name, RecentValues(deque(maxlen=self.window + self.delay)))
         worst: tuple[float, float, int] | None = None
         for step, value in zip(np.asarray(steps).tolist(), np.asarray(values).tolist(), strict=True):
             limit = self._limit(history)
@@ -119,11 +120,11 @@ class Spike:
             ratio, limit, step = worst
             message = (
                 f"spike: {name} is {ratio * limit:.3g} at step {step}, {ratio * self.factor:.1f} times its recent mean "
-                f"(healthy: below {limit:.3g}). Look at that batch; try clipping or a lower learning rate."
+                f"(healthy: below {limit:.3g})."
             )
             yield Finding("spike", (name,), step, ratio * limit, limit, message)
 
-    def _limit(self, history: History) -> float | None:
+    def _limit(self, history: RecentValues) -> float | None:
         count = len(history.recent) - self.delay
         if count < self.start:
             return None

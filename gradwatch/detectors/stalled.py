@@ -14,18 +14,20 @@ from gradwatch.records import Array, Finding, Snapshot
 
 @dataclass
 class Stalled:
-    """Parameters that the optimizer holds and that require a gradient get none, or one that is exactly zero.
+    """Parameters of the optimizer get no gradient, or one that is exactly zero; or some belong to no optimizer.
 
-    A detached branch, a module that is not used, a head that gives no gradient (a softmax over one unit). A parameter
-    that had a gradient once is only at rest (an expert, a head of another task), unless nearly all are without. So is
-    one whose name differs by a number from such that come and go: an expert that was not drawn yet. A bias alone, whose
-    layer's weight has a gradient, cancels in what follows: a difference of two outputs, a normalization, a softmax.
+    The usual reasons are a detached branch, an unused module, or a head that gives no gradient (a softmax over one
+    unit). These parameters are only at rest, and no finding:
 
-    Found too are parameters that get a gradient and stand in no optimizer, though their module is in training mode: a
-    part that was forgotten. One that is kept as it is on purpose is in evaluation mode, as a rule, or frozen.
+    - one that had a gradient before (an expert, the head of another task), unless nearly all are without;
+    - one whose name differs by a number from others that come and go: an expert that was not drawn yet;
+    - a bias alone, whose layer's weight has a gradient: it cancels in a difference, a normalization or a softmax.
+
+    Parameters with a gradient that belong to no optimizer are a finding while their module is in training mode. A part
+    that is kept fixed on purpose is in evaluation mode, as a rule, or frozen.
 
     Args:
-        share: of all parameters that are without a gradient, from which on those count too that had one.
+        share: of the parameters; where more are without a gradient, those that had one before count too.
         patience: measured steps in a row until it is a finding: a head that is used in one batch out of several, and a
             branch that starts at zero (ReZero, LoRA), are healthy.
 
@@ -54,7 +56,7 @@ class Stalled:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all without a gradient, and one for all without an optimizer."""
         yield from _left_out(snapshot)
-        norms = np.asarray(snapshot.param_grad_norm)
+        norms = snapshot.param_grad_norm
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
@@ -70,8 +72,7 @@ class Stalled:
             none = int(np.isnan(norms[stalled]).sum())
             message = (
                 f"stalled: {len(names)} of {len(norms)} parameters get no gradient ({none} None, {len(names) - none} "
-                f"exactly zero), among them {', '.join(names[:3])}. Look for a detach(), an unused module or a head "
-                f"without a gradient; freeze what should not learn."
+                f"exactly zero), among them {', '.join(names[:3])}."
             )
             yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, message)
 
@@ -87,20 +88,20 @@ class Stalled:
 def _left_out(snapshot: Snapshot) -> Iterator[Finding]:
     if snapshot.left_out:
         message = (
-            f"stalled: {len(snapshot.left_out)} parameters get a gradient, but stand in no optimizer, among them "
-            f"{', '.join(snapshot.left_out[:3])}. Give the optimizer model.parameters(); freeze what should not learn."
+            f"stalled: {len(snapshot.left_out)} parameters get a gradient, but belong to no optimizer, among them "
+            f"{', '.join(snapshot.left_out[:3])}."
         )
         yield Finding("stalled", snapshot.left_out, snapshot.step, float(len(snapshot.left_out)), 0.0, message)
 
 
 def _cancels(place: int, names: tuple[str, ...], norms: Array) -> bool:
-    """Whether a parameter is the bias of a layer whose weight has a gradient."""
+    """Return True if a parameter is the bias of a layer whose weight has a gradient."""
     weight = names[place].removesuffix("bias") + "weight"
     return names[place].endswith("bias") and weight in names and bool(norms[names.index(weight)] > 0)
 
 
 def _patterns(name: str) -> list[str]:
-    """The name with one of its numbers left open, for each number.
+    """Return the name with one of its numbers left open, for each number.
 
     Example:
         >>> _patterns("experts.3.0.weight")

@@ -15,15 +15,15 @@ _GATED = ("GRU", "LSTM")
 
 @dataclass(frozen=True)
 class Vanishing:
-    """The gradient at the first layers' outputs is a tiny share of what it is nearer to the loss.
+    """The gradient at the first layers' outputs is a tiny share of the gradient nearer to the loss.
 
-    It is held against the run's own layers, never against an absolute bound, which can't tell a converged model from
-    a vanishing one. It is the norm that is compared: with an initialization that suits the forward pass (He's fan-in)
-    it keeps its size through wide and narrow layers, where the root mean square does not. The faint layers have to
-    reach down to the first one that learns, so that a branch which starts at zero on purpose (ReZero, LayerScale, LoRA)
-    is no finding. A layer that is called many times is looked at over its calls in the same way, a recurrent network
-    over its time steps; one with gates, which are half shut at first and which it learns to open, may fall by the
-    square of the ratio.
+    Layers are compared with one another. An absolute bound can't tell a converged model from a vanishing gradient.
+    The norm is compared, not the root mean square: with an initialization that suits the forward pass (He's fan-in)
+    it keeps its size through wide and narrow layers. The faint layers have to reach down to the first one that learns,
+    so that a branch which starts at zero on purpose (ReZero, LayerScale, LoRA) is no finding.
+
+    A layer that is called many times is compared over its calls, a recurrent network over its time steps. One with
+    gates may fall by the square of the ratio: they are half shut at first, and it learns to open them.
 
     Args:
         ratio: largest healthy fall from the loudest later layer (or call) to this one.
@@ -75,14 +75,14 @@ class Vanishing:
 
     def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str) -> Finding:
         message = (
-            f"vanishing gradient: {where} it is {value:.1e} of what it is nearer to the loss (healthy: above "
-            f"{self.ratio:g}). Try ReLU with He initialization, normalization layers or skip connections."
+            f"vanishing gradient: {where} it is {value:.1e} times the gradient nearer to the loss (healthy: above "
+            f"{self.ratio:g})."
         )
         return Finding("vanishing", layers, snapshot.step, value, self.ratio, message)
 
 
 def fall(norms: Array) -> Array:
-    """Each norm as a share of the largest at or after it; 1 for the last, and where that is not finite.
+    """Return each norm as a share of the largest at or after it; 1 for the last, and where that is not finite.
 
     Example:
         >>> fall(np.array([1.0, 4.0, 2.0]))

@@ -1,96 +1,107 @@
-"""Causes in the data: the scale of what goes in, of what should come out, and single batches."""
+"""Causes in the data: the scale of inputs and targets, and single batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from gradwatch.diagnosis.evidence import NORMS, after, before, beginning, fallen, found, is_rising, told
-from gradwatch.records import Array, Diagnosis, Finding, Snapshot
+from gradwatch.diagnosis.evidence import Evidence, is_rising
+from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.layer_kinds import is_normalization
+from gradwatch.records import Array, Finding
 
-_LARGE_INPUT, _SMALL_INPUT, _LARGE_TARGET = 10.0, 0.01, 5.0
+# Initializations are made for inputs of unit variance (LeCun et al., Efficient BackProp, 1998, 4.3).
+SMALL_INPUT, LARGE_INPUT = 0.01, 10.0
+LARGE_TARGET = 5.0  # times the outputs
+GOES_WELL, LEARNS_TARGETS = 0.3, 0.7  # share of the first loss that is gone
+SOON = 50  # steps: a later spike has nothing to do with the scale of all inputs
+SQUARED_TOLERANCE, ABSOLUTE_TOLERANCE = 0.3, 0.05  # of the gradient that such a loss has at the outputs
+BEFORE_SPIKE = 3  # steps: the loss that follows a bad batch may be the larger one
+WINDOW, FEW = 20, 2  # losses
+CALM = 2.0  # the spike over the largest loss before it
+PEAK = 5.0  # the spike over the median losses just before and after it
+SIDE = 4  # losses, on either side of a spike
 
 
-def unscaled_input(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """What the first layer is given is far from 1 in size, and something is wrong."""
-    first = beginning(history)
-    if first is None or not np.isfinite(first.input_rms) or _is_normalized(first):
-        return None
+@rule("unscaled input", 0.95, from_start=True)
+def unscaled_input(evidence: Evidence) -> Claim | None:
+    """The input of the first layer is far from 1 in size, and something is wrong."""
+    first = evidence.first
     rms = first.input_rms
-    trouble = bool(findings) or fallen(history) < 0.3
-    if not trouble or _SMALL_INPUT <= rms <= _LARGE_INPUT or rms == 0:
+    normalizes_it = bool(first.kinds) and is_normalization(first.kinds[0])
+    if not np.isfinite(rms) or rms == 0 or SMALL_INPUT <= rms <= LARGE_INPUT or normalizes_it:
         return None
-    evidence = f"The root mean square of the first layer's input is {rms:.3g} (expected: about 1). {told(history)}"
-    about = tuple(f for f in findings if f.kind != "spike" or f.step < 50)
-    return Diagnosis("unscaled input", evidence, 0.95, about, ("standardize the inputs", "a BatchNorm in front"))
+    if not (evidence.findings or evidence.is_stuck(GOES_WELL)):
+        return None
+    text = f"The root mean square of the first layer's input is {rms:.3g} (expected: about 1). {evidence.loss_in_words}"
+    return Claim(text, tuple(f for f in evidence.findings if f.kind != "spike" or f.step < SOON))
 
 
-def unscaled_target(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+@rule("unscaled target", 0.9, from_start=True)
+def unscaled_target(evidence: Evidence) -> Claim | None:
     """The first loss is what targets much larger than the outputs give in a squared, or an absolute, error.
 
-    A squared error of n outputs has the gradient norm 2 sqrt(loss / n) at the outputs, an absolute one 1 / sqrt(n);
-    another loss that is large (a sum, a cross-entropy of huge outputs) has neither.
+    A squared error of n outputs has the gradient norm 2 sqrt(loss / n) at the outputs, an absolute one 1 / sqrt(n).
+    Another large loss (a sum, a cross-entropy of huge outputs) has neither.
     """
-    first = beginning(history)
-    if first is None or not 0 <= first.loss < np.inf or not (findings or fallen(history) < 0.7):
+    first = evidence.first
+    if not 0 <= first.loss < np.inf or not (evidence.findings or evidence.is_stuck(LEARNS_TARGETS)):
         return None
     outputs = np.flatnonzero(~np.isnan(first.output_rms) & (first.grad_output_norm > 0))
     if not len(outputs):
         return None
     last = outputs[-1]
-    rms, norm, mean = (float(c[last]) for c in (first.output_rms, first.grad_output_norm, first.grad_output_rms))
-    entries = (norm / mean) ** 2
-    target = np.sqrt(first.loss) if abs(norm / (2 * np.sqrt(first.loss / entries)) - 1) < 0.3 else 0.0
-    target = first.loss if abs(norm * np.sqrt(entries) - 1) < 0.05 else target
-    if not target > _LARGE_TARGET * max(rms, 1.0):
+    rms, norm, grad_rms = (float(c[last]) for c in (first.output_rms, first.grad_output_norm, first.grad_output_rms))
+    entries = (norm / grad_rms) ** 2
+    target = 0.0
+    if abs(norm / (2 * np.sqrt(first.loss / entries)) - 1) < SQUARED_TOLERANCE:
+        target = float(np.sqrt(first.loss))
+    if abs(norm * np.sqrt(entries) - 1) < ABSOLUTE_TOLERANCE:
+        target = first.loss
+    if not target > LARGE_TARGET * max(rms, 1.0):
         return None
-    evidence = (
+    text = (
         f"The first loss of {first.loss:.3g} is that of targets of about {target:.3g}, with outputs of {rms:.2g}. "
-        f"{told(history)}"
+        f"{evidence.loss_in_words}"
     )
-    return Diagnosis("unscaled target", evidence, 0.9, tuple(findings), ("standardize the targets", "a Huber loss"))
+    return Claim(text, evidence.findings)
 
 
-def outlier_batch(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """One step's loss stands out, and what came before it was calm; or what came in was not finite."""
-    spikes, broken = found(findings, "spike"), found(findings, "nonfinite")
-    remedies = ("look at that batch", "skip a step with a bad batch", "clip by the global norm")
-    bad = [s.step for s in history if np.isinf(s.input_rms)]
-    if bad and bad[0] > history[0].step and (len(bad) == 1 or not history[0].calls):  # a state comes in at each call
-        evidence = f"What came in at step {bad[0]} holds NaN or Inf, and at no measured step before."
-        return Diagnosis("outlier batch", evidence, 0.95, broken + spikes, remedies)
+@rule("outlier batch", {"input": 0.95, "spike": 0.8, "nonfinite": 0.6})
+def outlier_batch(evidence: Evidence) -> Claim | None:
+    """One step's loss stands out from calm losses before it, or one step's input was not finite."""
+    spikes, broken, history = evidence.found("spike"), evidence.found("nonfinite"), evidence.history
+    bad = [snapshot.step for snapshot in history if np.isinf(snapshot.input_rms)]
+    # A recurrent cell gets a state at each call, which a bad batch spoils for good.
+    if bad and bad[0] > evidence.first.step and (len(bad) == 1 or not evidence.first.calls):
+        text = f"The batch at step {bad[0]} contains NaN or Inf; earlier measured ones did not."
+        return Claim(text, broken + spikes, "input")
     for spike in spikes:
-        all_before = before(history, spike.step - 3)  # the loss that follows a bad batch may be the larger one
-        past = all_before[-20:]
-        is_calm = (
-            len(past) > 2
-            and (spike.layers[0] != "loss" or np.max(past) < spike.value / 2)
-            and not is_rising(all_before)
-        )
-        if is_calm or _is_peak(history, spike):
-            back = after(history, spike.step)
-            evidence = (
+        past = evidence.losses_before(spike.step - BEFORE_SPIKE)
+        if _is_calm(past, spike) or _is_peak(evidence, spike):
+            text = (
                 f"{spike.layers[0]} jumped to {spike.value:.3g} at step {spike.step} (limit {spike.threshold:.3g}); "
-                f"the losses before it had a median of {np.median(past):.3g}, those after it of {_median(back):.3g}."
+                f"the losses before it had a median of {_median(past[-WINDOW:]):.3g}, those after it of "
+                f"{_median(evidence.losses_after(spike.step)):.3g}."
             )
-            return Diagnosis("outlier batch", evidence, 0.8, spikes + broken, remedies)
-    if broken and not bad and not is_rising(before(history, broken[0].step)):
-        evidence = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
-        return Diagnosis("outlier batch", evidence, 0.6, broken + spikes, remedies)
+            return Claim(text, spikes + broken, "spike")
+    if broken and not bad and not is_rising(evidence.losses_before(broken[0].step)):
+        text = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
+        return Claim(text, broken + spikes, "nonfinite")
     return None
 
 
-def _is_peak(history: Sequence[Snapshot], spike: Finding) -> bool:
-    """The losses just before it and just after it are small: one batch of many odd ones, not a run that goes wrong."""
-    sides = before(history, spike.step)[-4:-1], after(history, spike.step)[1:4]
-    return all(len(side) > 2 and float(np.median(side)) < spike.value / 5 for side in sides)
+def _is_calm(past: Array, spike: Finding) -> bool:
+    """Return True if the losses before a spike neither rise nor come near it."""
+    if len(past) <= FEW or is_rising(past):
+        return False
+    return spike.layers[0] != "loss" or bool(np.max(past[-WINDOW:]) < spike.value / CALM)
+
+
+def _is_peak(evidence: Evidence, spike: Finding) -> bool:
+    """Return True if the losses on both sides are small: one batch of many odd ones, not a run that goes wrong."""
+    before, after = evidence.losses_before(spike.step)[-SIDE:-1], evidence.losses_after(spike.step)[1:SIDE]
+    return all(len(side) > FEW and float(np.median(side)) < spike.value / PEAK for side in (before, after))
 
 
 def _median(row: Array) -> float:
     return float(np.median(row)) if len(row) else float("nan")
-
-
-def _is_normalized(snapshot: Snapshot) -> bool:
-    """The first layer itself normalizes what comes in."""
-    return bool(snapshot.kinds) and snapshot.kinds[0] in NORMS

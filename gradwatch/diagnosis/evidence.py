@@ -1,130 +1,200 @@
-"""How a run went: its losses, where it began, what of it was found."""
+"""The facts of a run that rules of diagnosis ask for, each worked out once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
+from gradwatch.layer_kinds import is_bounded, is_normalization
 from gradwatch.records import Array, Finding, Snapshot
 
-EARLY = 10  # steps: what is wrong so soon is a matter of how training was set up, not of how it went
-_FIRST = 2  # steps, after which weights are what training has made of them
-_FEW = 8  # losses, below which nothing is said of how they went
+# Where a constant of this room names no source, it follows from the mechanism in its rule and was checked on half
+# `develop` of tests/benchmarks/detection.
+EARLY = 10  # steps: what is wrong so soon comes from the set-up of the training, not from its course
+SETTLED = 2  # steps after which the weights are what training has made of them
+MIN_LOSSES = 8  # with fewer nothing is said about the loss
+NO_PROGRESS = 0.1  # share of the first loss; a run that has lost less is stuck
+LEARNS = 0.5  # share of the first loss; a run that has lost more does well
+_START, _END, _END_PART = 3, 5, 10  # losses at the start; at the end at least so many, or a tenth
+_RECENT, _WINDOW = 3, 20  # losses
+_RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over the first
 
 
-def losses(history: Sequence[Snapshot]) -> Array:
-    """The loss of each step that is known, in order; ``inf`` where it was NaN.
+class Evidence:
+    """Findings and history of a run, with what follows from them.
 
-    Example:
-        >>> losses([Snapshot(1, (), trace_step=[0, 1], trace_loss=[2.0, 1.0])])
-        array([2., 1.])
-    """
-    known = [np.asarray(snapshot.trace_loss, np.float64) for snapshot in history]
-    row = np.concatenate(known) if known else np.empty(0)
-    return row[~np.isnan(row)]
-
-
-def beginning(history: Sequence[Snapshot]) -> Snapshot | None:
-    """The first Snapshot, if it is of the run's first steps."""
-    return history[0] if history and history[0].step < EARLY else None
-
-
-def fallen(history: Sequence[Snapshot]) -> float:
-    """By which share the loss has fallen: 1 for to nothing, 0 for not at all, below 0 where it rose; NaN if unknown.
+    Args:
+        findings: all of the run's.
+        history: the Snapshots that are kept, in the order of their steps. Rules are asked only where there is one.
 
     Example:
-        >>> round(fallen([Snapshot(9, (), trace_step=range(10), trace_loss=np.linspace(1.0, 0.1, 10))]), 2)
-        0.67
+        >>> falling = Snapshot(9, ("a",), trace_step=range(10), trace_loss=np.linspace(1.0, 0.1, 10))
+        >>> evidence = Evidence((), [falling])
+        >>> round(evidence.loss_fall, 2), evidence.is_stuck(), evidence.saw_start
+        (0.67, False, True)
     """
-    row = losses(history)
-    if len(row) < _FEW:
-        return float("nan")
-    tail = max(5, len(row) // 10)
-    first, last = float(np.median(row[:3])), float(np.median(row[-tail:]))
-    if not np.isfinite(first) or first == 0:
-        return float("nan")
-    return -np.inf if not np.isfinite(last) else (first - last) / abs(first)
+
+    def __init__(self, findings: Sequence[Finding], history: Sequence[Snapshot]) -> None:
+        self.findings, self.history = tuple(findings), tuple(history)
+
+    @property
+    def first(self) -> Snapshot:
+        """The first Snapshot that is kept."""
+        return self.history[0]
+
+    @property
+    def last(self) -> Snapshot:
+        """The latest Snapshot."""
+        return self.history[-1]
+
+    @property
+    def saw_start(self) -> bool:
+        """Return True if the first Snapshot is one of the run's first steps."""
+        return bool(self.history) and self.first.step < EARLY
+
+    def nearest(self, step: int) -> Snapshot:
+        """Return the Snapshot that is closest to a step."""
+        return min(self.history, key=lambda snapshot: abs(snapshot.step - step))
+
+    # Findings
+
+    def found(self, *kinds: str) -> tuple[Finding, ...]:
+        """Return the findings of some kinds."""
+        return tuple(finding for finding in self.findings if finding.kind in kinds)
+
+    def is_over_calls(self, finding: Finding) -> bool:
+        """Return True if a finding is about a layer that runs several times a step, as a recurrent cell does."""
+        return any(layer in snapshot.calls for snapshot in self.history[:3] for layer in finding.layers)
+
+    @cached_property
+    def faded_early(self) -> tuple[Finding, ...]:
+        """Gradients that vanish over depth from the first steps on. Later it is the training that made them."""
+        if not self.saw_start:
+            return ()
+        early = (finding for finding in self.found("vanishing") if finding.step <= self.first.step + SETTLED)
+        return tuple(finding for finding in early if not self.is_over_calls(finding))
+
+    # The loss
+
+    @cached_property
+    def losses(self) -> Array:
+        """The known loss of each step, in order; ``inf`` where it was NaN."""
+        row = np.concatenate([snapshot.trace_loss for snapshot in self.history]) if self.history else np.empty(0)
+        return np.asarray(row[~np.isnan(row)])
+
+    @cached_property
+    def loss_fall(self) -> float:
+        """Share of the first loss that is gone: 1 for all, 0 for none, below 0 for a rise; NaN where unknown."""
+        row = self.losses
+        if len(row) < MIN_LOSSES:
+            return float("nan")
+        end = max(_END, len(row) // _END_PART)
+        first, last = float(np.median(row[:_START])), float(np.median(row[-end:]))
+        if not np.isfinite(first) or first == 0:
+            return float("nan")
+        return (first - last) / abs(first) if np.isfinite(last) else float("-inf")
+
+    def is_stuck(self, least: float = NO_PROGRESS) -> bool:
+        """Return True if the loss is known to have lost less than a share."""
+        return bool(self.loss_fall < least)
+
+    @cached_property
+    def loss_rise(self) -> float:
+        """The largest loss over the first; 1 where unknown."""
+        return _rise(self.losses)
+
+    @cached_property
+    def finite_loss_rise(self) -> float:
+        """The largest finite loss over the first; 1 where unknown."""
+        return _rise(self.losses[np.isfinite(self.losses)])
+
+    def losses_before(self, step: int) -> Array:
+        """Return the finite losses of the steps before one."""
+        row = self._losses_from(0, step)
+        return np.asarray(row[np.isfinite(row)])
+
+    def losses_after(self, step: int) -> Array:
+        """Return the losses of the steps after one."""
+        row = self._losses_from(step + 1)
+        return np.asarray(row[~np.isnan(row)])
+
+    def _losses_from(self, start: int, stop: float = np.inf) -> Array:
+        rows = ((snapshot.trace_step, snapshot.trace_loss) for snapshot in self.history)
+        parts = [losses[(steps >= start) & (steps < stop)] for steps, losses in rows]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    @cached_property
+    def loss_in_words(self) -> str:
+        """The first and the last loss in a sentence; empty where too few are known."""
+        if len(self.losses) < MIN_LOSSES:
+            return ""
+        first, last = self.losses[0], self.losses[-1]
+        return f"The loss was {first:.3g} at first and {'NaN or Inf' if np.isinf(last) else f'{last:.3g}'} at the end."
+
+    # Updates, units and gradients
+
+    @cached_property
+    def first_updates(self) -> float:
+        """The largest of the first updates over the weights, in the median layer; NaN where unknown."""
+        rows = [snapshot.step_to_weight for snapshot in self.history if snapshot.step < EARLY]
+        if not rows or len({len(row) for row in rows}) > 1:
+            return float("nan")
+        known = np.array(rows)[:, ~np.isnan(rows[0])]
+        known = known[np.isfinite(known).all(axis=1)]
+        return float(np.max(np.median(known, axis=1))) if known.size else float("nan")
+
+    @cached_property
+    def dead_at_start(self) -> float:
+        """Share of dead units in the first layer of rectifiers, in the first steps; 0 where unknown.
+
+        Deeper ones may be off because of what they get: where the signal has faded, biases alone decide.
+        """
+        for snapshot in self.history:
+            known = snapshot.dead_fraction[~np.isnan(snapshot.dead_fraction)]
+            if snapshot.step < EARLY and len(known):
+                return float(known[0])
+        return 0.0
+
+    @cached_property
+    def params_with_gradient(self) -> set[str]:
+        """The parameters that had a gradient other than zero at some step."""
+        pairs = (zip(each.params, each.param_grad_norm.tolist(), strict=True) for each in self.history)
+        return {name for params in pairs for name, norm in params if norm > 0}
+
+    @cached_property
+    def params_never_reached(self) -> list[str]:
+        """The parameters whose ``.grad`` was None in every Snapshot; a head that is used now and then is none."""
+        reached = {
+            name
+            for snapshot in self.history
+            for name, norm in zip(snapshot.params, snapshot.param_grad_norm.tolist(), strict=True)
+            if not np.isnan(norm)
+        }
+        return [name for name in self.last.params if name not in reached]
+
+    @cached_property
+    def normalizes(self) -> bool:
+        """Return True if the network has a normalization layer."""
+        return any(map(is_normalization, self.first.kinds))
 
 
-def is_stuck(history: Sequence[Snapshot], least: float = 0.1) -> bool:
-    """Whether the loss is known to have fallen by less than a share."""
-    share = fallen(history)
-    return bool(share < least)
+def _rise(losses: Array) -> float:
+    return float(np.max(losses[1:]) / losses[0]) if len(losses) > 1 and losses[0] > 0 else 1.0
 
 
-def found(findings: Sequence[Finding], *kinds: str) -> tuple[Finding, ...]:
-    """The findings of some kinds."""
-    return tuple(finding for finding in findings if finding.kind in kinds)
-
-
-def from_start(findings: Sequence[Finding], history: Sequence[Snapshot]) -> tuple[Finding, ...]:
-    """Gradients that vanish from the first steps on; later it is the training that made them."""
-    first = beginning(history)
-    return tuple(f for f in found(findings, "vanishing") if first is not None and f.step <= first.step + _FIRST)
-
-
-def dead_share(history: Sequence[Snapshot]) -> float:
-    """The share of dead units in the first layer of ReLUs, when it was first known; 0 where that was not soon.
-
-    Deeper ones may be off for what comes in: where the signal has faded, biases alone decide.
-    """
-    for snapshot in history:
-        known = snapshot.dead_fraction[~np.isnan(snapshot.dead_fraction)]
-        if snapshot.step < EARLY and len(known):
-            return float(known[0])
-    return 0.0
-
-
-def over_calls(finding: Finding, history: Sequence[Snapshot]) -> bool:
-    """Whether a finding is about layers that are called again and again."""
-    return any(layer in snapshot.calls for snapshot in history[:3] for layer in finding.layers)
-
-
-def nearest(history: Sequence[Snapshot], step: int) -> Snapshot:
-    """The Snapshot that is closest to a step."""
-    return min(history, key=lambda snapshot: abs(snapshot.step - step))
-
-
-def before(history: Sequence[Snapshot], step: int) -> Array:
-    """The finite losses of the steps before one."""
-    pairs = [(s.trace_step, np.asarray(s.trace_loss, np.float64)) for s in history]
-    row: Array = np.concatenate([values[np.asarray(steps) < step] for steps, values in pairs]) if pairs else np.empty(0)
-    return np.asarray(row[np.isfinite(row)])
-
-
-def after(history: Sequence[Snapshot], step: int) -> Array:
-    """The losses of the steps after one."""
-    pairs = [(s.trace_step, np.asarray(s.trace_loss, np.float64)) for s in history]
-    row: Array = np.concatenate([values[np.asarray(steps) > step] for steps, values in pairs]) if pairs else np.empty(0)
-    return np.asarray(row[~np.isnan(row)])
-
-
-def is_rising(past: Array) -> bool:
-    """Whether the last losses are well above those before them, or too few to tell."""
-    if len(past) < 3:
+def is_rising(losses: Array) -> bool:
+    """Return True if the last losses are well above those before them, or too few to tell."""
+    if len(losses) < _RECENT:
         return True
-    recent = float(np.median(past[-3:]))
-    return recent > 2 * float(np.median(past[-20:])) or recent > 3 * float(np.median(past[:3]))
-
-
-def told(history: Sequence[Snapshot]) -> str:
-    """The course of the loss, as a sentence; empty where it is not known."""
-    row = losses(history)
-    if len(row) < _FEW:
-        return ""
-    last = row[-1]
-    return f"The loss was {row[0]:.3g} at first and {'NaN or Inf' if np.isinf(last) else f'{last:.3g}'} at the end."
-
-
-BOUNDED = {"Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softmax", "LogSoftmax"}
-NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "LayerNorm", "GroupNorm", "RMSNorm",
-         "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"}  # fmt: skip
+    recent = float(np.median(losses[-_RECENT:]))
+    return recent > _RISING * float(np.median(losses[-_WINDOW:])) or recent > _RISEN * float(np.median(losses[:_START]))
 
 
 def gain_by_kind(snapshot: Snapshot, column: str = "gain") -> dict[str, tuple[int, float]]:
-    """Kind of layer -> how many have a gain, and their geometric mean gain.
+    """Return for each kind of layer how many have a gain, and their geometric mean gain.
 
     Example:
         >>> gain_by_kind(Snapshot(0, ("a", "b", "c"), kinds=("Sigmoid", "Sigmoid", "Linear"), gain=[0.2, 0.2, 0.6]))
@@ -134,102 +204,73 @@ def gain_by_kind(snapshot: Snapshot, column: str = "gain") -> dict[str, tuple[in
     for kind, gain in zip(snapshot.kinds, getattr(snapshot, column).tolist(), strict=True):
         if gain > 0 and np.isfinite(gain):
             gains[kind].append(gain)
-    return {kind: (len(values), round(_mean(np.array(values)), 4)) for kind, values in gains.items()}
+    return {kind: (len(values), round(_geometric_mean(np.array(values)), 4)) for kind, values in gains.items()}
 
 
-def gains_as_text(snapshot: Snapshot) -> str:
-    """The gains in a sentence, the smallest first, and what the weights alone contribute.
+def gains_in_words(snapshot: Snapshot) -> str:
+    """Return the gains in a sentence, the smallest first, with what the weights alone contribute.
 
     Example:
         >>> kinds = ("Sigmoid", "Linear")
-        >>> gains_as_text(Snapshot(0, ("a", "b"), kinds=kinds, gain=[0.2, 0.6], weight_gain=[np.nan, 0.58]))
+        >>> gains_in_words(Snapshot(0, ("a", "b"), kinds=kinds, gain=[0.2, 0.6], weight_gain=[np.nan, 0.58]))
         'The Sigmoid multiplies the gradient by 0.2, the Linear by 0.6 (its weights alone: 0.58).'
     """
     gains = sorted(gain_by_kind(snapshot).items(), key=lambda item: item[1][1])
     if not gains:
         return "No gain could be measured."
-    alone = gain_by_kind(snapshot, "weight_gain")
-    parts = [f"{_counted(kind, count)} by {gain:.2g}{_alone(kind, count, alone)}" for kind, (count, gain) in gains]
+    of_weights = gain_by_kind(snapshot, "weight_gain")
+    parts = []
+    for kind, (count, gain) in gains:
+        layers, their = (f"the {kind}", "its") if count == 1 else (f"each of the {count} {kind}s", "their")
+        weights = f" ({their} weights alone: {of_weights[kind][1]:.2g})" if kind in of_weights else ""
+        parts.append(f"{layers} by {gain:.2g}{weights}")
     sentence = ", ".join(parts).replace(" by ", " multiplies the gradient by ", 1)
     return sentence[0].upper() + sentence[1:] + "."
 
 
 def weights_gain(snapshot: Snapshot) -> float:
-    """Geometric mean of what the hidden layers' weights alone do to the gradient; NaN without any.
+    """Return the geometric mean of what the hidden layers' weights alone do to the gradient; NaN without any.
 
-    Taken together, a wide layer's large gain and the next one's small gain cancel.
+    In the mean a wide layer's large gain and the next one's small gain cancel.
 
     Example:
         >>> weights_gain(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 2.0]))
         1.0
     """
-    gains = _hidden_gains(snapshot)
-    return _mean(gains) if len(gains) else float("nan")
+    gains = hidden_weight_gains(snapshot)
+    return _geometric_mean(gains) if len(gains) else float("nan")
 
 
-def weights_gain_in_all(snapshot: Snapshot) -> float:
-    """What the weights of all hidden layers together leave of the gradient; 1 without any.
-
-    Example:
-        >>> weights_gain_in_all(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 0.25]))
-        0.125
-    """
-    return float(np.prod(_hidden_gains(snapshot)))
+def hidden_weight_gains(snapshot: Snapshot) -> Array:
+    """Return the weight gains of all layers but the first, which passes no gradient on."""
+    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]
+    return np.asarray(known[(known > 0) & np.isfinite(known)])
 
 
 def activation_gain(snapshot: Snapshot) -> float:
-    """Geometric mean gain of the bounded activations; NaN without any."""
-    bounded = np.array([kind in BOUNDED for kind in snapshot.kinds], bool)
+    """Return the geometric mean gain of the bounded activations; NaN without any."""
+    bounded = np.array([is_bounded(kind) for kind in snapshot.kinds], np.bool_)
     usable = snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)]
-    return _mean(usable) if len(usable) else float("nan")
+    return _geometric_mean(usable) if len(usable) else float("nan")
 
 
-def has(snapshot: Snapshot, *kinds: str) -> bool:
-    """Whether some layer is of one of the kinds."""
-    return any(kind in kinds for kind in snapshot.kinds)
-
-
-def fall(snapshot: Snapshot) -> float:
-    """How much of the largest gradient is left at the first layer; NaN where it is not known.
+def share_at_first_layer(snapshot: Snapshot) -> float:
+    """Return the gradient at the first layer's output over the largest; NaN where it is unknown.
 
     Example:
-        >>> fall(Snapshot(0, ("a", "b"), grad_norm=[1.0, 1.0], grad_output_norm=[0.1, 2.0]))
+        >>> share_at_first_layer(Snapshot(0, ("a", "b"), grad_norm=[1.0, 1.0], grad_output_norm=[0.1, 2.0]))
         0.05
     """
     norms = snapshot.grad_output_norm[~np.isnan(snapshot.grad_norm) & np.isfinite(snapshot.grad_output_norm)]
     return float(norms[0] / norms.max()) if len(norms) > 1 and norms.max() > 0 else float("nan")
 
 
-def fall_as_text(snapshot: Snapshot) -> str:
-    """The same as a sentence; empty where it is not known."""
-    left = fall(snapshot)
-    return "" if np.isnan(left) else f" At the first layer {left:.1e} of the largest is left."
+def gains_and_share_in_words(snapshot: Snapshot) -> str:
+    """Return the gains and what they leave for the first layer, as sentences."""
+    share = share_at_first_layer(snapshot)
+    left = "" if np.isnan(share) else f" {share:.1e} of the largest gradient reaches the first layer."
+    return gains_in_words(snapshot) + left
 
 
-def _hidden_gains(snapshot: Snapshot) -> Array:
-    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]  # the first passes nothing on
-    return np.asarray(known[(known > 0) & np.isfinite(known)])
-
-
-def _mean(values: Array) -> float:
+def _geometric_mean(values: Array) -> float:
     return float(np.exp(np.mean(np.log(values))))
-
-
-def _counted(kind: str, count: int) -> str:
-    return f"the {kind}" if count == 1 else f"each of the {count} {kind}s"
-
-
-def _alone(kind: str, count: int, alone: dict[str, tuple[int, float]]) -> str:
-    return f" ({'its' if count == 1 else 'their'} weights alone: {alone[kind][1]:.2g})" if kind in alone else ""
-
-
-def with_gradient(history: Sequence[Snapshot]) -> set[str]:
-    """The parameters that had a gradient other than zero at some step.
-
-    Example:
-        >>> import numpy as np
-        >>> sorted(with_gradient([Snapshot(0, (), params=("a", "b"), param_grad_norm=np.array([0.0, 2.0]))]))
-        ['b']
-    """
-    pairs = (zip(each.params, each.param_grad_norm.tolist(), strict=True) for each in history)
-    return {name for params in pairs for name, norm in params if norm > 0}

@@ -1,192 +1,164 @@
-"""Causes in the activations: Sigmoids that take most of the gradient, ReLUs that are off."""
+"""Causes in the network: activations that take the gradient, units that are off, depth, heads and parts cut off."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from gradwatch.diagnosis.evidence import (
     EARLY,
-    NORMS,
+    LEARNS,
+    Evidence,
     activation_gain,
-    beginning,
-    dead_share,
-    fall_as_text,
-    fallen,
-    found,
-    from_start,
-    gains_as_text,
-    has,
-    losses,
-    nearest,
-    over_calls,
-    told,
+    gains_and_share_in_words,
+    gains_in_words,
     weights_gain,
 )
-from gradwatch.records import Array, Diagnosis, Finding, Snapshot
+from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.layer_kinds import is_rectifier
+from gradwatch.records import Finding
 
-RECTIFIERS = ("ReLU", "ReLU6", "Threshold")
+NEARLY_LOSSLESS = 0.9  # gain of an activation that is not to blame; a ReLU has 0.71, a Tanh at zero 1
+MOSTLY = 0.5  # more than this share of units or parameters makes it a matter of the whole
+NEARLY_ALL = 0.9
+# Neither weights nor activations of such gains are out of the ordinary: torch's own weights have 0.58.
+ORDINARY_WEIGHTS, ORDINARY_ACTIVATION = 0.45, 0.5
+LATER = 4  # Snapshots after the first: a branch that starts at zero (ReZero) has a gradient a step later
+# A cross-entropy over C classes starts near ln C: of 2 classes 0.69, of 100,000 classes 11.5.
+CLASSES_LOSS = (0.6, 12.0)
+# A second softmax bounds the gradient at its input: norm times sqrt(batch) is 1 for equal outputs.
+BOUNDED_GRADIENT = (0.5, 1.3)
+FLOOR_TOLERANCE = 0.1  # of the loss, below the floor that the second softmax sets: noise of single batches
 
 
-def saturating_activation(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+@rule("saturating activation", {"lossy": 0.9, "flat": 0.6})
+def saturating_activation(evidence: Evidence) -> Claim | None:
     """A bounded activation takes a larger share of the gradient, at each layer, than the weights do.
 
-    A Sigmoid's slope is at most 1/4; a Tanh's is 1 at zero, so that it takes much only where it is driven into its
-    flat part.
+    A Sigmoid's slope is at most 1/4. A Tanh's is 1 at zero: it takes much only where it is driven into its flat part.
     """
-    about = tuple(f for f in from_start(findings, history) if not over_calls(f, history))
-    flat = found(findings, "saturated")
-    if not history or not (about or flat):
+    faded, flat = evidence.faded_early, evidence.found("saturated")
+    if not (faded or flat):
         return None
-    snapshot = nearest(history, min(f.step for f in about + flat))
+    snapshot = evidence.nearest(min(finding.step for finding in faded + flat))
     activation, weights = activation_gain(snapshot), weights_gain(snapshot)
-    remedies = ("ReLU with He initialization", "a normalization layer before each activation", "skip connections")
-    if about and activation < min(weights if weights == weights else 1.0, 0.9):
-        evidence = gains_as_text(snapshot) + fall_as_text(snapshot)
-        return Diagnosis("saturating activation", evidence, 0.9, about + flat, remedies)
+    if faded and activation < min(1.0 if np.isnan(weights) else weights, NEARLY_LOSSLESS):
+        return Claim(gains_and_share_in_words(snapshot), faded + flat, "lossy")
     if flat:
-        share = max(f.value for f in flat)
-        evidence = f"{share:.0%} of a layer's outputs lie where the activation is flat. {gains_as_text(snapshot)}"
-        return Diagnosis("saturating activation", evidence, 0.6, flat + about, remedies)
+        share = max(finding.value for finding in flat)
+        text = f"{share:.0%} of a layer's outputs lie where the activation is flat. {gains_in_words(snapshot)}"
+        return Claim(text, flat + faded, "flat")
     return None
 
 
-def dead_relu(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """ReLUs that fire for no sample: from the start, or since a step that was too large."""
-    dead = found(findings, "dead")
-    if not history:
-        return None
+@rule("dead ReLU", {"from the start": 0.8, "in training": 0.6, "whole layer": 0.9})
+def dead_relu(evidence: Evidence) -> Claim | None:
+    """Rectifiers that fire for no sample: from the start, or since a step that was too large."""
+    dead = evidence.found("dead")
     if not dead:
-        return _shut(findings, history)
-    first = min(f.step for f in dead)
-    worst = max(f.value for f in dead)
-    share = dead_share(history)
-    if first < EARLY and share > 0.5:
-        evidence = f"{share:.0%} of the first ReLUs fire for no sample in the first steps already."
-        remedies = ("He initialization with zero biases", "LeakyReLU", "a normalization layer before each activation")
-        return Diagnosis("dead ReLU", evidence, 0.8, dead, remedies)
-    if fallen(history) > 0.5:  # a sparse network that learns
+        return _whole_layer_off(evidence)
+    first = min(finding.step for finding in dead)
+    if first < EARLY and evidence.dead_at_start > MOSTLY:
+        text = f"{evidence.dead_at_start:.0%} of the first ReLUs fire for no sample in the first steps already."
+        return Claim(text, dead, "from the start")
+    if evidence.loss_fall > LEARNS:  # a sparse network that learns
         return None
-    evidence = f"{worst:.0%} of a layer's ReLUs fire for no sample, by step {first}."
-    return Diagnosis("dead ReLU", evidence, 0.6, dead, ("a lower learning rate", "LeakyReLU", "warm-up"))
+    worst = max(finding.value for finding in dead)
+    return Claim(f"{worst:.0%} of a layer's ReLUs fire for no sample, by step {first}.", dead, "in training")
 
 
-def _shut(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """A layer of few ReLUs, all of which are off: it passes nothing back."""
-    for finding in found(findings, "vanishing"):
-        snapshot = nearest(history, finding.step)
-        shut = [i for i in np.flatnonzero(snapshot.gain == 0) if snapshot.kinds[i] in RECTIFIERS]
-        if shut and finding.value == 0:
-            evidence = (
-                f"{snapshot.kinds[shut[-1]]} {snapshot.layers[shut[-1]]} fires for no sample: the gradient ends there."
-            )
-            return Diagnosis("dead ReLU", evidence, 0.9, (finding,), ("LeakyReLU", "more units", "another seed"))
+def _whole_layer_off(evidence: Evidence) -> Claim | None:
+    """Look for a layer with too few units for the dead-unit detector, all of which are off."""
+    for finding in evidence.found("vanishing"):
+        snapshot = evidence.nearest(finding.step)
+        off = [i for i in np.flatnonzero(snapshot.gain == 0) if is_rectifier(snapshot.kinds[i])]
+        if off and finding.value == 0:
+            layer = f"{snapshot.kinds[off[-1]]} {snapshot.layers[off[-1]]}"
+            return Claim(f"{layer} fires for no sample: the gradient ends there.", (finding,), "whole layer")
     return None
 
 
-def missing_normalization_or_skip(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+@rule("missing normalization or skip", {"": 0.7, "normalized": 0.5}, from_start=True)
+def missing_normalization_or_skip(evidence: Evidence) -> Claim | None:
     """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
-    about = tuple(f for f in from_start(findings, history) if not over_calls(f, history))
-    first = beginning(history)
-    if not about or first is None:
+    first = evidence.first
+    if not evidence.faded_early:
         return None
-    weights, activation = weights_gain(first), activation_gain(first)
-    if weights < 0.45 or activation < 0.5:
+    if weights_gain(first) < ORDINARY_WEIGHTS or activation_gain(first) < ORDINARY_ACTIVATION:
         return None
-    evidence = f"{gains_as_text(first)}{fall_as_text(first)} No single layer is to blame: the depth is."
-    score = 0.7 if not has(first, *NORMS) else 0.5
-    remedies = ("a normalization layer after each Linear", "skip connections", "He initialization")
-    return Diagnosis("missing normalization or skip", evidence, score, about, remedies)
+    text = f"{gains_and_share_in_words(first)} No single layer is to blame: the depth is."
+    return Claim(text, evidence.faded_early, "normalized" if evidence.normalizes else "")
 
 
-def zero_gradient_head(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """The head passes no gradient at all, or one that is bounded by a second softmax."""
-    first = beginning(history)
-    if first is None:
-        return None
-    return _no_gradient(findings, first, history) or _softmax_twice(findings, first, history)
+@rule("zero-gradient head", {"no gradient": 0.9, "probabilities": 0.85}, from_start=True)
+def zero_gradient_head(evidence: Evidence) -> Claim | None:
+    """The head passes no gradient at all, or one that a second softmax bounds."""
+    return _no_gradient(evidence) or _softmax_twice(evidence)
 
 
-def _no_gradient(findings: Sequence[Finding], first: Snapshot, history: Sequence[Snapshot]) -> Diagnosis | None:
-    later = np.asarray(history[min(4, len(history) - 1)].param_grad_norm)
-    norms = np.asarray(first.param_grad_norm)
+def _no_gradient(evidence: Evidence) -> Claim | None:
+    first = evidence.first
+    norms, later = first.param_grad_norm, evidence.history[: LATER + 1][-1].param_grad_norm
     if len(later) != len(norms) or not len(norms):
         return None
-    zeros = (norms == 0) & (later == 0)  # a branch that starts at zero (ReZero) has a gradient a step later
-    is_off = dead_share(history) > 0.9 and not (first.weight_norm == 0).any()
-    if zeros.mean() < 0.5 or is_off or first.dtype == "float16":
+    zeros = (norms == 0) & (later == 0)
+    units_are_off = evidence.dead_at_start > NEARLY_ALL and not (first.weight_norm == 0).any()
+    if zeros.mean() < MOSTLY or units_are_off or first.dtype == "float16":  # these have causes of their own
         return None
-    last = first.kinds[-1] if first.kinds else ""
-    evidence = (
-        f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first; the last layer "
-        f"is a {last}. {told(history)}"
+    text = (
+        f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first; the last layer is a "
+        f"{first.kinds[-1] if first.kinds else ''}. {evidence.loss_in_words}"
     )
-    remedies = ("no softmax over one unit", "a loss on the raw outputs", "weights that are not all zero")
-    return Diagnosis("zero-gradient head", evidence, 0.9, found(findings, "stalled", "vanishing"), remedies)
+    return Claim(text, evidence.found("stalled", "vanishing"), "no gradient")
 
 
-def _softmax_twice(findings: Sequence[Finding], first: Snapshot, history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Cross-entropy of probabilities over C classes starts at ln C; its gradient there is below that of their log."""
-    row = losses(history)
-    if not first.kinds or first.kinds[-1] != "Softmax" or not len(row) or not 0.6 < row[0] < 12:
+def _softmax_twice(evidence: Evidence) -> Claim | None:
+    """Recognize a cross-entropy of probabilities: over C classes it starts at ln C, with a gradient that is bounded."""
+    first, losses = evidence.first, evidence.losses
+    low, high = CLASSES_LOSS
+    if not first.kinds or first.kinds[-1] != "Softmax" or not len(losses) or not low < losses[0] < high:
         return None
-    norm, mean = first.grad_output_norm[-1], first.grad_output_rms[-1]
-    classes = float(np.exp(row[0]))
-    batch = (norm / mean) ** 2 / classes
-    floor = row[0] - 1
-    if not 0.5 < norm * np.sqrt(batch) < 1.3 or not np.min(row) > floor - 0.1:
+    norm, rms = first.grad_output_norm[-1], first.grad_output_rms[-1]
+    classes = float(np.exp(losses[0]))
+    batch = (norm / rms) ** 2 / classes  # (norm / rms)^2 is the number of entries: batch times classes
+    floor = losses[0] - 1  # with probability 1 for the right class the second softmax still costs about ln C - 1
+    low, high = BOUNDED_GRADIENT
+    if not low < norm * np.sqrt(batch) < high or not np.min(losses) > floor - FLOOR_TOLERANCE:
         return None
-    evidence = (
-        f"The network ends in a Softmax, and its loss begins at {row[0]:.3g}, as a cross-entropy of {classes:.0f} "
+    text = (
+        f"The network ends in a Softmax, and its loss begins at {losses[0]:.3g}, as a cross-entropy of {classes:.0f} "
         f"classes does, with the bounded gradient of a second softmax: it can't fall below about {max(floor, 0):.2g}."
     )
-    remedies = ("remove the Softmax before cross-entropy", "the log of the Softmax with an NLL loss")
-    return Diagnosis(
-        "zero-gradient head", evidence, 0.85, found(findings, "stalled", "vanishing", "saturated"), remedies
-    )
+    return Claim(text, evidence.found("stalled", "vanishing", "saturated"), "probabilities")
 
 
-def frozen_or_detached_part(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Parameters that the optimizer holds have no gradient at all, or such with one stand in no optimizer."""
-    stalled = found(findings, "stalled")
-    if not stalled or not history:
+@rule("frozen or detached part", {"no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7})
+def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
+    """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
+    stalled, last = evidence.found("stalled"), evidence.last
+    if not stalled:
         return None
-    last = history[-1]
-    forgotten = tuple(f for f in stalled if set(f.layers) & set(last.left_out))
+    forgotten = tuple(finding for finding in stalled if set(finding.layers) & set(last.left_out))
     if forgotten:
         names = forgotten[0].layers
-        evidence = f"{len(names)} parameters have a gradient and no optimizer, among them {', '.join(names[:3])}."
-        remedies = ("model.parameters() for the optimizer", "requires_grad_(False) for what should not learn")
-        return Diagnosis("frozen or detached part", evidence, 0.9, forgotten, remedies)
-    norms = np.asarray(last.param_grad_norm)
-    none = never_reached(history)
-    if not none:
-        return _cut_off(stalled, last, norms)
-    evidence = f"The .grad of {len(none)} of {len(norms)} parameters is None, among them {', '.join(none[:3])}."
-    remedies = ("remove the detach() or no_grad() before the loss", "use the module, or freeze it")
-    return Diagnosis("frozen or detached part", evidence, 0.9, stalled, remedies)
+        text = f"{len(names)} parameters have a gradient and belong to no optimizer, among them {_some(names)}."
+        return Claim(text, forgotten, "no optimizer")
+    unreached = evidence.params_never_reached
+    if not unreached:
+        return _cut_off(evidence, stalled)
+    text = f"The .grad of {len(unreached)} of {len(last.params)} parameters is None, among them {_some(unreached)}."
+    return Claim(text, stalled, "no gradient")
 
 
-def never_reached(history: Sequence[Snapshot]) -> list[str]:
-    """Parameters whose ``.grad`` was None in every Snapshot that lists them; a head used now and then is none."""
-    reached = {
-        name
-        for snapshot in history
-        for name, norm in zip(snapshot.params, np.asarray(snapshot.param_grad_norm).tolist(), strict=True)
-        if not np.isnan(norm)
-    }
-    return [name for name in history[-1].params if name not in reached]
-
-
-def _cut_off(stalled: tuple[Finding, ...], last: Snapshot, norms: Array) -> Diagnosis | None:
-    """All before a layer have a gradient of exactly zero, all after it have one: something rounds, or cuts."""
+def _cut_off(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
+    """Look for a place before which all gradients are exactly zero, and none after: something rounds, or cuts."""
+    norms = evidence.last.param_grad_norm
     zeros = np.flatnonzero(norms == 0)
-    dead = np.nan_to_num(last.dead_fraction, nan=0.0).max(initial=0.0)
-    if not 0 < len(zeros) < len(norms) or dead > 0.9 or zeros[-1] != len(zeros) - 1:
+    dead = np.nan_to_num(evidence.last.dead_fraction, nan=0.0).max(initial=0.0)
+    if not 0 < len(zeros) < len(norms) or dead > NEARLY_ALL or zeros[-1] != len(zeros) - 1:
         return None
-    evidence = (
-        f"The gradient of the first {len(zeros)} of {len(norms)} parameters is exactly zero, of the rest it is not."
-    )
-    remedies = ("no rounding or comparison between the parts", "freeze what should not learn")
-    return Diagnosis("frozen or detached part", evidence, 0.7, stalled, remedies)
+    text = f"The gradient of the first {len(zeros)} of {len(norms)} parameters is exactly zero; of the rest it is not."
+    return Claim(text, stalled, "cut off")
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:3])

@@ -1,50 +1,62 @@
-"""Causes in the arithmetic: operations without a guard, numbers that half precision can't hold."""
+"""Causes in the arithmetic: unguarded operations, half precision, a loss without a minimum."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from gradwatch.diagnosis.evidence import before, beginning, found, is_rising, is_stuck, told
-from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.diagnosis.evidence import Evidence, is_rising
+from gradwatch.diagnosis.ranking import Claim, rule
+
+FEW_LOSSES = 2  # with no more before it, NaN or Inf came at once
+# Half precision: share of zeros in the gradient of the median layer, of the skipped steps, and the least loss scale.
+ZEROS, SKIPPED, LEAST_SCALE = 0.6, 0.5, 1.0
+STUCK = 0.2  # share of the loss
+ENDLESS = 100.0  # times the first loss, below zero
 
 
-def unguarded_operation(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+@rule("unguarded operation", {"at once": 0.8, "backward": 0.65, "loss": 0.55})
+def unguarded_operation(evidence: Evidence) -> Claim | None:
     """NaN or Inf appear while everything before was moderate."""
-    about = found(findings, "nonfinite")
-    if not about or not history:
+    about = evidence.found("nonfinite")
+    if not about:
         return None
-    past = before(history, about[0].step)
-    if len(past) > 2 and is_rising(past):
+    past = evidence.losses_before(about[0].step)
+    if len(past) > FEW_LOSSES and is_rising(past):
         return None
-    start = history[0]
-    outputs = start.output_rms[~np.isnan(start.output_rms)]
+    outputs = evidence.first.output_rms[~np.isnan(evidence.first.output_rms)]
     only_backward = about[0].layers[:1] != ("loss",) and np.isfinite(outputs).all()
     where = "in the backward pass alone" if only_backward else "in the loss"
     calm = f"the loss before it was {past[-1]:.3g}" if len(past) else "it was there at the first step"
-    evidence = f"NaN or Inf appear {where} at step {about[0].step}; {calm}."
-    remedies = ("an epsilon in divisions, logs and roots", "torch's fused losses on raw outputs", "skip such steps")
-    score = 0.8 if len(past) < 3 else 0.65 if only_backward else 0.55
-    return Diagnosis("unguarded operation", evidence, score, about, remedies)
+    case = "at once" if len(past) <= FEW_LOSSES else "backward" if only_backward else "loss"
+    return Claim(f"NaN or Inf appear {where} at step {about[0].step}; {calm}.", about, case)
 
 
-def precision_underflow(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Gradients of float16 that are exactly zero, or a loss scale that leaves no step."""
-    first = beginning(history)
-    if first is None or first.dtype != "float16":
+@rule("precision underflow", 0.95, from_start=True)
+def precision_underflow(evidence: Evidence) -> Claim | None:
+    """Gradients in float16 are exactly zero, or the loss scale leaves no step."""
+    first, history = evidence.first, evidence.history
+    if first.dtype != "float16":
         return None
     zeros = float(np.nanmedian(first.zero_fraction)) if (~np.isnan(first.zero_fraction)).any() else 0.0
-    skipped = float(np.mean([s.skipped for s in history]))
-    scales = [s.loss_scale for s in history if s.loss_scale > 0]
-    collapsed = bool(scales) and scales[-1] < 1
-    overflow = found(findings, "nonfinite")
-    if not (skipped > 0.5 or collapsed or overflow or (zeros > 0.6 and is_stuck(history, 0.2))):
+    skipped = float(np.mean([snapshot.skipped for snapshot in history]))
+    scales = [snapshot.loss_scale for snapshot in history if snapshot.loss_scale > 0]
+    collapsed = bool(scales) and scales[-1] < LEAST_SCALE
+    overflow = evidence.found("nonfinite")
+    if not (skipped > SKIPPED or collapsed or overflow or (zeros > ZEROS and evidence.is_stuck(STUCK))):
         return None
-    evidence = (
-        f"The gradients are of float16: {zeros:.0%} of the entries of the median layer are exactly zero at the "
-        f"first step, {skipped:.0%} of the measured steps were skipped. {told(history)}"
+    text = (
+        f"The gradients are in float16: {zeros:.0%} of the entries of the median layer are exactly zero at the first "
+        f"step, {skipped:.0%} of the measured steps were skipped. {evidence.loss_in_words}"
     )
-    remedies = ("bfloat16", "a loss scale that adapts (GradScaler)", "float32 for the loss and its last layer")
-    about = overflow + found(findings, "stalled", "vanishing", "dead")
-    return Diagnosis("precision underflow", evidence, 0.95, about, remedies)
+    return Claim(text, overflow + evidence.found("stalled", "vanishing", "dead"))
+
+
+@rule("unbounded loss", 0.9)
+def unbounded_loss(evidence: Evidence) -> Claim | None:
+    """The loss has fallen far below zero, ever faster, until numbers overflow."""
+    row = evidence.losses[np.isfinite(evidence.losses)]
+    about = evidence.found("exploding", "nonfinite", "spike")
+    if not about or len(row) <= FEW_LOSSES or not row[-1] < -ENDLESS * max(abs(float(row[0])), 1.0):
+        return None
+    text = f"The loss fell from {row[0]:.3g} to {row[-1]:.3g}, and the numbers grow with it: it has no lower bound."
+    return Claim(text, about)

@@ -1,4 +1,4 @@
-"""Causes in the steps that are taken: too large, too large too soon, or clipped to nothing."""
+"""Causes in the updates: too large, too large too soon, too small, or clipped or decayed to nothing."""
 
 from __future__ import annotations
 
@@ -6,179 +6,171 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import EARLY, before, beginning, fallen, found, has, is_stuck, losses, told
-from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.diagnosis.evidence import EARLY, LEARNS, Evidence
+from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.layer_kinds import is_attention, is_normalization
+from gradwatch.records import Finding
 
-LARGE_STEP = 0.1  # of the weights, in one step; 1e-3 is what is usual
-_LATE = 50  # steps, by which a rate that is too high for a run's first steps has shown itself
-_HUGE_STEP = 1.0
-_USUAL_STEP = 1e-3
-_GROWN = 30.0  # OneCycleLR's peak is 25 times its start
-_ATTENTION = ("MultiheadAttention", "LayerNorm", "RMSNorm")
+# Update over weight, of one step: 1e-3 is usual (A. Karpathy, Neural networks: zero to hero, 2022); fine-tunes take
+# 1e-4 and more.
+USUAL_UPDATE, LARGE_UPDATE, HUGE_UPDATE, TINY_UPDATE = 1e-3, 0.1, 1.0, 1e-6
+VERY_LARGE_UPDATE = 3 * LARGE_UPDATE  # large without any finding
+NOTICEABLE_UPDATE = LARGE_UPDATE / 3  # large for Adam in front of normalization layers
+LATE = 50  # steps, by which a rate that is too high for a run's first steps has shown itself
+RATE_GROWTH = 30.0  # OneCycleLR's peak is 25 times its start
+# Share of the first loss by which a run that is harmed has not fallen: not at all, hardly, and so on.
+NO_FALL, HARDLY, A_FIFTH, A_THIRD = 0.0, 0.03, 0.2, 0.3
+# The largest loss over the first: higher than noise; clearly higher; far higher.
+ROSE_A_LITTLE, ROSE, ROSE_FAR = 1.2, 1.5, 3.0
+FELL, HALVED = 0.9, 0.5  # a later loss over the first
+RECENT = 5  # losses
+BEFORE_FINDING = 3  # steps: the losses just before a finding belong to it
+FULL_RATE = 0.9  # of the highest rate, at the first step: nothing warms up
+CLIPPED_AWAY = 0.05  # what a clip leaves of the gradient in the median step
+GRADIENT_TO_WEIGHT = 1e-4  # with less it is the gradient that is small, as in a run that has converged
+WARMING_UP = 1.5  # growth of the rate
+SETTLED_PART = 4  # the first quarter of a history may be a schedule's
+DECAYED = 0.1  # of the weights' norm
 
 
-def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """The first steps are a large share of the weights, and the loss rises, or units die, or numbers overflow."""
-    step = first_steps(history)
-    harm = _harm(findings, history)
-    about = found(findings, "nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
-    about = tuple(f for f in about if f.step > 0 or f.kind in ("exploding", "nonfinite"))
-    if not history or not harm or not (step > LARGE_STEP or "the loss rose" in harm):
+@rule("learning rate too high", {"rate grew": 0.9, "huge": 0.85, "large": 0.75, "ordinary": 0.5})
+def learning_rate_too_high(evidence: Evidence) -> Claim | None:
+    """The first updates are a large share of the weights, and the loss rises, or units die, or numbers overflow."""
+    update, harm, first = evidence.first_updates, _harm(evidence), evidence.first
+    if not harm or not (update > LARGE_UPDATE or harm.startswith(LOSS_ROSE)):
         return None
-    if not about and not (step > 3 * LARGE_STEP and is_stuck(history, 0.03)):
+    kinds = ("nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
+    about = tuple(f for f in evidence.found(*kinds) if f.step > 0 or f.kind in ("exploding", "nonfinite"))
+    if not about and not (update > VERY_LARGE_UPDATE and evidence.is_stuck(HARDLY)):
         return None  # a loss may rise for its own reasons: adversaries, single samples, noise
-    grown = _growth_of_rate(history)
-    score = 0.9 if grown > _GROWN else _score(step, about, history)
-    size = f"The first steps are {step:.2g} of the weights (usual: 0.001)" if step == step else "The steps are large"
-    rate = f" at a learning rate of {history[0].learning_rate:.3g}" if history[0].learning_rate > 0 else ""
-    rose = f" The rate has grown {grown:.2g} times." if grown > _GROWN else ""
-    evidence = f"{size}{rate}, and {harm}.{rose} {told(history)}".strip()
-    remedies = ("a lower learning rate", "warm-up", "clip by the global norm")
-    return Diagnosis("learning rate too high", evidence, score, about, remedies)
+    growth = _growth_of_rate(evidence)
+    case = "rate grew" if growth > RATE_GROWTH else _case(evidence, about)
+    size = "The updates are large"
+    if not np.isnan(update):
+        size = f"The first updates were {update:.2g}x the size of the weights (typical: {USUAL_UPDATE:g}x)"
+    rate = f" at a learning rate of {first.learning_rate:.3g}" if first.learning_rate > 0 else ""
+    grew = f" The rate has grown {growth:.2g} times." if growth > RATE_GROWTH else ""
+    return Claim(f"{size}{rate}, and {harm}.{grew} {evidence.loss_in_words}", about, case)
 
 
-def _score(step: float, about: Sequence[Finding], history: Sequence[Snapshot]) -> float:
-    came_late = bool(about) and min(f.step for f in about) > _LATE and _had_fallen(history, min(f.step for f in about))
-    if came_late or not step > LARGE_STEP:
-        return 0.5
-    if step < _HUGE_STEP:  # numbers may overflow out of a training that goes well
-        return 0.5 if _fell_until(history, about) else 0.75
-    return 0.85
+def _case(evidence: Evidence, about: Sequence[Finding]) -> str:
+    update = evidence.first_updates
+    came = min((finding.step for finding in about), default=0)
+    if (came > LATE and _had_fallen(evidence, came)) or not update > LARGE_UPDATE:
+        return "ordinary"
+    if update < HUGE_UPDATE:  # numbers may overflow in a training that goes well
+        return "ordinary" if _fell_until_overflow(evidence, about) else "large"
+    return "huge"
 
 
-def _growth_of_rate(history: Sequence[Snapshot]) -> float:
-    """The largest rate over the first; 1 where the first was too small to matter, as in a warm-up."""
-    rates = [s.learning_rate for s in history if s.learning_rate > 0]
-    return max(rates) / rates[0] if rates and first_steps(history) > _USUAL_STEP else 1.0
+def _growth_of_rate(evidence: Evidence) -> float:
+    """Return the largest rate over the first; 1 where the first was too small to matter, as in a warm-up."""
+    rates = [snapshot.learning_rate for snapshot in evidence.history if snapshot.learning_rate > 0]
+    return max(rates) / rates[0] if rates and evidence.first_updates > USUAL_UPDATE else 1.0
 
 
-def _fell_until(history: Sequence[Snapshot], about: Sequence[Finding]) -> bool:
-    """Whether the loss was coming down until NaN or Inf appeared."""
-    broken = found(about, "nonfinite")
-    past = before(history, broken[0].step) if broken else np.empty(0)
-    return len(past) > 1 and float(past[-1]) < 0.9 * float(past[0]) and float(past.max()) < 1.5 * float(past[0])
+def _fell_until_overflow(evidence: Evidence, about: Sequence[Finding]) -> bool:
+    overflow = next((finding for finding in about if finding.kind == "nonfinite"), None)
+    past = evidence.losses_before(overflow.step) if overflow else np.empty(0)
+    if len(past) < 2:
+        return False
+    return bool(past[-1] < FELL * past[0] and past.max() < ROSE * past[0])
 
 
-def missing_warm_up(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Adam on attention and normalization layers takes full steps at once, and the loss does not come down."""
-    first, step = beginning(history), first_steps(history)
-    if first is None or not has(first, *_ATTENTION) or not first.optimizer.startswith(("Adam", "NAdam", "AdamW")):
-        return None
-    rates = [s.learning_rate for s in history]
-    harmed = (_rose(history) > 1.2 and not fallen(history) > 0.5) or (
-        len(losses(history)) >= _LATE and is_stuck(history, 0.2)  # a language model takes more than a few steps
-    )
-    if not (harmed and step > LARGE_STEP / 3 and rates[0] >= 0.9 * max(rates)):
-        return None
-    evidence = (
-        f"{first.optimizer} starts at its full learning rate of {rates[0]:.3g}: {step:.2g} of the weights in a step. "
-        f"{told(history)}"
-    )
-    score = 0.7 if step > _HUGE_STEP else 0.8
-    about = found(findings, "spike", "vanishing", "stalled", "dead", "exploding")
-    return Diagnosis(
-        "missing warm-up", evidence, score, about, ("warm-up over the first steps", "a lower learning rate", "pre-norm")
-    )
+def _had_fallen(evidence: Evidence, step: int) -> bool:
+    past = evidence.losses_before(step - BEFORE_FINDING)
+    return len(past) > EARLY and float(np.median(past[-RECENT:])) < HALVED * float(past[0])
 
 
-def clipping_too_hard(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Nearly all of the gradient is clipped away in most steps, and the loss hardly falls."""
-    kept = np.array([s.clip_coefficient for s in history if np.isfinite(s.clip_coefficient)])
-    if len(kept) < EARLY or not np.median(kept) < 0.05 or not fallen(history) < 0.3:
-        return None
-    evidence = f"Clipping leaves {np.median(kept):.2g} of the gradient in the median step. {told(history)}"
-    remedies = ("clip at the 90th percentile of the norms", "clip less", "a higher learning rate")
-    return Diagnosis("clipping too hard", evidence, 0.85, found(findings, "vanishing"), remedies)
+LOSS_ROSE = "the loss rose"
 
 
-def first_steps(history: Sequence[Snapshot]) -> float:
-    """Median over the layers of the largest of the first steps, as a share of the weights; NaN if unknown."""
-    rows = [s.step_to_weight for s in history if s.step < EARLY]
-    if not rows or len({len(row) for row in rows}) > 1:
-        return float("nan")
-    known = np.array(rows)[:, ~np.isnan(rows[0])]
-    known = known[np.isfinite(known).all(axis=1)]
-    return float(np.max(np.median(known, axis=1))) if known.size else float("nan")
-
-
-def _rose(history: Sequence[Snapshot], *, finite: bool = False) -> float:
-    """The largest loss of the run, or the largest finite one, over the first."""
-    row = losses(history)
-    row = row[np.isfinite(row)] if finite else row
-    if len(row) < 2 or not row[0] > 0:
-        return 1.0
-    return float(np.max(row[1:]) / row[0])
-
-
-def _had_fallen(history: Sequence[Snapshot], step: int) -> bool:
-    past = before(history, step - 3)
-    return len(past) > EARLY and float(np.median(past[-5:])) < 0.5 * float(past[0])
-
-
-def _harm(findings: Sequence[Finding], history: Sequence[Snapshot]) -> str:
-    if _rose(history, finite=True) > 3 and is_stuck(history, 0.0):
-        return "the loss rose"
-    if any(f.kind == "dead" and f.step >= 1 for f in findings):
+def _harm(evidence: Evidence) -> str:
+    """Return what went wrong, in words; empty where nothing did."""
+    rose_far = evidence.finite_loss_rise > ROSE_FAR
+    if rose_far and evidence.is_stuck(NO_FALL):
+        return LOSS_ROSE
+    if any(finding.step >= 1 for finding in evidence.found("dead")):
         return "ReLUs died in training"
-    if any(f.kind in ("nonfinite", "exploding") for f in findings) and (_rose(history, finite=True) > 3):
+    if rose_far and evidence.found("nonfinite", "exploding"):
         return "numbers overflow"
-    if _rose(history) > 1.5 and is_stuck(history, 0.3):
-        return "the loss rose from its start and hardly came down"
-    if first_steps(history) > _HUGE_STEP and is_stuck(history, 0.3):
+    if evidence.loss_rise > ROSE and evidence.is_stuck(A_THIRD):
+        return "the loss rose at first and barely recovered"
+    if evidence.first_updates > HUGE_UPDATE and evidence.is_stuck(A_THIRD):
         return "the loss hardly falls"
-    return "the loss does not fall" if is_stuck(history, 0.1) else ""
+    return "the loss does not fall" if evidence.is_stuck() else ""
 
 
-_SMALL_STEP = 1e-6  # of the weights; 1e-3 is what is usual, and what fine-tunes takes 1e-4 and more
-_GRADIENT = 1e-4  # of the weights: with less it is the gradient that is small, as in a run that has converged
-_DECAYED = 0.1
-_ENDLESS = 100.0
-
-
-def learning_rate_too_low(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """Nearly no step was large enough to change the weights, though the gradient was, and the loss has not fallen."""
-    first = beginning(history)
-    if first is None or len(losses(history)) < EARLY or not is_stuck(history):
+@rule("missing warm-up", {"": 0.8, "huge": 0.7}, from_start=True)
+def missing_warm_up(evidence: Evidence) -> Claim | None:
+    """Adam takes full steps at once on attention and normalization layers, and the loss does not come down."""
+    first, update = evidence.first, evidence.first_updates
+    if not any(map(_wants_warm_up, first.kinds)) or not first.optimizer.startswith(("Adam", "NAdam")):
         return None
-    rates = np.array([s.learning_rate for s in history])
-    steps = [_middle(s.step_to_weight) for s in history[len(history) // 4 :]]  # a schedule may have ended it
-    if not all(step < _SMALL_STEP for step in steps) or not rates[-1] > 0 or rates[-1] > 1.5 * rates[0]:
-        return None  # a rate that rises is warming up
-    gradient = _middle(history[-1].grad_to_weight_ratio)
-    if not gradient > _GRADIENT:
+    rates = [snapshot.learning_rate for snapshot in evidence.history]
+    rose = evidence.loss_rise > ROSE_A_LITTLE and not evidence.loss_fall > LEARNS
+    stuck = len(evidence.losses) >= LATE and evidence.is_stuck(A_FIFTH)  # a language model takes more than a few steps
+    if not (rose or stuck) or not (update > NOTICEABLE_UPDATE and rates[0] >= FULL_RATE * max(rates)):
         return None
-    evidence = (
-        f"The gradient is {gradient:.2g} of the weights, and {first.optimizer}'s steps at a learning rate of "
-        f"{np.median(rates):.3g} are at most {max(steps):.1e} of them (usual: 0.001). {told(history)}"
+    text = (
+        f"{first.optimizer} starts at its full learning rate of {rates[0]:.3g}: the first updates were {update:.2g}x "
+        f"the size of the weights. {evidence.loss_in_words}"
     )
-    return Diagnosis("learning rate too low", evidence, 0.85, (), ("a higher learning rate",))
+    about = evidence.found("spike", "vanishing", "stalled", "dead", "exploding")
+    return Claim(text, about, "huge" if update > HUGE_UPDATE else "")
 
 
-def weight_decay_too_strong(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
+def _wants_warm_up(kind: str) -> bool:
+    """Return True for attention, and for the normalizations of transformers (Xiong et al., 2020, arXiv:2002.04745)."""
+    return is_attention(kind) or (is_normalization(kind) and ("LayerNorm" in kind or "RMSNorm" in kind))
+
+
+@rule("clipping too hard", 0.85)
+def clipping_too_hard(evidence: Evidence) -> Claim | None:
+    """Nearly all of the gradient is clipped away in most steps, and the loss hardly falls."""
+    kept = np.array([snapshot.clip_coefficient for snapshot in evidence.history])
+    kept = kept[np.isfinite(kept)]
+    if len(kept) < EARLY or not np.median(kept) < CLIPPED_AWAY or not evidence.is_stuck(A_THIRD):
+        return None
+    text = f"Clipping leaves {np.median(kept):.2g} of the gradient in the median step. {evidence.loss_in_words}"
+    return Claim(text, evidence.found("vanishing"))
+
+
+@rule("learning rate too low", 0.85, from_start=True)
+def learning_rate_too_low(evidence: Evidence) -> Claim | None:
+    """The updates are too small to change the weights, though the gradient is not, and the loss has not fallen."""
+    history = evidence.history
+    if len(evidence.losses) < EARLY or not evidence.is_stuck():
+        return None
+    rates = np.array([snapshot.learning_rate for snapshot in history])
+    updates = [_median(snapshot.step_to_weight) for snapshot in history[len(history) // SETTLED_PART :]]
+    is_tiny = all(update < TINY_UPDATE for update in updates)
+    if not is_tiny or not rates[-1] > 0 or rates[-1] > WARMING_UP * rates[0]:
+        return None
+    gradient = _median(evidence.last.grad_to_weight_ratio)
+    if not gradient > GRADIENT_TO_WEIGHT:
+        return None
+    text = (
+        f"The gradient is {gradient:.2g}x the size of the weights, but {evidence.first.optimizer}'s updates at a "
+        f"learning rate of {np.median(rates):.3g} are at most {max(updates):.1e}x (typical: {USUAL_UPDATE:g}x). "
+        f"{evidence.loss_in_words}"
+    )
+    return Claim(text)
+
+
+@rule("weight decay too strong", 0.85, from_start=True)
+def weight_decay_too_strong(evidence: Evidence) -> Claim | None:
     """The weights have shrunk to nothing, and the loss does not come down."""
-    first = beginning(history)
-    if first is None or len(history) < EARLY or not is_stuck(history):
+    first, last = evidence.first, evidence.last
+    if len(evidence.history) < EARLY or not evidence.is_stuck():
         return None
-    left = _middle(history[-1].weight_norm / np.where(first.weight_norm > 0, first.weight_norm, np.nan))
-    if not left < _DECAYED:
+    left = _median(last.weight_norm / np.where(first.weight_norm > 0, first.weight_norm, np.nan))
+    if not left < DECAYED:
         return None
-    evidence = f"The weights have shrunk to {left:.1g} of what they were in {history[-1].step} steps. {told(history)}"
-    about = found(findings, "vanishing", "dead", "stalled")
-    return Diagnosis("weight decay too strong", evidence, 0.85, about, ("a weight decay of 0.01 or less",))
+    text = f"The weights have shrunk to {left:.1g} of their first size in {last.step} steps. {evidence.loss_in_words}"
+    return Claim(text, evidence.found("vanishing", "dead", "stalled"))
 
 
-def unbounded_loss(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
-    """The loss has fallen far below zero, ever faster, until numbers overflow."""
-    row = losses(history)
-    row = row[np.isfinite(row)]
-    about = found(findings, "exploding", "nonfinite", "spike")
-    if not about or len(row) < 3 or not row[-1] < -_ENDLESS * max(abs(float(row[0])), 1.0):
-        return None
-    evidence = f"The loss fell from {row[0]:.3g} to {row[-1]:.3g}, and the numbers grow with it: it has no lower bound."
-    return Diagnosis("unbounded loss", evidence, 0.9, about, ("look at the sign of the loss", "a loss with a minimum"))
-
-
-def _middle(values: object) -> float:
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
+def _median(values: np.typing.NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else float("nan")

@@ -1,80 +1,112 @@
-"""All rules asked, and their answers ranked.
-
-Where a rule does not name another source, its thresholds follow from the mechanism it tells of and were checked on half
-``develop`` of ``tests/benchmarks/detection``.
-"""
+"""The engine of rules: each weighs the evidence for one cause; their answers are ranked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from gradwatch.diagnosis import data, initialization, network, numerics, optimization, recurrent
-from gradwatch.diagnosis.evidence import fallen
-from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.causes import advice
+from gradwatch.diagnosis.evidence import LEARNS, Evidence
+from gradwatch.records import Cause, Diagnosis, Finding
 
-Rule = Callable[[Sequence[Finding], Sequence[Snapshot]], Diagnosis | None]
-
-RULES: tuple[Rule, ...] = (
-    network.saturating_activation,
-    network.dead_relu,
-    initialization.initialization_too_small,
-    initialization.initialization_too_large,
-    optimization.learning_rate_too_high,
-    optimization.missing_warm_up,
-    optimization.clipping_too_hard,
-    recurrent.recurrent_depth,
-    data.unscaled_input,
-    data.unscaled_target,
-    data.outlier_batch,
-    network.missing_normalization_or_skip,
-    network.zero_gradient_head,
-    network.frozen_or_detached_part,
-    numerics.unguarded_operation,
-    numerics.precision_underflow,
-    optimization.learning_rate_too_low,
-    optimization.weight_decay_too_strong,
-    optimization.unbounded_loss,
-)
+E = TypeVar("E", bound=Evidence)
+_UNEXPLAINED = 0.1  # the score of what no rule explains: below that of every rule
 
 
-def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[Diagnosis]:
-    """The causes of what goes wrong, the likeliest first; empty for a healthy run.
+@dataclass(frozen=True)
+class Claim:
+    """The answer of a rule that finds its cause.
 
-    Each rule weighs the evidence for one cause, on its own. Of equal scores the one that explains more comes first. A
-    finding that no rule explains is listed at the end, as ``not known``, unless the loss has fallen by over half.
+    Attributes:
+        evidence: the measured numbers that speak for the cause, as sentences.
+        findings: the findings that it explains.
+        case: the form of the cause, on which the advice depends.
+        strength: which of the rule's scores it has; None for that of the case.
+    """
 
-    Args:
-        findings: what the detectors found.
-        history: the Snapshots that are still kept, in the order of their steps.
+    evidence: str
+    findings: tuple[Finding, ...] = ()
+    case: str = ""
+    strength: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule(Generic[E]):
+    """A cause, and the function that weighs the evidence for it.
+
+    Attributes:
+        cause: its name.
+        scores: case -> how strongly it speaks for the cause, 0 to 1; the key "" holds for all other cases. Only the
+            order of scores matters. They were chosen on half ``develop`` of ``tests/benchmarks/detection``, so that
+            the right cause stands first there.
+        weigh: returns a Claim, or None where the cause is not seen.
+        from_start: ask only where the first steps of the run are known.
+    """
+
+    cause: Cause
+    scores: Mapping[str, float]
+    weigh: Callable[[E], Claim | None]
+    from_start: bool = False
+
+    def __call__(self, evidence: E) -> Diagnosis | None:
+        """Return the diagnosis, with the advice for its case; None where the cause is not seen."""
+        if self.from_start and not evidence.saw_start:
+            return None
+        claim = self.weigh(evidence)
+        if claim is None:
+            return None
+        kinds = evidence.first.kinds if evidence.history else ()
+        remedies = advice(self.cause, claim.case, kinds)
+        strength = claim.case if claim.strength is None else claim.strength
+        score = self.scores[strength if strength in self.scores else ""]
+        return Diagnosis(self.cause, claim.evidence.strip(), score, claim.findings, remedies)
+
+
+def rule(
+    cause: Cause, scores: float | Mapping[str, float], *, from_start: bool = False
+) -> Callable[[Callable[[E], Claim | None]], Rule[E]]:
+    """Make a rule of a function.
 
     Example:
-        >>> snapshot = Snapshot(0, ("a", "b"), kinds=("Sigmoid", "Linear"), gain=[0.2, 0.6])
-        >>> finding = Finding("vanishing", ("a",), 0, 1e-6, 1e-3, "it vanishes")
-        >>> diagnose([finding], [snapshot])[0].cause
-        'saturating activation'
+        >>> @rule("unbounded loss", 0.9)
+        ... def falls_without_end(evidence):
+        ...     return Claim("It fell below -100.") if evidence.losses.min() < -100 else None
+        >>> from gradwatch.records import Snapshot
+        >>> falls_without_end(Evidence((), [Snapshot(0, (), trace_step=[0], trace_loss=[-1e6])])).cause
+        'unbounded loss'
     """
-    history = _of_one_model(history)
+    by_case = {"": scores} if isinstance(scores, (int, float)) else scores
+    return lambda weigh: Rule(cause, by_case, weigh, from_start)
+
+
+def ask(rules: Iterable[Rule[E]], evidence: E) -> list[Diagnosis]:
+    """Return the answers of all rules, the strongest first; of equal ones the one that explains more.
+
+    Several answers that name the same cause become one, with the evidence of all.
+    """
     with np.errstate(all="ignore"):  # NaN and Inf are what rules look for
-        answers = [answer for rule in RULES if (answer := rule(findings, history)) is not None]
-    answers.sort(key=lambda answer: (-answer.score, -len(answer.findings)))
-    return [*answers, *_unexplained(findings, answers, history)]
+        answers = [answer for each in rules if (answer := each(evidence)) is not None]
+    answers.sort(key=_strength)
+    merged: dict[str, Diagnosis] = {}
+    for answer in answers:
+        first = merged.get(answer.cause)
+        merged[answer.cause] = (
+            answer if first is None else replace(first, evidence=f"{first.evidence} {answer.evidence}")
+        )
+    return list(merged.values())
 
 
-def _of_one_model(history: Sequence[Snapshot]) -> Sequence[Snapshot]:
-    """Return the Snapshots of the layers of the latest one: a head may have been replaced during the run."""
-    if all(snapshot.layers == history[-1].layers for snapshot in history):
-        return history
-    layers = set(history[-1].layers)
-    return [snapshot for snapshot in history if set(snapshot.layers) == layers]
+def _strength(diagnosis: Diagnosis) -> tuple[float, int]:
+    return -diagnosis.score, -len(diagnosis.findings)
 
 
-def _unexplained(
-    findings: Sequence[Finding], answers: Sequence[Diagnosis], history: Sequence[Snapshot]
-) -> Iterator[Diagnosis]:
+def unexplained(evidence: Evidence, answers: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
+    """Yield one diagnosis of cause ``not known`` for the findings that no answer explains, unless the run learns."""
     explained = {finding for answer in answers for finding in answer.findings}
-    left = tuple(finding for finding in findings if finding not in explained)
-    if left and not fallen(history) > 0.5:  # one that learns is left to the findings' own words
-        evidence = " ".join(dict.fromkeys(finding.message for finding in left))
-        yield Diagnosis("not known", evidence, 0.1, left, ("look at the layers named",))
+    left = tuple(finding for finding in evidence.findings if finding not in explained)
+    if left and not evidence.loss_fall > LEARNS:
+        text = " ".join(dict.fromkeys(finding.message for finding in left))
+        yield Diagnosis("not known", text, _UNEXPLAINED, left, advice("not known", left[0].kind))

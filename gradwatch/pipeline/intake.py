@@ -11,12 +11,13 @@ from torch import distributed
 
 from gradwatch.containment import Containment, say
 from gradwatch.detectors import default_detectors
+from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.history import History
 from gradwatch.pipeline.ledger import Ledger, OnFinding, announce, require_on_finding
 from gradwatch.pipeline.schedule import Schedule, require_count
 from gradwatch.probe.scalars import Pending
 from gradwatch.probe.trace import Traces
-from gradwatch.records import Detector, Finding, Snapshot
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
 _STEPS_LATE = 2  # a device that is two steps behind its host still has a step to work on while the host waits
 
@@ -161,7 +162,11 @@ class Intake:
             GradientError: when ``on_finding`` is ``"raise"``; what ``on_finding`` raises where it is a function.
         """
         while self._opened:
-            self.should_stop |= announce(self._opened.popleft(), self._on_finding, aloud=self._aloud)
+            self.should_stop |= announce(self._opened.popleft(), self._on_finding, self._explain, aloud=self._aloud)
+
+    def _explain(self) -> list[Diagnosis]:
+        """Return the causes that are known by now; none where the rules fail, as a finding is told in any case."""
+        return self.containment.run("the diagnosis", diagnose, self.ledger.findings, tuple(self.history)) or []
 
     def _look_at(self, snapshot: Snapshot) -> None:
         self.history.add(snapshot)

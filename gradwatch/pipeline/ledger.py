@@ -8,8 +8,9 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from gradwatch.containment import Containment
-from gradwatch.records import Detector, Finding, GradientError, GradientWarning, Snapshot
+from gradwatch.causes import advice
+from gradwatch.containment import Containment, stacklevel_of_user
+from gradwatch.records import Detector, Diagnosis, Finding, GradientError, GradientWarning, Snapshot
 
 OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
 
@@ -28,13 +29,16 @@ def require_on_finding(value: OnFinding) -> OnFinding:
     return value
 
 
-def announce(finding: Finding, on_finding: OnFinding, *, aloud: bool = True) -> bool:
-    """Warn, raise or call; returns whether training should stop.
+def announce(
+    finding: Finding, on_finding: OnFinding, explain: Callable[[], Iterable[Diagnosis]] = tuple, *, aloud: bool = True
+) -> bool:
+    """Warn, raise or call; return True if the training should stop.
 
     Args:
-        finding: what opened.
-        on_finding: what is done then.
-        aloud: whether this process is the one that warns.
+        finding: the one that opened.
+        on_finding: what is done about it.
+        explain: returns the causes that are known by now, the likeliest first.
+        aloud: this process is the one that warns.
 
     Raises:
         GradientError: when ``on_finding`` is ``"raise"``.
@@ -48,10 +52,19 @@ def announce(finding: Finding, on_finding: OnFinding, *, aloud: bool = True) -> 
         on_finding(finding)
         return False
     if on_finding == "raise":
-        raise GradientError(finding)
+        raise GradientError(finding, _cause_in_words(finding, explain()))
     if aloud:
-        warnings.warn(finding.message, GradientWarning, stacklevel=2)
+        text = f"{finding.message} {_cause_in_words(finding, explain())}"
+        warnings.warn(text, GradientWarning, stacklevel=stacklevel_of_user())
     return on_finding == "stop"
+
+
+def _cause_in_words(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
+    """Return the likeliest cause of a finding as far as it is known, and the first thing to do."""
+    for diagnosis in diagnoses:
+        if finding in diagnosis.findings and diagnosis.cause != "not known":
+            return f"Likely cause so far: {diagnosis.cause}. First thing to try: {diagnosis.remedies[0]}."
+    return f"The cause is not known yet. To begin with, {advice('not known', finding.kind)[0]}."
 
 
 @dataclass

@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 from torch import Tensor, nn
 
-from gradwatch.preflight.first_pass import Recorder, Seen, measure
-from gradwatch.preflight.rules import ranked
+from gradwatch.preflight.first_pass import FirstPass, Recorder, measure
+from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.preflight.verdict import believed, idle
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.terminal import layer_table
@@ -150,20 +150,20 @@ def diagnose(module: nn.Module, batch: Any, *, loss: Callable[[Any, Any], Tensor
         >>> diagnose(model[:-1], batch, loss=nn.CrossEntropyLoss()).diagnoses
         []
     """
-    first = seen = Seen(*one_pass(module, batch, loss), batch)
+    first = seen = FirstPass(*one_pass(module, batch, loss), batch)
     zeros: set[str] = set()
     for _ in range(_MOST_UNLOCKS):
         if not seen.run.findings or set(seen.recorder.zeros) <= zeros:
             break
         zeros |= set(seen.recorder.zeros)
-        seen = Seen(*one_pass(module, batch, loss, sorted(zeros)), batch)
+        seen = FirstPass(*one_pass(module, batch, loss, sorted(zeros)), batch)
     snapshot = first.run.history[-1] if first.run.history else None
     chi = chi_of(snapshot, first.recorder.spreads) if snapshot is not None else {}
     notes = tuple(_notes(first, chi))
-    return Preflight(type(module).__name__, snapshot, ranked(seen), seen.run.findings, chi, notes)
+    return Preflight(type(module).__name__, snapshot, diagnoses_of(seen), seen.run.findings, chi, notes)
 
 
-def _notes(seen: Seen, chi: dict[str, float]) -> Iterator[str]:
+def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
     if seen.inputs is not None and seen.recorder.first is not None:
         yield f"Inputs of {seen.recorder.first[0]}: {seen.inputs}."
     if seen.target is not None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.preflight.loss_head import Head, params_of, read_head
 from gradwatch.probe.call_log import tensors_in
 from gradwatch.probe.layers import find_layers, plain_name
 from gradwatch.probe.module_hooks import ModuleHook
-from gradwatch.records import Finding
 from gradwatch.short_runs.run import Run
 from gradwatch.theory import Spread, spreads
 
@@ -210,35 +211,35 @@ def _range(grads: Iterable[Tensor]) -> tuple[float, float]:
     return largest, tiny / max(count, 1)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One pass.
+class FirstPass(Evidence):
+    """The evidence of one pass, or of a short training, with what was recorded of its first pass.
 
-    Attributes:
-        run: its Snapshot and findings.
-        recorder: what else it showed.
+    Args:
+        run: its Snapshots and findings.
+        recorder: what else the first pass showed.
         batch: what it was given.
     """
 
-    run: Run
-    recorder: Recorder
-    batch: Any
+    def __init__(self, run: Run, recorder: Recorder, batch: Any) -> None:
+        super().__init__(run.findings, run.history)
+        self.run, self.recorder, self.batch = run, recorder, batch
 
-    @property
+    @cached_property
     def inputs(self) -> Scale | None:
-        """Scale of what the first layer with weights got."""
+        """The scale of the input of the first layer with weights; None where there is none to measure."""
         first = self.recorder.first
         return None if first is None else measure(first[1])
 
-    @property
+    @cached_property
     def target(self) -> Tensor | None:
-        """What a loss that measures a distance compares with; or the second half of a batch, if it is no label."""
+        """The target of a loss that measures a distance, or the second half of a batch, if it is no label."""
         if self.recorder.head.distance is not None:
             return self.recorder.head.distance[1]
         pair = self.batch if isinstance(self.batch, (tuple, list)) and len(self.batch) == 2 else (None, None)
         is_score = isinstance(pair[1], Tensor) and pair[1].is_floating_point() and self.recorder.head.binary is None
         return pair[1] if is_score else None
 
-    def findings(self, *kinds: str) -> tuple[Finding, ...]:
-        """The findings of these kinds."""
-        return tuple(finding for finding in self.run.findings if finding.kind in kinds)
+    @property
+    def input_in_words(self) -> str:
+        """The input of the first layer, in a sentence."""
+        return f"The input of {self.recorder.first[0]}: {self.inputs}." if self.recorder.first else ""

@@ -1,198 +1,182 @@
-"""What is wrong with a batch, seen in one pass: inputs and targets of another scale, or out of reach."""
+"""Rules on one pass, or a short training: a batch, a head or an initialization that can't be right."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
-from gradwatch.diagnosis.evidence import with_gradient
-from gradwatch.preflight.first_pass import LARGE, Seen, measure
+from gradwatch.diagnosis.ranking import Claim, Rule, ask, rule
+from gradwatch.preflight.first_pass import LARGE, FirstPass, measure
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.text import listed
 from gradwatch.theory import chi_of, typical
 
-_SMALL = 1e-3
-_OUTLIER = 100.0  # times the median sample
-_BEYOND = 0.1  # of the targets: a few may be noise
-
-
-def inputs(seen: Seen) -> Iterator[Diagnosis]:
-    """Inputs of another scale than initializations are made for."""
-    scale, first = seen.inputs, seen.recorder.first
-    if scale is None or first is None:
-        return
-    where = f"What {first[0]} gets: {scale}."
-    if scale.nonfinite:
-        yield Diagnosis("outlier batch", where, 1.0, seen.findings("nonfinite"), ("clean the data of NaN and Inf",))
-    if scale.outlier > _OUTLIER:
-        yield Diagnosis("outlier batch", where, 0.8, (), ("look at that sample", "clip or scale the inputs robustly"))
-    elif scale.is_large or 0 < scale.rms < _SMALL:
-        remedies = ("scale each feature to mean 0 and deviation 1", "a normalization layer in front")
-        grown = seen.findings("exploding", "saturated", "dead")
-        yield Diagnosis("unscaled input", where, 0.95 if scale.rms > 10 * LARGE else 0.8, grown, remedies)
-
-
-def target(seen: Seen) -> Iterator[Diagnosis]:
-    """Targets of another scale than the output, or outside of what the loss is made for."""
-    binary, distance = seen.recorder.head.binary, seen.recorder.head.distance
-    if binary is not None and bool(((binary < 0) | (binary > 1)).any()):
-        text = f"Targets of a binary cross-entropy go from {float(binary.min()):.3g} to {float(binary.max()):.3g}."
-        yield Diagnosis("unscaled target", text, 1.0, (), ("targets from 0 to 1",))
-    if seen.target is None:
-        return
-    scale = measure(seen.target)
-    output = measure(distance[0]).rms if distance is not None else 1.0
-    text = f"The targets: {scale}. The output: root mean square {output:.3g}."
-    if scale.nonfinite:
-        yield Diagnosis("outlier batch", text, 1.0, seen.findings("nonfinite"), ("clean the data of NaN and Inf",))
-    elif scale.rms > LARGE * max(output, 1.0):
-        remedies = ("scale the targets to mean 0 and deviation 1", "start the last bias at their mean")
-        yield Diagnosis("unscaled target", text, 0.8, seen.findings("exploding"), remedies)
-
-
-def reach(seen: Seen) -> Iterator[Diagnosis]:
-    """Targets that the last activation's outputs can't come to."""
-    if seen.recorder.head.bounded is None:
-        return
-    kind, beyond = seen.recorder.head.bounded
-    if beyond > _BEYOND:
-        text = f"The network ends in a {kind}, and {beyond:.0%} of the targets lie beyond what that can put out."
-        remedies = (f"no {kind} at the end", "targets scaled to its range")
-        yield Diagnosis("unscaled target", text, 0.95, (), remedies)
-
-
-# Geometric mean of chi over the blocks. Measured on the detection benchmark's programs for developing: 1.4 at most in
-# the healthy ones without normalization, 5.6 to 15 in the three whose weights are drawn too large.
-_GROWTH = 3.0
-_BLOCKS = 2
+VERY_LARGE, SMALL = 10 * LARGE, 1e-3  # root mean square of an input; pixels of 0 to 255 have 100 and more
+OUTLIER = 100.0  # the largest sample over the median one
+BEYOND = 0.1  # share of the targets that are out of reach: a few may be noise
+# Geometric mean of chi over the blocks. Measured on half `develop` of tests/benchmarks/detection: 1.4 at most in the
+# healthy programs without normalization, 5.6 to 15 in the three whose weights are drawn too large.
+GROWTH, MIN_BLOCKS = 3.0, 2
 # A first cross-entropy of so many times ln C, and so much above it. Logits of variance s^2 have about ln C + s^2 / 2;
 # the first loss of a network that knows nothing should be ln C (A. Karpathy, Neural networks: zero to hero, 2022).
-_SURPRISE, _ABOVE = 3.0, 5.0
+SURPRISE, ABOVE = 3.0, 5.0
 
 
-def crash(seen: Seen) -> Iterator[Diagnosis]:
-    """The pass came to no end."""
-    if seen.run.trouble:
-        text = seen.run.trouble.replace("the training raised", "the pass raised")
-        text = f"{text[:1].upper()}{text[1:]}."
-        if "does not require grad" in text:
-            remedies = ("return the loss with its graph, without detach(), item() or no_grad()",)
-            yield Diagnosis("frozen or detached part", text, 1.0, (), remedies)
-        else:
-            yield Diagnosis("not known", text, 1.0, (), ("read the error: it is raised before any step",))
+@rule("frozen or detached part", 1.0)
+def loss_without_graph(seen: FirstPass) -> Claim | None:
+    """The backward pass raised since the loss has no graph."""
+    return Claim(_trouble(seen), case="no graph") if "does not require grad" in seen.run.trouble else None
 
 
-def head(seen: Seen) -> Iterator[Diagnosis]:
-    """A head that passes no gradient on, or hardly any."""
+@rule("not known", 1.0)
+def crash(seen: FirstPass) -> Claim | None:
+    """The pass raised something else, or made no step."""
+    is_other = seen.run.trouble and "does not require grad" not in seen.run.trouble
+    return Claim(_trouble(seen), case="crash") if is_other else None
+
+
+def _trouble(seen: FirstPass) -> str:
+    text = seen.run.trouble.replace("the training raised", "the pass raised")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+@rule("zero-gradient head", {"one unit": 1.0, "probabilities": 0.9})
+def head(seen: FirstPass) -> Claim | None:
+    """The head passes no gradient on, or hardly any."""
     found = seen.recorder.head
     if found.over_one:
         text = "The last softmax is over a single unit: its output is 1 whatever the weights are, the gradient 0."
-        remedies = ("a sigmoid with binary cross-entropy on logits", "two units")
-        yield Diagnosis("zero-gradient head", text, 1.0, seen.findings("stalled", "vanishing"), remedies)
-    elif found.twice is not None:
-        given, loss = found.twice
-        text = f"The loss ({loss}) takes the output of a {given}, values from 0 to 1, for logits."
-        remedy = f"no {given} before this loss, which has it inside"
-        yield Diagnosis("zero-gradient head", text, 0.9, seen.findings("stalled"), (remedy,))
+        return Claim(text, seen.found("stalled", "vanishing"), "one unit")
+    if found.twice is not None:
+        activation, loss = found.twice
+        text = f"The loss ({loss}) takes the output of a {activation}, values from 0 to 1, for logits."
+        return Claim(text, seen.found("stalled"), "probabilities")
+    return None
 
 
-def dead(seen: Seen) -> Iterator[Diagnosis]:
-    """ReLUs that no sample of the batch sets off; what is before them gets no gradient."""
-    for finding in seen.findings("dead"):
-        if finding.step:
-            continue  # they died in training
-        text = f"Before any step {finding.value:.0%} of the units of {listed(finding.layers)} fire for no sample."
-        remedies = ("He initialization with zero biases", "LeakyReLU", "inputs of mean 0 and deviation 1")
-        spoilt = (finding, *seen.findings("vanishing", "stalled"))
-        yield Diagnosis("dead ReLU", text, 0.9, spoilt, remedies)
+@rule("outlier batch", {"not finite": 1.0, "sample": 0.8})
+def bad_values(seen: FirstPass) -> Claim | None:
+    """Inputs or targets hold NaN or Inf, or one sample that is far larger than the others."""
+    inputs, target = seen.inputs, None if seen.target is None else measure(seen.target)
+    if inputs is not None and inputs.nonfinite:
+        return Claim(seen.input_in_words, seen.found("nonfinite"), "not finite")
+    if target is not None and target.nonfinite:
+        return Claim(f"The targets: {target}.", seen.found("nonfinite"), "not finite")
+    is_outlier = inputs is not None and inputs.outlier > OUTLIER
+    return Claim(seen.input_in_words, (), "sample") if is_outlier else None
 
 
-def large(seen: Seen) -> Iterator[Diagnosis]:
-    """Weights under which the gradient grows with every block, and nothing that normalizes."""
-    if not seen.run.history or any("Norm" in kind for kind in seen.run.history[0].kinds):
-        return
-    chi = chi_of(seen.run.history[0], seen.recorder.spreads, smaller=True)
-    if len(chi) >= _BLOCKS and typical(chi.values()) > _GROWTH:
-        growth = typical(chi.values()) ** 0.5
-        span = f"{min(chi.values()):.2g} to {max(chi.values()):.2g}"
-        text = f"Each of {len(chi)} blocks multiplies the gradient by {growth:.2g} (chi {span}; 1 keeps its size)."
-        remedies = ("He initialization for ReLU, Xavier for Tanh, LeCun for SELU", "a normalization layer")
-        spoilt = seen.findings("exploding", "saturated", "vanishing")
-        yield Diagnosis("initialization too large", text, 0.85, spoilt, remedies)
+@rule("unscaled input", {"very large": 0.95, "": 0.8})
+def unscaled_input(seen: FirstPass) -> Claim | None:
+    """The inputs are of another scale than initializations are made for."""
+    scale = seen.inputs
+    if scale is None or scale.outlier > OUTLIER or not (scale.is_large or 0 < scale.rms < SMALL):
+        return None
+    about = seen.found("exploding", "saturated", "dead")
+    return Claim(seen.input_in_words, about, strength="very large" if scale.rms > VERY_LARGE else "")
 
 
-def copies(seen: Seen) -> Iterator[Diagnosis]:
-    """Units that start equal and stay equal, or at zero and stay there."""
-    moved = with_gradient(seen.run.history)  # a branch behind a zero head has to wait for it
-    equal, stuck = seen.recorder.copies, [name for name in seen.recorder.stuck if name not in moved]
-    if equal or stuck:
-        text = (
-            f"All rows of {listed(equal)} are equal, and so are the rows of the gradient: the units of such a layer "
-            f"stay copies of one another."
-            if equal
-            else f"The weights of {listed(stuck)} are 0, and so is their gradient: they stay so."
-        )
-        remedies = ("draw the weights at random: He or Xavier initialization",)
-        spoilt = seen.findings("vanishing", "stalled", "saturated", "exploding", "dead")
-        yield Diagnosis("initialization too small", text, 1.0, spoilt, remedies)
+@rule("unscaled target", {"binary": 1.0, "out of reach": 0.95, "": 0.8})
+def unscaled_target(seen: FirstPass) -> Claim | None:
+    """The targets are out of the range of the loss or of the last activation, or far larger than the output."""
+    binary, distance, bounded = seen.recorder.head.binary, seen.recorder.head.distance, seen.recorder.head.bounded
+    if binary is not None and bool(((binary < 0) | (binary > 1)).any()):
+        text = f"Targets of a binary cross-entropy go from {float(binary.min()):.3g} to {float(binary.max()):.3g}."
+        return Claim(text, (), "binary")
+    if bounded is not None and bounded[1] > BEYOND:
+        text = f"The network ends in a {bounded[0]}, and {bounded[1]:.0%} of the targets are beyond its range."
+        return Claim(text, (), "out of reach")
+    if seen.target is None:
+        return None
+    scale, output = measure(seen.target), measure(distance[0]).rms if distance is not None else 1.0
+    if scale.nonfinite or not scale.rms > LARGE * max(output, 1.0):
+        return None
+    text = f"The targets: {scale}. The output: root mean square {output:.3g}."
+    return Claim(text, seen.found("exploding"))
 
 
-def surprise(seen: Seen) -> Iterator[Diagnosis]:
-    """Logits so large that the first loss is far above that of a network that knows nothing."""
-    if seen.recorder.head.surprise is None:
-        return
-    if seen.inputs is not None and seen.inputs.is_large:
-        return  # which is why
+@rule("dead ReLU", 0.9)
+def dead(seen: FirstPass) -> Claim | None:
+    """No sample of the batch sets off these ReLUs; the layers before them get no gradient."""
+    findings = [finding for finding in seen.found("dead") if not finding.step]  # later ones died in training
+    if not findings:
+        return None
+    texts = [f"Before any step {f.value:.0%} of the units of {listed(f.layers)} fire for no sample." for f in findings]
+    return Claim(" ".join(texts), (*findings, *seen.found("vanishing", "stalled")), "from the start")
+
+
+@rule("initialization too large", {"growth": 0.85})
+def large_weights(seen: FirstPass) -> Claim | None:
+    """The gradient grows with every block, and nothing normalizes."""
+    if not seen.history or seen.normalizes:
+        return None
+    chi = chi_of(seen.first, seen.recorder.spreads, smaller=True)
+    if len(chi) < MIN_BLOCKS or not typical(chi.values()) > GROWTH:
+        return None
+    growth, low, high = typical(chi.values()) ** 0.5, min(chi.values()), max(chi.values())
+    text = (
+        f"Each of {len(chi)} blocks multiplies the gradient by {growth:.2g} (chi {low:.2g} to {high:.2g}; neutral: 1)."
+    )
+    return Claim(text, seen.found("exploding", "saturated", "vanishing"), "growth")
+
+
+@rule("initialization too large", {"logits": 0.75})
+def large_logits(seen: FirstPass) -> Claim | None:
+    """The first loss is far above that of a network that knows nothing."""
+    if seen.recorder.head.surprise is None or (seen.inputs is not None and seen.inputs.is_large):  # which is why
+        return None
     loss, classes = seen.recorder.head.surprise
     even = math.log(classes) if classes > 1 else math.inf
-    if math.isfinite(loss) and loss > max(_SURPRISE * even, even + _ABOVE):
-        text = f"The first loss is {loss:.3g}; equal logits of {classes} classes would have ln {classes} = {even:.3g}."
-        remedies = ("smaller weights in the last layer, and in embeddings tied to it", "standardized inputs")
-        yield Diagnosis("initialization too large", text, 0.75, seen.findings("exploding"), remedies)
+    if not (math.isfinite(loss) and loss > max(SURPRISE * even, even + ABOVE)):
+        return None
+    text = f"The first loss is {loss:.3g}; equal logits of {classes} classes would have ln {classes} = {even:.3g}."
+    return Claim(text, seen.found("exploding"), "logits")
 
 
-def foreign(seen: Seen) -> Iterator[Diagnosis]:
-    """Parameters that get a gradient and that the module does not have: a plain list of layers hides them."""
+@rule("initialization too small", {"copies": 1.0})
+def copies(seen: FirstPass) -> Claim | None:
+    """Units start equal and stay equal, or start at zero and stay there."""
+    equal = seen.recorder.copies
+    # A branch behind a zero head has to wait for it.
+    stuck = [name for name in seen.recorder.stuck if name not in seen.params_with_gradient]
+    if not (equal or stuck):
+        return None
+    text = (
+        f"All rows of {listed(equal)} are equal, and so are the rows of the gradient: the units of such a layer stay "
+        f"copies of one another."
+        if equal
+        else f"The weights of {listed(stuck)} are 0, and so is their gradient: they stay 0."
+    )
+    return Claim(text, seen.found("vanishing", "stalled", "saturated", "exploding", "dead"), "copies")
+
+
+@rule("frozen or detached part", {"foreign": 0.95})
+def foreign(seen: FirstPass) -> Claim | None:
+    """Parameters get a gradient and belong to no module: a plain list of layers hides them."""
     shapes = seen.recorder.foreign
-    if shapes:
-        largest = sorted({*shapes}, key=math.prod, reverse=True)
-        text = (
-            f"{len(shapes)} parameters, of shapes {listed([str(shape) for shape in largest])}, get a gradient and are "
-            f"none of the module's: an optimizer of its parameters() does not train them."
-        )
-        remedies = ("nn.ModuleList, or nn.ModuleDict, in place of a plain list or dict", "nn.ParameterList")
-        yield Diagnosis("frozen or detached part", text, 0.95, (), remedies)
+    if not shapes:
+        return None
+    largest = sorted({*shapes}, key=math.prod, reverse=True)
+    text = (
+        f"{len(shapes)} parameters, of shapes {listed([str(shape) for shape in largest])}, get a gradient and are none "
+        f"of the module's: an optimizer of its parameters() does not train them."
+    )
+    return Claim(text, (), "foreign")
 
 
-_RULES: tuple[Callable[[Seen], Iterator[Diagnosis]], ...] = (
-    crash,
-    head,
-    inputs,
-    target,
-    reach,
-    dead,
-    large,
-    surprise,
-    copies,
-    foreign,
-)
+_RULES: tuple[Rule[FirstPass], ...] = (
+    loss_without_graph, crash, head, bad_values, unscaled_input, unscaled_target, dead, large_weights, large_logits,
+    copies, foreign,
+)  # fmt: skip
 
 
-def ranked(seen: Seen) -> list[Diagnosis]:
-    """The likeliest first; what a rule here explains needs no second, weaker cause."""
-    own = _merged(diagnosis for rule in _RULES for diagnosis in rule(seen))
-    explained = {finding for diagnosis in own for finding in diagnosis.findings}
-    others = [other for other in seen.run.diagnoses if not other.findings or not set(other.findings) <= explained]
+def diagnoses_of(seen: FirstPass) -> list[Diagnosis]:
+    """Return the causes, the likeliest first. What a rule here explains needs no second, weaker cause of the run's."""
+    own = ask(_RULES, seen)
     causes = {diagnosis.cause for diagnosis in own}
-    others = [other for other in others if other.cause not in causes]
+    explained = {finding for diagnosis in own for finding in diagnosis.findings}
+    others = [
+        other
+        for other in seen.run.diagnoses
+        if other.cause not in causes and not (other.findings and set(other.findings) <= explained)
+    ]
     return sorted([*own, *others], key=lambda diagnosis: -diagnosis.score)
-
-
-def _merged(diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-    """One of each cause, the strongest, with the evidence of all."""
-    causes: dict[str, Diagnosis] = {}
-    for new in sorted(diagnoses, key=lambda diagnosis: -diagnosis.score):
-        old = causes.get(new.cause)
-        causes[new.cause] = new if old is None else replace(old, evidence=f"{old.evidence} {new.evidence}")
-    return list(causes.values())

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from gradwatch.diagnosis import diagnose
-from gradwatch.diagnosis.evidence import with_gradient
-from gradwatch.preflight.first_pass import Recorder, Seen
-from gradwatch.preflight.rules import ranked
+from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.preflight.first_pass import FirstPass, Recorder
+from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.probe.layers import ROOT
 from gradwatch.records import Cause, Finding, Kind, Snapshot
 from gradwatch.short_runs.loop import train_in_a_loop
@@ -62,7 +62,7 @@ def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> 
         last = history[-1].left_out  # in a first step, another optimizer may still have its turn
         return finding if len(history) > 1 and set(finding.layers) <= set(last) else None
     if finding.kind == "stalled":
-        moved = with_gradient(history)
+        moved = Evidence((), history).params_with_gradient
         stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
         return replace(finding, layers=stuck) if stuck else None
     return finding
@@ -112,7 +112,7 @@ def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = ()
     run = train(module, data, observer=recorder, **settings)
     run = believed(run, recorder)
     if not run.trouble:
-        run = replace(run, diagnoses=tuple(ranked(Seen(run, recorder, data))))
+        run = replace(run, diagnoses=tuple(diagnoses_of(FirstPass(run, recorder, data))))
     return _without(run, allow) if allow else run
 
 

@@ -96,7 +96,7 @@ def numbers_in(text: str) -> list[float]:
 
 
 @every_detector
-def test_a_finding_tells_kind_layers_value_threshold_and_what_to_try(kind: Any) -> None:
+def test_a_finding_tells_kind_layers_value_and_threshold_and_leaves_advice_to_the_cause(kind: Any) -> None:
     snapshot = SICK[kind.__name__]
     findings = found(kind(), snapshot)
     assert findings
@@ -106,7 +106,7 @@ def test_a_finding_tells_kind_layers_value_threshold_and_what_to_try(kind: Any) 
         assert finding.layers == ("loss",) if kind.__name__ == "Spike" else finding.layers == ("a", "b")
         assert finding.step == snapshot.step
         assert finding.is_open
-        assert re.search(r"[Tt]ry |[Ll]ook (at|for) ", finding.message)
+        assert not re.search(r"[Tt]ry |[Ll]ook (at|for) ", finding.message)
         for number in {finding.value, finding.threshold} - {0.0}:
             assert any(math.isclose(number, n, rel_tol=0.06) for n in numbers_in(finding.message)), finding
 

@@ -1,0 +1,239 @@
+"""One table of advice: for each cause what to do about it, in the order to try.
+
+All that tells a user what to do reads it: the terminal, TensorBoard's text, warnings, ``gradwatch check``, its JSON and
+its annotations; and ``gradwatch.trial.suggest`` takes from it which remedies to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradwatch.layer_kinds import is_bounded, is_normalization
+from gradwatch.records import Cause
+
+_MOST_TOLD = 3  # who reads a fourth thing to try has tried three
+
+Applies = Callable[[Sequence[str]], bool]
+
+
+def _bounded(kinds: Sequence[str]) -> bool:
+    return any(map(is_bounded, kinds))
+
+
+def _normalized(kinds: Sequence[str]) -> bool:
+    return any(map(is_normalization, kinds))
+
+
+def _not_normalized(kinds: Sequence[str]) -> bool:
+    return not _normalized(kinds)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do about a cause.
+
+    Attributes:
+        text: the sentence that is printed, without a full stop.
+        remedy: key of the remedy in :mod:`gradwatch.remedies` that does it; empty where only the user can.
+        fit: how directly the remedy treats the cause: 1 removes it, less only eases what follows from it. The figures
+            are judged by ``tests/benchmarks/detection/measure.py --what '[remedies]'``.
+        cases: the forms of the cause for which it is told; empty for all. The rules of diagnosis name them.
+        applies: takes the kinds of a network's layers and returns True if the step makes sense there; None for always.
+        line: the code to write, where a remedy can't do it from outside.
+    """
+
+    text: str
+    remedy: str = ""
+    fit: float = 0.0
+    cases: tuple[str, ...] = ()
+    applies: Applies | None = None
+    line: str = ""
+
+    def is_for(self, case: str, kinds: Sequence[str]) -> bool:
+        """Return True if it is worth telling for a form of the cause and a network's layers."""
+        fits_case = not self.cases or case in self.cases
+        return fits_case and (self.applies is None or not kinds or self.applies(kinds))
+
+
+_NORMALIZE = "put a normalization layer between each layer and its activation"
+_PRE_NORM = "normalize before each block, not after it"
+_INITIALIZE = "initialize again: He for ReLU, Xavier for Tanh, LeCun for SELU"
+_ADAPTIVE = "use an optimizer that scales each gradient, such as Adam"
+_LOWER_RATE = "lower the learning rate"
+_WARM_UP = "warm the learning rate up over the first steps"
+_CLIP = "clip by the global norm"
+_CLIP_OUTLIERS = "clip the outliers among the norms"
+_SKIP = "skip a step whose gradients are not finite"
+_SKIPS = "add skip connections"
+
+STEPS: Mapping[Cause, tuple[Step, ...]] = {
+    "saturating activation": (
+        Step("replace the bounded activations by ReLU, with He initialization", "ReplaceActivations", 1.0),
+        Step(_NORMALIZE, "InsertNormalization", 0.8, applies=_not_normalized),
+        Step("initialize again with smaller weights (Xavier)", "InitializeAgain", 0.8),
+        Step(_SKIPS, "AddSkips", 0.6),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
+        Step("normalize the gradients", "NormalizeGradients", 0.3),
+        Step("standardize the inputs", "RescaleInputs", 0.3),
+    ),
+    "initialization too small": (
+        Step(_INITIALIZE, "InitializeAgain", 1.0),
+        Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
+        Step(_SKIPS, "AddSkips", 0.6),
+        Step("replace the bounded activations by ReLU", "ReplaceActivations", 0.6, applies=_bounded),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5),
+        Step("normalize the gradients", "NormalizeGradients", 0.4),
+    ),
+    "initialization too large": (
+        Step("start the last layer, and embeddings tied to it, with smaller weights", cases=("logits",)),
+        Step(_INITIALIZE, "InitializeAgain", 1.0),
+        Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
+        Step(_CLIP, "Clip", 0.4),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.3),
+    ),
+    "learning rate too high": (
+        Step(_LOWER_RATE, "LowerLearningRate", 1.0),
+        Step(_CLIP, "Clip", 0.6),
+        Step(_WARM_UP, "WarmUp", 0.5),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5),
+        Step(_NORMALIZE, "InsertNormalization", 0.3, applies=_not_normalized),
+        Step(_CLIP_OUTLIERS, "ClipOutliers", 0.2),
+        Step(_PRE_NORM, "NormalizeFirst", 0.2, applies=_normalized),
+    ),
+    "dead ReLU": (
+        Step("replace the ReLUs by LeakyReLU", "ReplaceActivations of rectifiers", 1.0),
+        Step("initialize again: He, with zero biases", "InitializeAgain", 0.7, ("from the start",)),
+        Step(_NORMALIZE, "InsertNormalization", 0.6, ("from the start",), _not_normalized),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.5),
+        Step("standardize the inputs", "RescaleInputs", 0.4),
+        Step("give the layer more units", cases=("whole layer",)),
+    ),
+    "zero-gradient head": (
+        Step("give one logit to binary_cross_entropy_with_logits: a softmax over one unit is always 1",
+             "FixHead", 1.0, ("one unit",)),
+        Step("remove the activation before the loss, which expects logits", "FixHead", 1.0, ("probabilities",)),
+        Step("look at the head: a softmax over one unit, or weights that are all zero, pass no gradient",
+             "FixHead", 1.0, ("no gradient",)),
+        Step("give the loss the raw outputs", cases=("no gradient",)),
+    ),
+    "unscaled input": (
+        Step("standardize the inputs: each feature to mean 0 and deviation 1", "RescaleInputs", 1.0),
+        Step("put a normalization layer in front", "InsertNormalization", 0.5),
+        Step(_CLIP, "Clip", 0.4),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.4),
+    ),
+    "unscaled target": (
+        Step("use targets from 0 to 1 for a binary cross-entropy", cases=("binary",)),
+        Step("remove the activation at the end, or scale the targets to its range", cases=("out of reach",)),
+        Step("standardize the targets: mean 0 and deviation 1", "RescaleTargets", 1.0, ("",)),
+        Step("start the last bias at the targets' mean", cases=("",)),
+        Step("use a Huber loss", cases=("",)),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.5, ("",)),
+        Step(_CLIP, "Clip", 0.5, ("",)),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5, ("",)),
+        Step("normalize the gradients", "NormalizeGradients", 0.3, ("",)),
+    ),
+    "recurrent depth": (
+        Step("replace the RNN by an LSTM or a GRU", "ReplaceRecurrence", 1.0, ("fades", "grows")),
+        Step("give the gradient a shorter way back through time, such as attention", cases=("gated fades",)),
+        Step("make the recurrent weights orthogonal", "OrthogonalRecurrence", 0.7),
+        Step(_CLIP, "Clip", 0.4, ("grows",)),
+        Step("train on shorter sequences", cases=("fades", "gated fades")),
+    ),
+    "missing normalization or skip": (
+        Step(_SKIPS, "AddSkips", 1.0),
+        Step(_NORMALIZE, "InsertNormalization", 0.9, applies=_not_normalized),
+        Step(_PRE_NORM, "NormalizeFirst", 0.8, applies=_normalized),
+        Step(_INITIALIZE, "InitializeAgain", 0.5),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
+    ),
+    "learning rate too low": (Step("raise the learning rate", "RaiseLearningRate", 1.0),),
+    "missing warm-up": (
+        Step(_WARM_UP, "WarmUp", 1.0),
+        Step(_PRE_NORM, "NormalizeFirst", 0.9, applies=_normalized),
+        Step(_CLIP, "Clip", 0.5),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.4),
+    ),
+    "outlier batch": (
+        Step("clean the data of NaN and Inf", cases=("not finite",)),
+        Step("look at the batch of that step, and clean or drop it in the data", line=""),
+        Step(_CLIP_OUTLIERS, "ClipOutliers", 1.0),
+        Step(_CLIP, "Clip", 0.8),
+        Step(_SKIP, "SkipBadSteps", 0.6),
+        Step(_WARM_UP, "WarmUp", 0.1),
+    ),
+    "unguarded operation": (
+        Step("guard the logs, roots and divisions there", "GuardOperations", 1.0, line="torch.log(x.clamp(min=1e-6))"),
+        Step("use torch's fused losses on raw outputs"),
+        Step(_SKIP, "SkipBadSteps", 0.4),
+        Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2),
+    ),
+    "frozen or detached part": (
+        Step("return the loss with its graph, without detach(), item() or no_grad()", cases=("no graph",)),
+        Step("use nn.ModuleList, nn.ModuleDict or nn.ParameterList, not a plain list or dict", cases=("foreign",)),
+        Step("give the optimizer model.parameters()", "TrainAll", 1.0, ("no optimizer",)),
+        Step("remove the rounding or comparison between the parts", "KeepGraph", 1.0, ("cut off",)),
+        Step("remove the detach(), no_grad() or .data between that part and the loss", "KeepGraph", 1.0,
+             ("no gradient",), line=""),
+        Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient",)),
+        Step("freeze what should not learn, with requires_grad_(False)",
+             cases=("no optimizer", "no gradient", "cut off")),
+    ),
+    "precision underflow": (
+        Step("use bfloat16", "UseBfloat16", 1.0),
+        Step("let the loss scaler find its scale", "ScaleLoss", 0.9, line="scaler = torch.amp.GradScaler()"),
+        Step("compute the loss and its last layer in float32"),
+    ),
+    "unbounded loss": (
+        Step("look at the sign of the loss: nothing is learned from one that falls without end", line=""),
+        Step("use a loss with a minimum"),
+    ),
+    "weight decay too strong": (
+        Step("lower the weight decay to 0.01 or less", line="AdamW(model.parameters(), weight_decay=0.01)"),
+    ),
+    "clipping too hard": (
+        Step("clip less: at the 90th percentile of the norms, or not at all", "RemoveClip", 1.0),
+        Step("raise the learning rate"),
+    ),
+    "not known": (
+        Step("read the error: it was raised before any step", cases=("crash",)),
+        Step("look for a division, log, sqrt or exp in the layers named", cases=("nonfinite",)),
+        Step("look at the batch of that step", cases=("spike",)),
+        Step("look for a detach(), an unused module or a head without a gradient", cases=("stalled",)),
+        Step("look at the layers named, over time, in TensorBoard's charts",
+             cases=("", "vanishing", "exploding", "dead", "saturated")),
+    ),
+}  # fmt: skip
+
+
+def advice(cause: Cause, case: str = "", kinds: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what to do about a cause, the first thing to try first.
+
+    Args:
+        cause: of a Diagnosis.
+        case: the form of the cause that was found; a Finding's kind where the cause is not known.
+        kinds: of the network's layers; without them no step is left out for what the network has.
+
+    Example:
+        >>> advice("missing normalization or skip", kinds=("Linear", "LayerNorm"))[:2]
+        ('add skip connections', 'normalize before each block, not after it')
+    """
+    told = [step.text for step in STEPS[cause] if step.is_for(case, kinds)]
+    return tuple(told[:_MOST_TOLD]) or advice(cause)
+
+
+def fit_of(remedy: str, cause: str) -> float:
+    """Return how directly a remedy, by its key, treats a cause, from 0 to 1.
+
+    Example:
+        >>> fit_of("ReplaceActivations", "saturating activation"), fit_of("Clip", "dead ReLU")
+        (1.0, 0.0)
+    """
+    steps = STEPS.get(cause, ())  # type: ignore[call-overload]
+    return max((step.fit for step in steps if step.remedy == remedy), default=0.0)
+
+
+def causes_treated_by(remedy: str) -> frozenset[Cause]:
+    """Return the causes that a remedy treats, by its key."""
+    return frozenset(cause for cause in STEPS if fit_of(remedy, cause))
