@@ -54,7 +54,7 @@ class Stalled:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all without a gradient, and one for all without an optimizer."""
         yield from _left_out(snapshot)
-        norms = np.asarray(snapshot.param_grad_norm)
+        norms = snapshot.param_grad_norm
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)

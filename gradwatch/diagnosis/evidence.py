@@ -21,7 +21,7 @@ def losses(history: Sequence[Snapshot]) -> Array:
         >>> losses([Snapshot(1, (), trace_step=[0, 1], trace_loss=[2.0, 1.0])])
         array([2., 1.])
     """
-    known = [np.asarray(snapshot.trace_loss, np.float64) for snapshot in history]
+    known = [snapshot.trace_loss for snapshot in history]
     row = np.concatenate(known) if known else np.empty(0)
     return row[~np.isnan(row)]
 
@@ -89,14 +89,14 @@ def nearest(history: Sequence[Snapshot], step: int) -> Snapshot:
 
 def before(history: Sequence[Snapshot], step: int) -> Array:
     """The finite losses of the steps before one."""
-    pairs = [(s.trace_step, np.asarray(s.trace_loss, np.float64)) for s in history]
+    pairs = [(s.trace_step, s.trace_loss) for s in history]
     row: Array = np.concatenate([values[np.asarray(steps) < step] for steps, values in pairs]) if pairs else np.empty(0)
     return np.asarray(row[np.isfinite(row)])
 
 
 def after(history: Sequence[Snapshot], step: int) -> Array:
     """The losses of the steps after one."""
-    pairs = [(s.trace_step, np.asarray(s.trace_loss, np.float64)) for s in history]
+    pairs = [(s.trace_step, s.trace_loss) for s in history]
     row: Array = np.concatenate([values[np.asarray(steps) > step] for steps, values in pairs]) if pairs else np.empty(0)
     return np.asarray(row[~np.isnan(row)])
 

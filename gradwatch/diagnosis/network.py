@@ -109,8 +109,8 @@ def zero_gradient_head(findings: Sequence[Finding], history: Sequence[Snapshot])
 
 
 def _no_gradient(findings: Sequence[Finding], first: Snapshot, history: Sequence[Snapshot]) -> Diagnosis | None:
-    later = np.asarray(history[min(4, len(history) - 1)].param_grad_norm)
-    norms = np.asarray(first.param_grad_norm)
+    later = history[min(4, len(history) - 1)].param_grad_norm
+    norms = first.param_grad_norm
     if len(later) != len(norms) or not len(norms):
         return None
     zeros = (norms == 0) & (later == 0)  # a branch that starts at zero (ReZero) has a gradient a step later
@@ -159,7 +159,7 @@ def frozen_or_detached_part(findings: Sequence[Finding], history: Sequence[Snaps
         evidence = f"{len(names)} parameters have a gradient and no optimizer, among them {', '.join(names[:3])}."
         remedies = ("model.parameters() for the optimizer", "requires_grad_(False) for what should not learn")
         return Diagnosis("frozen or detached part", evidence, 0.9, forgotten, remedies)
-    norms = np.asarray(last.param_grad_norm)
+    norms = last.param_grad_norm
     none = never_reached(history)
     if not none:
         return _cut_off(stalled, last, norms)
@@ -173,7 +173,7 @@ def never_reached(history: Sequence[Snapshot]) -> list[str]:
     reached = {
         name
         for snapshot in history
-        for name, norm in zip(snapshot.params, np.asarray(snapshot.param_grad_norm).tolist(), strict=True)
+        for name, norm in zip(snapshot.params, snapshot.param_grad_norm.tolist(), strict=True)
         if not np.isnan(norm)
     }
     return [name for name in history[-1].params if name not in reached]
