@@ -219,8 +219,8 @@ def advice(cause: Cause, case: str = "", kinds: Sequence[str] = ()) -> tuple[str
         >>> advice("missing normalization or skip", kinds=("Linear", "LayerNorm"))[:2]
         ('add skip connections', 'normalize before each block, not after it')
     """
-    told = [step.text for step in STEPS[cause] if step.is_for(case, kinds)]
-    return tuple(told[:_MOST_TOLD]) or advice(cause)
+    told = [step.text for step in STEPS[cause] if step.is_for(case, kinds)] or [step.text for step in STEPS[cause]]
+    return tuple(told[:_MOST_TOLD])
 
 
 def fit_of(remedy: str, cause: str) -> float:

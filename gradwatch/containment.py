@@ -116,7 +116,7 @@ class Containment:
         """Switch a part off for an error; call this from an ``except`` block."""
         if self.on_error == "raise":
             raise error
-        self._switch_off(OutOfService(part, self.step, _in_words(error)))
+        self._switch_off(OutOfService(part, self.step, error_in_words(error)))
 
     def hear_of(self, part: str, step: int) -> None:
         """Switch a part off that has failed in another process, so that all of them find the same."""
@@ -186,6 +186,12 @@ def is_library(frame: FrameType) -> bool:
     return name.partition(".")[0] in _LIBRARIES and not is_typed and not name.startswith("gradwatch.examples.")
 
 
-def _in_words(error: Exception) -> str:
+def error_in_words(error: BaseException) -> str:
+    """Return the type and message of an error, on one line.
+
+    Example:
+        >>> error_in_words(KeyError("a")), error_in_words(TimeoutError())
+        ("KeyError: 'a'", 'TimeoutError')
+    """
     text = " ".join(str(error).split())  # some messages of torch go over many lines
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

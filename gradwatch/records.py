@@ -1,32 +1,33 @@
-"""A Snapshot: one measured optimizer step, as columns over the layers."""
+"""The records that travel between rooms: Snapshot, Finding, Diagnosis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+T = TypeVar("T")
 
-NO_VALUES: Array = np.empty(0)
 RECURRENT = ("RNN", "LSTM", "GRU")  # torch's networks, whose time steps are no calls
 _SELF_SCALING = ("adam", "lion", "rmsprop", "adagrad", "adafactor", "lamb")  # in the names of optimizers
 
 
-def _column() -> Any:
-    return field(default=None, metadata={"column": True})
+def _values(along: str) -> Any:
+    """Return a field with one number for each entry of another field."""
+    return field(default=None, metadata={"along": along})
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """One measured optimizer step, as columns over the layers, like a data frame.
 
-    Every column has one value a layer, in network order. NaN means that the layer has no such value (an activation has
-    no weights); it never means a bad gradient. A layer whose tensors hold NaN or Inf has the norm ``inf``, and since
-    norms are safe against overflow, nothing else has.
+    Every column has one value for each layer, in network order. NaN means that the layer has no such value (an
+    activation has no weights); it never means a bad gradient. Norms are safe against overflow, so a norm of ``inf``
+    always means that the layer's tensors hold NaN or Inf.
 
     Attributes:
         step: index of the optimizer step, counted from 0.
@@ -36,33 +37,36 @@ class Snapshot:
         weight_norm: L2 norm of these parameters.
         grad_output_norm: L2 norm of the gradient at the layer's output, over all its calls.
         grad_output_rms: the same as a root mean square, which does not grow with the layer's size.
-        gain: RMS of the gradient at the layer's input over that at its output. Where the input feeds several layers
+        gain: RMS of the gradient at the layer's input over the RMS at its output. Where the input feeds several layers
             (a skip connection), its gradient is the sum over all of them.
         zero_fraction: share of exact zeros in the gradient of its parameters, 0 to 1.
-        nonfinite: how many entries of the gradient of its parameters are NaN or Inf.
+        nonfinite: number of NaN and Inf entries in the gradient of its parameters.
         output_rms: root mean square of the layer's output, in the calls that a gradient of the loss came back to;
-            ReLUs and normalization layers, which only pass on NaN and Inf, are left out.
-        dead_fraction: share of the units of a ReLU that were active for no sample.
-        weight_gain: by what a layer's weights alone multiply the RMS of a gradient, for Linears and convolutions: their
-            L2 norm over the square root of the inputs (times the stride's area), as if they were independent.
-        size: how many parameters of its own it has that should learn.
+            NaN for ReLUs and normalization layers, which only pass on NaN and Inf.
+        dead_fraction: share of a ReLU's units that were active for no sample.
+        weight_gain: factor by which a layer's weights alone multiply the RMS of a gradient, if they were independent,
+            for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
+        size: number of its own trained parameters.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
-        params: names of the parameters that should learn: they require a gradient and stand in the optimizer.
-        left_out: names of those that get a gradient in vain: in training mode, and held by no optimizer so far.
-        param_grad_norm: L2 norm of each one's gradient, aligned with ``params``; NaN where ``.grad`` is None.
+        params: names of the trained parameters: they require a gradient and belong to the optimizer.
+        left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
+        param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
-            each call, first call first; for torch's recurrent networks, that at their input at each time step.
+            each call, first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
         total_norm_after: the same when the optimizer stepped, after clipping.
         loss: the step's loss; ``inf`` where it was NaN.
-        skipped: the optimizer did not step (a loss scaler met an overflow).
-        optimizer: class name of the one that stepped last.
+        skipped: True if the optimizer did not step (a loss scaler met an overflow).
+        optimizer: class name of the optimizer that stepped last.
         learning_rate: the largest of its groups.
         input_rms: root mean square of the floating tensors that the first layer was given.
-        dtype: the half precision that a layer put out, such as ``float16``; empty where none did.
-        loss_scale: what the loss was multiplied by for the backward pass.
+        dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
+        loss_scale: factor on the loss in the backward pass.
         trace_step, trace_loss, trace_total_norm: every optimizer step since the last Snapshot, this one included: its
             index, its loss and, where it was asked for, its total norm. Non-finite values are ``inf``.
+
+    Raises:
+        ValueError: for a column, or names, of the wrong length.
 
     Example:
         >>> snapshot = Snapshot(step=0, layers=("first", "last"), grad_norm=[1e-9, 1.0], weight_norm=[2.0, 2.0])
@@ -75,21 +79,21 @@ class Snapshot:
     step: int
     layers: tuple[str, ...]
     kinds: tuple[str, ...] = ()
-    grad_norm: Array = _column()
-    weight_norm: Array = _column()
-    grad_output_norm: Array = _column()
-    grad_output_rms: Array = _column()
-    gain: Array = _column()
-    zero_fraction: Array = _column()
-    nonfinite: Array = _column()
-    output_rms: Array = _column()
-    dead_fraction: Array = _column()
-    saturated_fraction: Array = _column()
-    weight_gain: Array = _column()
-    size: Array = _column()
+    grad_norm: Array = _values("layers")
+    weight_norm: Array = _values("layers")
+    grad_output_norm: Array = _values("layers")
+    grad_output_rms: Array = _values("layers")
+    gain: Array = _values("layers")
+    zero_fraction: Array = _values("layers")
+    nonfinite: Array = _values("layers")
+    output_rms: Array = _values("layers")
+    dead_fraction: Array = _values("layers")
+    saturated_fraction: Array = _values("layers")
+    weight_gain: Array = _values("layers")
+    size: Array = _values("layers")
     params: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    param_grad_norm: Array = field(default_factory=lambda: NO_VALUES)
+    param_grad_norm: Array = _values("params")
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")
     total_norm_after: float = float("nan")
@@ -101,30 +105,36 @@ class Snapshot:
     dtype: str = ""
     loss_scale: float = float("nan")
     trace_step: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    trace_loss: Array = field(default_factory=lambda: NO_VALUES)
-    trace_total_norm: Array = field(default_factory=lambda: NO_VALUES)
+    trace_loss: Array = _values("trace_step")
+    trace_total_norm: Array = _values("trace_step")
 
     def __post_init__(self) -> None:
-        for name in COLUMNS:
-            given = getattr(self, name)
-            values = np.full(len(self.layers), np.nan) if given is None else np.asarray(given, np.float64)
-            if values.shape != (len(self.layers),):
+        # Arrays are made here, so that detectors and tests may write lists and every reader gets arrays.
+        self._set("kinds", self.kinds or ("",) * len(self.layers))
+        if len(self.kinds) != len(self.layers):
+            raise ValueError(f"kinds has {len(self.kinds)} names; expected one for each of {len(self.layers)} layers")
+        self._set("trace_step", np.asarray(self.trace_step, np.int64))
+        self._set("calls", {layer: np.asarray(norms, np.float64) for layer, norms in self.calls.items()})
+        for name, along in ARRAYS.items():
+            given, count = getattr(self, name), len(getattr(self, along))
+            values = np.full(count, np.nan) if given is None else np.asarray(given, np.float64)
+            if values.shape != (count,):
                 raise ValueError(
-                    f"column {name} has shape {values.shape}; expected one value for each of {len(self.layers)} layers"
+                    f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
                 )
-            object.__setattr__(self, name, values)
-        if not self.kinds:
-            object.__setattr__(self, "kinds", ("",) * len(self.layers))
+            self._set(name, values)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the way past frozen=True
 
     @property
     def grad_to_weight_ratio(self) -> Array:
         """Gradient norm over weight norm of each layer; NaN where the weights are all zero or not finite."""
-        learning = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
-        return self.grad_norm / np.where(learning, self.weight_norm, np.nan)
+        return self.grad_norm / self._usable_weight_norm
 
     @property
     def step_to_weight(self) -> Array:
-        """About how large the optimizer's step is over the weights, by layer: one without momentum.
+        """Estimated size of the optimizer's step over that of the weights, by layer, for a step without momentum.
 
         Optimizers that divide by the gradient's own size (Adam and its kin) move every parameter by the learning rate.
         """
@@ -133,21 +143,25 @@ class Snapshot:
         else:
             coefficient = self.clip_coefficient if np.isfinite(self.clip_coefficient) else 1.0
             step = self.learning_rate * coefficient * self.grad_norm
-        known = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
-        ratio: Array = step / np.where(known, self.weight_norm, np.nan)
+        ratio: Array = step / self._usable_weight_norm
         return ratio
 
     @property
+    def _usable_weight_norm(self) -> Array:
+        usable = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
+        return np.where(usable, self.weight_norm, np.nan)
+
+    @property
     def clip_coefficient(self) -> float:
-        """Total norm after clipping over that before: 1 where nothing was clipped."""
+        """Total norm after clipping over the norm before: 1 where nothing was clipped."""
         return 1.0 if self.total_norm == 0 else float(self.total_norm_after) / float(self.total_norm)
 
     def takes_steps(self, layer: str) -> bool:
-        """Whether a layer goes through time by itself, in one call."""
+        """Return True if a layer goes through time by itself, in one call."""
         return dict(zip(self.layers, self.kinds, strict=True)).get(layer) in RECURRENT
 
     def calls_as_text(self, layer: str) -> str:
-        """How often a layer was called, or how many time steps it took by itself.
+        """Return how often a layer was called, or how many time steps it took by itself.
 
         Example:
             >>> Snapshot(0, ("rnn",), kinds=("LSTM",), calls={"rnn": np.ones(60)}).calls_as_text("rnn")
@@ -161,8 +175,94 @@ class Snapshot:
         absent = {name: np.isnan(getattr(self, name)) for name in COLUMNS}
         return {name: tuple(np.array(self.layers, object)[gone]) for name, gone in absent.items() if gone.any()}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields that have a value as plain numbers, texts and lists, for a checkpoint or JSON.
 
-COLUMNS: tuple[str, ...] = tuple(f.name for f in fields(Snapshot) if f.metadata.get("column"))
+        Example:
+            >>> Snapshot(3, ("fc",), ("Linear",), grad_norm=[0.5], loss=2.0).to_dict()["grad_norm"]
+            [0.5]
+        """
+        plain: dict[str, Any] = {"step": int(self.step), **{name: list(getattr(self, name)) for name in NAMES}}
+        plain |= {name: float(value) for name in _NUMBERS if not np.isnan(value := getattr(self, name))}
+        plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
+        plain |= {"skipped": True} if self.skipped else {}
+        plain |= {name: values.tolist() for name in ARRAYS if not np.isnan(values := getattr(self, name)).all()}
+        if self.calls:
+            plain["calls"] = {layer: norms.tolist() for layer, norms in self.calls.items()}
+        if len(self.trace_step):
+            plain["trace_step"] = self.trace_step.tolist()
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Snapshot:
+        """Return the Snapshot that :meth:`to_dict` was called on; keys that are no field are ignored.
+
+        Every value is checked, as a damaged line of a record must not pass for a Snapshot.
+
+        Raises:
+            DAMAGE: any of these errors, for a value of the wrong type or length.
+
+        Example:
+            >>> Snapshot.from_dict({"step": 3, "layers": ["fc"], "loss": "inf"}).loss
+            inf
+            >>> Snapshot.from_dict({"step": 3, "layers": ["fc"], "loss": ["inf"]})
+            Traceback (most recent call last):
+                ...
+            TypeError: ['inf'] is no number
+        """
+        given: dict[str, Any] = {name: _as_names(plain[name]) for name in NAMES if name in plain}
+        given |= {name: _as_number(plain[name]) for name in _NUMBERS if name in plain}
+        given |= {name: of_type(str, plain[name]) for name in _TEXTS if name in plain}
+        given |= {name: _as_array(plain[name]) for name in ARRAYS if name in plain}
+        calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
+        return cls(
+            as_step(plain["step"]),
+            skipped=of_type(bool, plain.get("skipped", False)),
+            calls={layer: _as_array(norms) for layer, norms in calls.items()},
+            trace_step=np.array([as_step(step) for step in steps], np.int64),
+            **given,
+        )
+
+
+ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
+"""Name of each array of a Snapshot -> the field with whose entries it is aligned."""
+COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
+NAMES = ("layers", "kinds", "params", "left_out")
+_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale")
+_TEXTS = ("optimizer", "dtype")
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
+
+def of_type(kind: type[T], value: Any) -> T:
+    """Return the value, or raise a TypeError where it is of another type."""
+    if type(value) is not kind:  # not isinstance: True would be an int
+        raise TypeError(f"{value!r:.50} is no {kind.__name__}")
+    return value
+
+
+def as_step(value: Any) -> int:
+    """Return the value, or raise an error where it is no index of a step."""
+    step = of_type(int, value)
+    if not 0 <= step < 1 << 63:
+        raise ValueError(f"{step} is no step")
+    return step
+
+
+def _as_names(value: Any) -> tuple[str, ...]:
+    return tuple(of_type(str, name) for name in of_type(list, value))
+
+
+def _as_number(value: Any) -> float:
+    if type(value) in (list, dict, bool):
+        raise TypeError(f"{value!r:.50} is no number")
+    return float(_as_array([value])[0])
+
+
+def _as_array(values: Any) -> Array:
+    array: Array = np.array(of_type(list, values), np.float64)  # reads None as NaN, and the texts "inf" and "-inf"
+    if array.ndim != 1:
+        raise ValueError(f"{array.ndim} dimensions; expected 1")
+    return array
 
 
 Kind = Literal["vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike"]
@@ -171,17 +271,17 @@ Severity = Literal["warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong: it opens at ``step``, lasts, and closes at ``closed_step``.
+    """A problem: it opens at ``step``, lasts, and closes at ``closed_step``.
 
     Attributes:
-        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike``, or the name of your own.
+        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike``, or a name of your choice.
         layers: the layers (or parameters, or quantities such as ``loss``) it is about, in network order.
         step: optimizer step at which it began.
-        value: what was measured.
-        threshold: what it was held against.
-        message: a sentence with what was measured, against what, and where.
+        value: the measured number.
+        threshold: the number it is compared with.
+        message: a sentence with value, threshold and place.
         severity: ``"error"`` where training can't go on (NaN, Inf), else ``"warning"``.
-        closed_step: optimizer step at which it was found gone; None while it lasts.
+        closed_step: optimizer step at which it was gone; None while it lasts.
 
     Example:
         >>> Finding("vanishing", ("first",), step=3, value=1e-7, threshold=1e-3, message="it vanishes").is_open
@@ -199,8 +299,29 @@ class Finding:
 
     @property
     def is_open(self) -> bool:
-        """Whether the trouble was still there at the last measured step."""
+        """Return True if the problem was still there at the last measured step."""
         return self.closed_step is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain numbers, texts and lists, for a checkpoint or JSON.
+
+        A detector of the user's may have put numbers of numpy or torch into it.
+        """
+        closed = None if self.closed_step is None else int(self.closed_step)
+        numbers = {"step": int(self.step), "value": float(self.value), "threshold": float(self.threshold)}
+        return {**vars(self), "layers": list(self.layers), **numbers, "closed_step": closed}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
+        """Return the Finding that :meth:`to_dict` was called on, or raise one of ``DAMAGE``."""
+        given: dict[str, Any] = {name: of_type(str, plain[name]) for name in _FINDING_TEXTS if name in plain}
+        given |= {name: _as_number(plain[name]) for name in ("value", "threshold")}
+        closed = plain.get("closed_step")
+        given["closed_step"] = None if closed is None else as_step(closed)
+        return cls(layers=_as_names(plain["layers"]), step=as_step(plain["step"]), **given)
+
+
+_FINDING_TEXTS = ("kind", "message", "severity")
 
 
 class GradientWarning(UserWarning):
@@ -224,7 +345,7 @@ class GradientError(RuntimeError):
 
 
 Detector = Callable[[Snapshot], "Iterable[Finding] | Finding | None"]
-"""What looks at a Snapshot and returns what is wrong in it, if anything. A plain function is one."""
+"""A callable that looks at a Snapshot and returns the problems it finds, if any. A plain function is one."""
 
 
 Cause = Literal[

@@ -127,3 +127,21 @@ def _without_hooks(original: Callable[..., Any], kind: type) -> Callable[..., An
 
     look.passes_over = kind  # type: ignore[attr-defined]
     return look
+
+
+def record_writer_of(summary_writer: Any) -> tuple[Any, Any] | None:
+    """Return the writer of records in a SummaryWriter's thread, and its file; None where either is built otherwise.
+
+    tensorboardX is, and so is a SummaryWriter that is closed. ``file_writer`` and ``event_writer`` are attributes of
+    torch's SummaryWriter, seen in torch 2.13. The others are private in TensorBoard, and the same in 2.15 to 2.21.
+
+    Example:
+        >>> record_writer_of(object()) is None
+        True
+    """
+    part = summary_writer
+    for name in ("file_writer", "event_writer", "_async_writer", "_worker", "_record_writer"):
+        part = getattr(part, name, None)
+    is_known = type(part).__module__ == "tensorboard.summary.writer.record_writer"
+    file = getattr(part, "_writer", None) if is_known else None
+    return None if file is None else (part, file)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 import pickle
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Diagnosis, Finding, GradientError, Snapshot
-from gradwatch.records import COLUMNS
+from gradwatch.records import ARRAYS, COLUMNS
 
 FOUND = Finding("vanishing", ("a",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
 
@@ -34,6 +35,46 @@ def test_columns_of_two_snapshots_share_no_memory() -> None:
 def test_a_column_of_the_wrong_length_is_refused_by_name(values: object) -> None:
     with pytest.raises(ValueError, match=r"column gain has shape .*; expected one value for each of 2 layers"):
         Snapshot(0, ("a", "b"), gain=values)
+
+
+@pytest.mark.parametrize("name", ["param_grad_norm", "trace_loss", "trace_total_norm"])
+def test_the_other_arrays_are_made_of_lists_too_and_have_a_value_for_each_entry(name: str) -> None:
+    names = {"params": ("a.weight", "a.bias"), "trace_step": range(2)}
+    assert getattr(Snapshot(0, ("a",), **names, **{name: [1, 2]}), name).tolist() == [1.0, 2.0]
+    assert np.isnan(getattr(Snapshot(0, ("a",), **names), name)).tolist() == [True, True]
+    with pytest.raises(ValueError, match=rf"column {name} has shape \(3,\); expected one value for each of 2"):
+        Snapshot(0, ("a",), **names, **{name: [1, 2, 3]})
+
+
+def test_a_missing_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kinds has 1 names; expected one for each of 2 layers"):
+        Snapshot(0, ("a", "b"), ("Linear",))
+
+
+def test_a_snapshot_comes_back_from_plain_numbers_bit_for_bit() -> None:
+    third = 1 / 3
+    columns = {"gain": [third, math.inf], "trace_step": [1, 2], "trace_loss": [third, math.nan], "loss": np.float32(2)}
+    plain = Snapshot(2, ("a", "b"), params=("a.w",), calls={"a": [third]}, skipped=True, **columns).to_dict()
+    back = Snapshot.from_dict(json.loads(json.dumps(plain)))
+    assert (back.gain.tolist(), back.calls["a"].tolist(), back.loss, back.skipped) == (
+        [third, math.inf],
+        [third],
+        2,
+        True,
+    )
+    assert (back.trace_loss[0], back.params, back.left_out, back.to_dict().keys()) == (
+        third,
+        ("a.w",),
+        (),
+        plain.keys(),
+    )
+    assert all(getattr(back, name).dtype == np.float64 for name in ARRAYS)
+
+
+def test_a_finding_comes_back_from_plain_numbers() -> None:
+    odd = dataclasses.replace(FOUND, step=np.int64(3), value=np.float64(1e-7), closed_step=np.int64(9))
+    plain = json.loads(json.dumps(odd.to_dict()))
+    assert Finding.from_dict(plain) == dataclasses.replace(FOUND, closed_step=9)
 
 
 def test_a_snapshot_cannot_be_changed_and_is_known_by_identity() -> None:

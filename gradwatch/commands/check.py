@@ -9,7 +9,6 @@ import os
 import sys
 import traceback
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
 from typing import Any
 
 from gradwatch.commands.annotations import workflow_commands
@@ -37,7 +36,7 @@ def as_json(run: Run) -> str:
         "healthy": run.is_healthy,
         "steps": run.steps,
         "loss": {"first": first, "last": last},
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [finding.to_dict() for finding in findings],
         "diagnoses": [
             {
                 **{name: getattr(diagnosis, name) for name in ("cause", "evidence", "score", "remedies")},

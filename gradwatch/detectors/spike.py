@@ -82,8 +82,8 @@ class Spike:
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield the largest spike of each quantity since the last Snapshot."""
-        yield from self._look("loss", snapshot.trace_step, np.asarray(snapshot.trace_loss))
-        totals = np.asarray(snapshot.trace_total_norm)
+        yield from self._look("loss", snapshot.trace_step, snapshot.trace_loss)
+        totals = snapshot.trace_total_norm
         steps = snapshot.trace_step
         if np.isnan(totals).all():  # not kept between measured steps: the measured one alone
             steps, totals = np.array([snapshot.step]), np.array([snapshot.total_norm])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from gradwatch.records import Snapshot
 
 _KEPT = 100  # in a checkpoint, which shall stay small
-_EMPTY = {field.name: getattr(Snapshot(0, ()), field.name) for field in fields(Snapshot)}  # what each field is made of
 
 
 class History(list[Snapshot]):
@@ -58,40 +54,11 @@ class History(list[Snapshot]):
         kept = History(_KEPT)
         for snapshot in self:
             kept.add(snapshot)
-        return [_plain(snapshot) for snapshot in kept]
+        return [snapshot.to_dict() for snapshot in kept]
 
     def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
         """Go on from there."""
         self.clear()
         self._stride, self._count = 1, 0
         for item in state:
-            self.add(_snapshot(item))
-
-
-def _plain(value: Any) -> Any:
-    """Lists, numbers and texts, as torch.load takes them with ``weights_only`` and JSON too."""
-    if isinstance(value, Snapshot):
-        columns = {name: getattr(value, name) for name in _EMPTY}
-        return {name: _plain(column) for name, column in columns.items() if not _is_blank(column)}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _is_blank(column: Any) -> bool:
-    return isinstance(column, np.ndarray) and bool(np.isnan(column).all())
-
-
-def _snapshot(state: Mapping[str, Any]) -> Snapshot:
-    restored = {name: _like(_EMPTY[name], value) for name, value in state.items() if name in _EMPTY}
-    return Snapshot(**restored)
-
-
-def _like(kind: Any, value: Any) -> Any:
-    if isinstance(kind, np.ndarray):
-        return np.asarray(value, kind.dtype)
-    if isinstance(kind, Mapping):
-        return {key: np.asarray(item) for key, item in value.items()}
-    return tuple(value) if isinstance(kind, tuple) else value
+            self.add(Snapshot.from_dict(item))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gradwatch.causes import advice
@@ -196,13 +196,13 @@ class Ledger:
     def state_dict(self) -> dict[str, Any]:
         """All findings, the troubles that are watched, and what detectors with a memory remember, for a checkpoint."""
         memories = {i: self._memory_of(i) for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
-        tracks = [asdict(track) for track in self._tracks]
-        return {"findings": [asdict(finding) for finding in self.findings], "tracks": tracks, "memories": memories}
+        tracks = [{**vars(track), "finding": track.finding.to_dict()} for track in self._tracks]
+        return {"findings": [finding.to_dict() for finding in self.findings], "tracks": tracks, "memories": memories}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped: what was open is open, and closes when it is gone."""
-        self.findings = [_finding(item) for item in state["findings"]]
-        tracks = [Track(**{**item, "finding": _finding(item["finding"])}) for item in state["tracks"]]
+        self.findings = [Finding.from_dict(item) for item in state["findings"]]
+        tracks = [Track(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
         self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
@@ -220,10 +220,6 @@ def _is_same(old: Finding, new: Finding) -> bool:
 def _in_order(names: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:
     place = {name: i for i, name in enumerate((*snapshot.layers, *snapshot.params))}
     return tuple(sorted(dict.fromkeys(names), key=lambda name: place.get(name, -1)))
-
-
-def _finding(state: dict[str, Any]) -> Finding:
-    return Finding(**{**state, "layers": tuple(state["layers"])})
 
 
 def _name_of(detector: Detector) -> str:

@@ -1,4 +1,4 @@
-"""The records of TensorBoard's event files, with checksums that are computed in C."""
+"""Writes events through a SummaryWriter, and drops those that the disk does not take."""
 
 from __future__ import annotations
 
@@ -13,153 +13,13 @@ from typing import Any
 import numpy as np
 from google_crc32c import value
 
-from gradwatch.reporting.losses import counted, in_words
-
-_MASK = 0xA282EAD8  # of the record format that TensorBoard shares with TensorFlow
-
-
-def framed(data: bytes) -> bytes:
-    """Return an event as a record: its length, itself, and a checksum of each.
-
-    TensorBoard computes the checksums in Python, byte by byte: 3 ms for an event of 520 values, for which the training
-    waits as both share the interpreter.
-
-    Example:
-        >>> len(framed(b"an event")) - len(b"an event")
-        16
-    """
-    length = struct.pack("<Q", len(data))
-    return length + _checksum(value(length)) + data + _checksum(value(data))
-
-
-def _checksum(crc: int) -> bytes:
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF)
-
-
-_RECORDS = "tensorboard.summary.writer.record_writer"
-_LAYOUT = b"custom_scalars__config__"  # its tag, the same in all versions, as TensorBoard's reader looks for it
-
-
-class EventFile:
-    """Writes whole records to the file of a SummaryWriter's thread, and never raises.
-
-    TensorBoard's thread ends at the first error of its file, and from then on each call of the SummaryWriter raises
-    that error. Here an event that cannot be written is dropped and counted, and the next one is tried again. A file on
-    this machine is cut back to the end of its last whole record, as TensorBoard reads no further than a damaged one.
-
-    Args:
-        file: TensorBoard's file.
-
-    Attributes:
-        dropped: how many events could not be written.
-        error: the last failure in words.
-        failing: True while the last event could not be written.
-        layout_lost: True where the layout of the charts, which is written once, is among what was dropped.
-        unfinished: the failure of the last flush, in words; empty where it worked.
-
-    Example:
-        >>> from io import BytesIO
-        >>> file = EventFile(BytesIO())
-        >>> file.write(b"an event")
-        >>> file.dropped
-        0
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._name = _local_name(file)
-        self._end: int | None = None  # of the last whole record, while a part of the next may stand behind it
-        self.dropped = 0
-        self.error = ""
-        self.failing = False
-        self.layout_lost = False
-        self.unfinished = ""
-
-    def write(self, data: bytes) -> None:
-        """Write an event, or drop it."""
-        try:
-            self._cut_back()
-            self._end = self._size()
-            self._file.write(framed(data))
-        except Exception as error:  # an OSError on this machine; other file systems raise their own kinds
-            self.dropped, self.error, self.failing = self.dropped + 1, in_words(error), True
-            self.layout_lost = self.layout_lost or _LAYOUT in data
-            with suppress(OSError):
-                self._cut_back()
-        else:
-            self._end, self.failing = None, False
-
-    def flush(self) -> None:
-        """Flush the file, which uploads it where it is a remote one."""
-        self._finish(self._file.flush)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._finish(self._file.close)
-
-    def _finish(self, function: Callable[[], object]) -> None:
-        try:
-            function()
-            self.unfinished = ""
-        except Exception as error:
-            self.unfinished = f"the end of TensorBoard's file may be missing ({in_words(error)})"
-
-    def _size(self) -> int:
-        with suppress(FileNotFoundError):  # a remote one, or one that was removed
-            return os.path.getsize(self._name)
-        return 0
-
-    def _cut_back(self) -> None:
-        if self._end is not None and os.path.exists(self._name):
-            os.truncate(self._name, self._end)
-        self._end = None
-
-
-def guard(writer: Any) -> EventFile | None:
-    """Let a SummaryWriter's thread write through an :class:`EventFile`, and return it.
-
-    Only this writer is changed. It is made of private parts of TensorBoard; where they are otherwise, as in
-    tensorboardX, nothing is changed and None is returned: then a full disk still ends TensorBoard's thread.
-
-    Example:
-        >>> guard(object()) is None
-        True
-    """
-    record = _record_writer(writer)
-    if type(record).__module__ != _RECORDS:
-        return None
-    known = getattr(vars(record).get("write"), "__self__", None)
-    if isinstance(known, EventFile):
-        return known
-    # `_writer` is RecordWriter's file, seen in TensorBoard 2.15 to 2.21. Where it is missing nothing is changed.
-    inner = getattr(record, "_writer", None)
-    if inner is None:
-        return None
-    file = EventFile(inner)
-    record.write, record.flush, record.close = file.write, file.flush, file.close
-    return file
-
-
-def _record_writer(writer: Any) -> Any:
-    """Return what the thread of a SummaryWriter writes its records with; None where it is built otherwise."""
-    # `file_writer` and its `event_writer` are attributes of torch's SummaryWriter, seen in torch 2.13, and the
-    # first is None once it is closed. The others are private, and the same in TensorBoard 2.15 to 2.21: EventFileWriter
-    # holds an _AsyncWriter, which holds the thread, which holds the RecordWriter.
-    part = writer
-    for name in ("file_writer", "event_writer", "_async_writer", "_worker", "_record_writer"):
-        part = getattr(part, name, None)
-    return part
-
-
-def _local_name(file: Any) -> str:
-    """Return the name of a file on this machine; empty for a remote one."""
-    # TensorBoard's own GFile has `fs` and `filename`, in bytes, in 2.15 to 2.21; TensorFlow's, which TensorBoard takes
-    # where it is installed, has no `fs`. Without them a part of a record may stay in the file.
-    is_local = type(getattr(file, "fs", None)).__name__ == "LocalFileSystem"
-    return os.fsdecode(getattr(file, "filename", "")) if is_local else ""
-
+from gradwatch.reporting.text import plural
+from gradwatch.reporting.unwritten import disk_error_in_words
+from gradwatch.torch_internals import record_writer_of
 
 _REOPEN_EVERY = 30.0  # seconds: each failing try leaves an empty file
+_MASK = 0xA282EAD8  # of the record format that TensorBoard shares with TensorFlow
+_LAYOUT = b"custom_scalars__config__"  # its tag, the same in all versions, as TensorBoard's reader looks for it
 
 
 class EventWriter:
@@ -182,7 +42,7 @@ class EventWriter:
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
-        self._files: dict[EventFile, int] = {}  # with how many events it had dropped when it was first seen
+        self._files: dict[EventFile, int] = {}  # -> the number of events it had dropped before
         self._layout: Mapping[str, Any] = {}
         self._unsent = 0
         self._error = ""
@@ -191,10 +51,10 @@ class EventWriter:
 
     @property
     def trouble(self) -> str:
-        """What could not be written and why, in words; empty where nothing was lost."""
+        """The events that could not be written and the reason, in words; empty where none were lost."""
         lost = self._unsent + sum(file.dropped - before for file, before in self._files.items())
         errors = [error for error in (self._error, *(file.error for file in self._files)) if error]
-        dropped = f"{counted(lost, 'event')} could not be written to TensorBoard's files ({errors[-1]})" if lost else ""
+        dropped = f"{plural(lost, 'event')} could not be written to TensorBoard's files ({errors[-1]})" if lost else ""
         return "; ".join(filter(None, (dropped, *(file.unfinished for file in self._files))))
 
     def summary(self, summary: Any, step: int) -> None:
@@ -220,7 +80,7 @@ class EventWriter:
             self._send(lambda: self._writer.add_custom_scalars(layout))
 
     def _send(self, write: Callable[[], object]) -> None:
-        """Write an event; all events pass here."""
+        """Write an event, opening and guarding the writer first; all events pass here."""
         try:
             if self._open():
                 self._guard()
@@ -228,10 +88,10 @@ class EventWriter:
             else:
                 self._unsent += 1
         except OSError as error:
-            self._unsent, self._error = self._unsent + 1, in_words(error)
+            self._unsent, self._error = self._unsent + 1, disk_error_in_words(error)
 
     def _open(self) -> bool:
-        """Open a writer that was closed, as after an earlier fit; its new file begins with the layout."""
+        """Open a writer that an earlier fit closed, its new file with the layout; return True if it is open now."""
         if self._writer.file_writer is None and time.monotonic() >= self._reopen_from:
             self._reopen_from = time.monotonic() + _REOPEN_EVERY
             self._writer.add_custom_scalars(self._layout)  # any public method opens it
@@ -242,3 +102,126 @@ class EventWriter:
         file = guard(self._writer)
         if file:
             self._files.setdefault(file, file.dropped)
+
+
+class EventFile:
+    """Writes whole records to the file of a SummaryWriter's thread, and never raises.
+
+    TensorBoard's thread ends at the first error of its file. From then on each call of the SummaryWriter raises that
+    error, also in the user's training_step. Here an event that cannot be written is dropped, and the next one is tried.
+    A file on this machine is cut back to the end of its last whole record, as TensorBoard reads up to a damaged one.
+
+    Args:
+        file: TensorBoard's file.
+
+    Attributes:
+        dropped: number of events that could not be written.
+        error: the last failure in words.
+        failing: True while the last event could not be written.
+        layout_lost: True where the layout of the charts, which is written once, is among what was dropped.
+        unfinished: the failure of the last flush, in words; empty where it worked.
+
+    Example:
+        >>> from io import BytesIO
+        >>> file = EventFile(BytesIO())
+        >>> file.write(b"an event")
+        >>> file.dropped
+        0
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._name = _local_name(file)
+        self._end: int | None = None  # of the last whole record, while a part of the next may follow it
+        self.dropped = 0
+        self.error = ""
+        self.failing = False
+        self.layout_lost = False
+        self.unfinished = ""
+
+    def write(self, data: bytes) -> None:
+        """Write an event, or drop it."""
+        try:
+            self._cut_back()
+            self._end = self._size()
+            self._file.write(framed(data))
+        except Exception as error:  # an OSError on this machine; other file systems raise their own kinds
+            self.dropped, self.error, self.failing = self.dropped + 1, disk_error_in_words(error), True
+            self.layout_lost = self.layout_lost or _LAYOUT in data
+            with suppress(OSError):
+                self._cut_back()
+        else:
+            self._end, self.failing = None, False
+
+    def flush(self) -> None:
+        """Flush the file, which uploads it where it is a remote one."""
+        self._finish(self._file.flush)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._finish(self._file.close)
+
+    def _finish(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+            self.unfinished = ""
+        except Exception as error:
+            self.unfinished = f"the end of TensorBoard's file may be missing ({disk_error_in_words(error)})"
+
+    def _size(self) -> int:
+        with suppress(FileNotFoundError):  # a remote one, or one that was removed
+            return os.path.getsize(self._name)
+        return 0
+
+    def _cut_back(self) -> None:
+        if self._end is not None and os.path.exists(self._name):
+            os.truncate(self._name, self._end)
+        self._end = None
+
+
+def guard(writer: Any) -> EventFile | None:
+    """Let a SummaryWriter's thread write through an :class:`EventFile`, and return it; only this writer is changed.
+
+    Where TensorBoard is built otherwise than expected, nothing is changed and None is returned. A full disk then still
+    ends TensorBoard's thread, and checksums are computed in Python.
+
+    Example:
+        >>> guard(object()) is None
+        True
+    """
+    found = record_writer_of(writer)
+    if found is None:
+        return None
+    record, inner = found
+    known = getattr(vars(record).get("write"), "__self__", None)
+    if isinstance(known, EventFile):
+        return known
+    file = EventFile(inner)
+    record.write, record.flush, record.close = file.write, file.flush, file.close
+    return file
+
+
+def framed(data: bytes) -> bytes:
+    """Return an event as a record: its length, itself, and a checksum of each.
+
+    TensorBoard computes the checksums in Python, byte by byte: 3 ms for an event of 520 values, for which the training
+    waits, as both share the interpreter.
+
+    Example:
+        >>> len(framed(b"an event")) - len(b"an event")
+        16
+    """
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(value(length)) + data + _checksum(value(data))
+
+
+def _checksum(crc: int) -> bytes:
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF)
+
+
+def _local_name(file: Any) -> str:
+    """Return the name of a file on this machine; empty for a remote one."""
+    # TensorBoard's own GFile has `fs` and `filename`, in bytes, in 2.15 to 2.21; TensorFlow's, which TensorBoard takes
+    # where it is installed, has no `fs`. Without them a part of a record may stay in the file.
+    is_local = type(getattr(file, "fs", None)).__name__ == "LocalFileSystem"
+    return os.fsdecode(getattr(file, "filename", "")) if is_local else ""

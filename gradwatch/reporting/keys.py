@@ -1,7 +1,7 @@
-"""What a value is called: as a flat key for any logger, and as a tag in TensorBoard.
+"""Names of the logged values: a flat key for any logger, and a tag in TensorBoard.
 
 ==============================  ==================================  ==============================================
-key (any logger)                TensorBoard tag                     what it is
+key (any logger)                TensorBoard tag                     value
 ==============================  ==================================  ==============================================
 ``grad_norm/conv1``             ``grad_norm/03 conv1``              norm of the gradient of its own parameters
 ``grad_output_norm/conv1``      ``grad_output_norm/03 conv1``       norm of the gradient at its output
@@ -11,11 +11,11 @@ key (any logger)                TensorBoard tag                     what it is
 ``<column>/<layer>``            ``<column>/<place> <layer>``        any other column of a Snapshot, if asked for
 ``grad_norm_total``             the same                            norm of all gradients, before clipping
 ``grad_norm_total_after``       the same                            the same when the optimizer stepped
-``clip_coefficient``            the same                            after over before: 1 where nothing was clipped
+``clip_coefficient``            the same                            norm after over before: 1 without clipping
 ==============================  ==================================  ==============================================
 
-TensorBoard sorts tags by name; the place in the network, counted from 0, makes that the order of the network, and
-``snapshot.grad_norm[3]`` is what ``grad_norm/03 conv1`` shows. Keys are API: they do not change with the version.
+TensorBoard sorts tags by name. The place in the network, counted from 0, puts them in network order:
+``grad_norm/03 conv1`` shows ``snapshot.grad_norm[3]``. Keys are API: they do not change with the version.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import numpy as np
 
 from gradwatch.records import COLUMNS, Array, Snapshot
 
-# One number for what a layer learns from, one for what flows through it, two for what a unit dies of. The rest (gain,
-# RMS, zeros, the ratio to the weights) moves with these, and every value costs TensorBoard's writer some 4 us: the
-# table at the end of the fit and the JSONL record have it all.
+# The gradient of a layer's parameters, the gradient that flows through it, and the two ways in which units die. The
+# other columns move with these, and every value costs TensorBoard's writer about 4 us. The table at the end of the fit
+# and the JSONL record have all columns.
 DEFAULT_COLUMNS = ("grad_norm", "grad_output_norm", "dead_fraction", "saturated_fraction")
 RUN_KEYS = ("grad_norm_total", "grad_norm_total_after", "clip_coefficient")
 LAYER_COLUMNS = (*COLUMNS, "grad_to_weight_ratio")
 
 
 def require_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns, or a ValueError for the first that a Snapshot doesn't have; it lists those there are.
+    """Return the columns, or raise a ValueError for the first that a Snapshot doesn't have; it lists all there are.
 
     Example:
         >>> require_columns(["gain"])
@@ -51,19 +51,19 @@ def require_columns(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def layer_values(snapshot: Snapshot, column: str) -> Array:
-    """A column of a Snapshot, the ratio among them.
+    """Return a column of a Snapshot, or its ratio of gradient to weight.
 
     Example:
         >>> layer_values(Snapshot(0, ("a",), grad_norm=[1.0], weight_norm=[4.0]), "grad_to_weight_ratio")
         array([0.25])
     """
-    with np.errstate(invalid="ignore"):  # inf over inf, after the weights went
+    with np.errstate(invalid="ignore"):  # inf over inf, once the weights are not finite
         values: Array = getattr(snapshot, column)
     return values
 
 
 def all_values(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> Array:
-    """Column after column, then the values about the whole run; NaN is no value.
+    """Return column after column, then the values of ``RUN_KEYS``; NaN means no value.
 
     Example:
         >>> all_values(Snapshot(0, ("a", "b"), grad_norm=[1.0, 2.0], total_norm=4, total_norm_after=1), ["grad_norm"])
@@ -80,7 +80,7 @@ def _all_keys(layers: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, .
 
 
 def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, float]:
-    """The values of one step by key, layers in network order; what has no value (NaN) is left out.
+    """Return the values of one step by key, layers in network order; keys without a value (NaN) are left out.
 
     Raises:
         ValueError: for an unknown column.
@@ -96,7 +96,7 @@ def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dic
 
 
 def place(position: int, count: int) -> str:
-    """A layer's place in the network as sortable text.
+    """Return a layer's place in the network as sortable text.
 
     Example:
         >>> place(3, 15), place(3, 129)
@@ -106,7 +106,7 @@ def place(position: int, count: int) -> str:
 
 
 def tensorboard_tags(layers: Sequence[str], columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, str]:
-    """Key -> TensorBoard tag for all layers.
+    """Return key -> TensorBoard tag for all layers.
 
     Example:
         >>> tensorboard_tags(("conv1", "relu"), ["grad_norm"])

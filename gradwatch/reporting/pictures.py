@@ -1,4 +1,4 @@
-"""A figure that touches no global state of matplotlib, the axes that all pictures share, and the way to pixels."""
+"""The pictures of a run: layers by steps, the layers of one step, and the calls of a recurrent layer."""
 
 from __future__ import annotations
 
@@ -15,133 +15,39 @@ from gradwatch.reporting.text import number, open_kinds, shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
+__all__ = ["bars", "calls_picture", "heat_map", "png"]
 
-MOST_LABELS = 50
 NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
-
-
-def new_figure(rows: int) -> tuple[Figure, Axes]:
-    """A figure high enough for so many labelled rows, on matplotlib's own canvas: pyplot never hears of it.
-
-    It is small in inches, so that its letters can still be read in the small cards of TensorBoard's Images tab.
-
-    Raises:
-        ImportError: when matplotlib is missing; it says how to install it.
-
-    Example:
-        >>> figure, axes = new_figure(rows=15)
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(NO_MATPLOTLIB) from error
-    labels = len(every_so_many(rows, MOST_LABELS))
-    figure = Figure(figsize=(6.0, 1.9 + 0.165 * max(labels, 10)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def png(figure: Figure) -> tuple[bytes, int, int]:
-    """The picture as a PNG, and its height and width in pixels; the figure can't be used afterwards.
-
-    Example:
-        >>> content, height, width = png(new_figure(rows=1)[0])
-        >>> content[1:4], height, width
-        (b'PNG', 532, 900)
-    """
-    canvas: Any = figure.canvas
-    with BytesIO() as file:
-        canvas.print_png(file)
-        width, height = canvas.get_width_height()
-        content = file.getvalue()
-    figure.clear()
-    return content, height, width
-
-
-def as_text(name: str) -> str:
-    r"""Return a name that matplotlib shows as it is: two dollar signs would make a formula of what is between them.
-
-    Example:
-        >>> as_text("cost_$x_$")
-        'cost_\\$x_\\$'
-    """
-    return name.replace("$", r"\$")
-
-
-def every_so_many(count: int, most: int) -> list[int]:
-    """Positions out of ``count`` at an even stride, at most about so many, the last one among them.
-
-    Example:
-        >>> every_so_many(4, 10), every_so_many(11, 4)
-        ([0, 1, 2, 3], [0, 3, 6, 10])
-    """
-    stride = -(-count // most) or 1
-    return [*range(0, count - stride, stride), count - 1] if count else []
-
-
-def label_layers(axes: Axes, names: Sequence[str]) -> None:
-    """One row a layer, the input at the top as in the table on the terminal; of many rows every so many is labelled."""
-    rows = every_so_many(len(names), MOST_LABELS)
-    axes.set_yticks(rows, [as_text(shortened(names[row], 34)) for row in rows], fontsize=9)
-    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
-    left_out = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} are labelled"
-    axes.set_ylabel(f"loss  <-  layers  <-  input{left_out}")
-
-
-def add_title(axes: Axes, text: str) -> None:
-    """Over the whole width: long layer names leave the axes little of it."""
-    figure: Any = axes.figure
-    figure.suptitle(as_text(text), x=0.01, ha="left", fontsize=9)
-
-
-def add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
-    """Name the colours below the picture; nothing where there are none."""
-    from matplotlib.patches import Patch
-
-    figure: Any = axes.figure
-    if colours:
-        patches = [
-            Patch(facecolor=colour, edgecolor="#808080", label=as_text(label)) for label, colour in colours.items()
-        ]
-        figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=9, frameon=False)
-
-
-def log_ticks(low: float, high: float, most: int = 9) -> list[int]:
-    """Powers of ten between two of them, evenly spaced.
-
-    Example:
-        >>> log_ticks(-26, 0)
-        [-24, -21, -18, -15, -12, -9, -6, -3, 0]
-    """
-    first, last = int(np.ceil(low)), int(np.floor(high))
-    stride = next(s for s in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if (last - first) / s < most)
-    return [power for power in range(first, last + 1) if power % stride == 0]
-
-
-_MISSING, _ZERO, _BAD = "#bdbdbd", "#ffffff", "#e6007e"
+_MOST_LABELS = 50
+_MOST_STEPS = 400
+_MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
 _TITLES = {
     "grad_norm": "norm of the gradient of each layer's parameters",
     "grad_output_norm": "norm of the gradient at each layer's output",
     "grad_output_rms": "root mean square of the gradient at each layer's output",
 }
-_HOW_TO_READ = "healthy: one colour. vanishing: dark at the top. exploding: bright at the top"
-_MOST_STEPS = 400
+_HEAT_MAP_HELP = "healthy: one colour. vanishing: dark at the top. exploding: bright at the top"
+_CALLS_HELP = "healthy: level. vanishing: falls to the left. exploding: rises to the left"
+_MISSING, _ZERO, _BAD = "#bdbdbd", "#ffffff", "#e6007e"
+_NONE = "no finding"
+_HEALTHY, _OTHER = "#7fa6c4", "#8c564b"
+_COLOURS = {
+    "nonfinite": _BAD,
+    "exploding": "#d7191c",
+    "vanishing": "#5e3c99",
+    "stalled": "#1a1a1a",
+    "dead": "#6b6b6b",
+    "saturated": "#e08214",
+}
 
 
 def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> Figure:
-    """Layers by measured steps, in log colour: grey has no value, white is exactly zero, magenta is NaN or Inf.
+    """Draw layers by measured steps, in log colour: grey has no value, white is exactly zero, magenta is NaN or Inf.
 
     Args:
-        history: Snapshots in order of their steps, at least one; of more than 400 so many are drawn, evenly spread.
-        column: what is shown.
+        history: Snapshots in order of their steps, at least one; of more than 400, about that many are drawn.
+        column: the values to show.
 
     Raises:
         ValueError: for an unknown column, or without a Snapshot.
@@ -155,26 +61,98 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
         raise ValueError("there is no Snapshot to draw; give at least one")
     history = [history[i] for i in every_so_many(len(history), _MOST_STEPS)]
     names, values = _matrix(history, column)
-    figure, axes = new_figure(len(names))
+    figure, axes = _new_figure(len(names))
     low, high = _decades(values)
-    # A mesh of cells, not an image: that would be spread over all pixels in several arrays of floats, 50 MB of them.
+    # A mesh of cells, not an image: matplotlib spreads an image over all pixels in several arrays of floats, 50 MB.
     across, down = (np.arange(count + 1) - 0.5 for count in reversed(values.shape))
     mesh = axes.pcolormesh(across, down, _logarithm(values), cmap=_colour_map(), vmin=low, vmax=high)
     axes.invert_yaxis()
     bar = figure.colorbar(mesh, pad=0.02, aspect=30)
     powers = log_ticks(low, high)
     bar.set_ticks(powers, labels=[f"1e{power}" for power in powers])
-    label_layers(axes, names)
+    _label_layers(axes, names)
     columns = every_so_many(len(history), 12)
     axes.set_xticks(columns, [str(history[i].step) for i in columns])
-    axes.set_xlabel("optimizer step (the measured ones, one column each)")
-    add_title(axes, f"Gradient flow: {_TITLES.get(column, column)}\n{_HOW_TO_READ}")
+    axes.set_xlabel("optimizer step (measured steps only)")
+    _add_title(axes, f"Gradient flow: {_TITLES.get(column, column)}\n{_HEAT_MAP_HELP}")
     _explain_colours(axes, values)
     return figure
 
 
+def bars(snapshot: Snapshot, findings: Iterable[Finding] = ()) -> Figure:
+    """Draw the gradient norm of each layer's parameters on a log axis; open findings colour their layers.
+
+    A layer without parameters is drawn, as a square, only if a finding is about it. Zero has no bar; the bar of NaN
+    and Inf has the whole width.
+
+    Example:
+        >>> figure = bars(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0]))
+        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
+        [0.001, 1.0]
+    """
+    kinds = open_kinds(snapshot, findings)
+    norms = layer_values(snapshot, "grad_norm")
+    rows = [row for row, layer in enumerate(snapshot.layers) if not np.isnan(norms[row]) or layer in kinds]
+    shown = [_kind(norms[row], kinds.get(snapshot.layers[row], ())) for row in rows]
+    figure, axes = _new_figure(len(rows))
+    _draw_bars(axes, norms[rows], [_colour(kind) for kind in shown])
+    _label_layers(axes, [snapshot.layers[row] for row in rows])
+    axes.set_xlabel("gradient norm (log scale)")
+    _add_title(axes, f"Gradient norm of each layer's parameters at step {snapshot.step}")
+    _add_legend(axes, {kind: _colour(kind) for kind in sorted({*shown} - {_NONE})})
+    return figure
+
+
+def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
+    """Draw the norm of the gradient at a layer's output at each call, or at its input at each time step, on a log axis.
+
+    Raises:
+        ValueError: when the layer was called only once; it lists the layers that were called more often.
+
+    Example:
+        >>> figure = calls_picture(Snapshot(7, ("cell",), calls={"cell": np.array([1e-6, 1e-3, 1.0])}), "cell")
+        >>> figure.axes[0].lines[0].get_xdata().tolist()
+        [1, 2, 3]
+    """
+    if layer not in snapshot.calls:
+        raise ValueError(f"{layer!r} was not called more than once; expected one of {list(snapshot.calls)}")
+    norms = snapshot.calls[layer]
+    figure, axes = _new_figure(rows=8)
+    low, high = _limits(norms)
+    calls, infinite = np.arange(1, len(norms) + 1), np.isinf(norms)
+    drawn = np.where((norms > 0) & ~infinite, np.minimum(norms, high), np.nan)
+    axes.plot(calls, drawn, marker="o", ms=4, color=_HEALTHY)
+    axes.plot(calls[infinite], np.full(infinite.sum(), high), "x", color=_COLOURS["nonfinite"], clip_on=False)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("call in the forward pass (time step)")
+    axes.set_ylabel("gradient norm (log scale)")
+    where = "input" if snapshot.takes_steps(layer) else "output"
+    title = f"Gradient over the {snapshot.calls_as_text(layer)} of {layer}: norm at the {where}, step {snapshot.step}"
+    _add_title(axes, f"{title}\n{_CALLS_HELP}")
+    return figure
+
+
+def png(figure: Figure) -> tuple[bytes, int, int]:
+    """Return the picture as a PNG, and its height and width in pixels; the figure can't be used afterwards.
+
+    Example:
+        >>> content, height, width = png(bars(Snapshot(0, ("a",))))
+        >>> content[1:4], height, width
+        (b'PNG', 532, 900)
+    """
+    canvas: Any = figure.canvas
+    with BytesIO() as file:
+        canvas.print_png(file)
+        width, height = canvas.get_width_height()
+        content = file.getvalue()
+    figure.clear()
+    return content, height, width
+
+
 def _matrix(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]:
-    """Labels and values of the layers that have any, as the latest Snapshot orders them."""
+    """Return the names and values of the layers that have any, in the latest Snapshot's order."""
     require_columns([column])
     layers = history[-1].layers
     table = np.full((len(layers), len(history)), np.nan)
@@ -191,7 +169,7 @@ def _logarithm(values: Array) -> Any:
 
 
 def _decades(values: Array) -> tuple[float, float]:
-    """Ends of the colour scale: four decades at least, so that a healthy network looks even."""
+    """Return the ends of the colour scale: at least four decades, so that a healthy network looks even."""
     finite = values[np.isfinite(values) & (values > 0)]
     low, high = (np.log10(finite.min()), np.log10(finite.max())) if len(finite) else (-2.0, -2.0)
     margin = max(4 - (high - low), 0) / 2
@@ -210,46 +188,7 @@ def _explain_colours(axes: Axes, values: Array) -> None:
         "exactly zero": (_ZERO, values == 0),
         "NaN or Inf": (_BAD, np.isinf(values)),
     }
-    add_legend(axes, {label: colour for label, (colour, where) in seen.items() if where.any()})
-
-
-__all__ = ["bars", "calls_picture", "heat_map"]
-
-_NONE = "no finding"
-_MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
-_HEALTHY, _OTHER = "#7fa6c4", "#8c564b"
-_COLOURS = {
-    "nonfinite": "#e6007e",
-    "exploding": "#d7191c",
-    "vanishing": "#5e3c99",
-    "stalled": "#1a1a1a",
-    "dead": "#6b6b6b",
-    "saturated": "#e08214",
-}
-
-
-def bars(snapshot: Snapshot, findings: Iterable[Finding] = ()) -> Figure:
-    """Gradient norm of each layer's parameters on a log axis; a layer in an open finding has the finding's colour.
-
-    A layer without parameters is there, as a square, only if a finding is about it. Zero has no bar; NaN and Inf have
-    one over the whole width.
-
-    Example:
-        >>> figure = bars(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0]))
-        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
-        [0.001, 1.0]
-    """
-    kinds = open_kinds(snapshot, findings)
-    norms = layer_values(snapshot, "grad_norm")
-    rows = [row for row, layer in enumerate(snapshot.layers) if not np.isnan(norms[row]) or layer in kinds]
-    shown = [_kind(norms[row], kinds.get(snapshot.layers[row], ())) for row in rows]
-    figure, axes = new_figure(len(rows))
-    _draw_bars(axes, norms[rows], [_colour(kind) for kind in shown])
-    label_layers(axes, [snapshot.layers[row] for row in rows])
-    axes.set_xlabel("gradient norm (log scale)")
-    add_title(axes, f"Gradient norm of each layer's parameters at step {snapshot.step}")
-    add_legend(axes, {kind: _colour(kind) for kind in sorted({*shown} - {_NONE})})
-    return figure
+    _add_legend(axes, {label: colour for label, (colour, where) in seen.items() if where.any()})
 
 
 def _kind(norm: float, kinds: Sequence[str]) -> str:
@@ -273,7 +212,7 @@ def _draw_bars(axes: Axes, norms: Array, colours: Sequence[str]) -> None:
     axes.scatter(
         np.full(len(blank), 0.01), blank, c=[colours[row] for row in blank], marker="s", s=30, transform=inside
     )
-    if len(norms) <= MOST_LABELS:
+    if len(norms) <= _MOST_LABELS:
         _write_numbers(axes, norms, low, high)
 
 
@@ -286,7 +225,7 @@ def _write_numbers(axes: Axes, norms: Array, low: float, high: float) -> None:
 
 
 def _limits(norms: Array) -> tuple[float, float]:
-    """Powers of ten around what is positive and finite, with room for a number behind the longest bar."""
+    """Return powers of ten around the positive, finite norms, with room for a number after the longest bar."""
     finite = norms[np.isfinite(norms) & (norms > 0)]
     low, high = (np.log10(finite.min()), np.log10(finite.max())) if len(finite) else (-1.0, 0.0)
     low, high = np.clip((low, high), -_MOST_DECADES, _MOST_DECADES)
@@ -294,32 +233,80 @@ def _limits(norms: Array) -> tuple[float, float]:
     return float(10**low), float(10 ** (high + 0.12 * (high - low)))
 
 
-def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
-    """Norm of the gradient at a layer's output at each of its calls, or at its input at each time step, on a log axis.
+def _new_figure(rows: int) -> tuple[Figure, Axes]:
+    """Return a figure that is high enough for some labelled rows, without pyplot and its global state.
+
+    It is small in inches, so that its letters can still be read in the small cards of TensorBoard's Images tab.
 
     Raises:
-        ValueError: when the layer was called once only; it lists those that were called more often.
+        ImportError: when matplotlib is missing; it says how to install it.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(NO_MATPLOTLIB) from error
+    labels = len(every_so_many(rows, _MOST_LABELS))
+    figure = Figure(figsize=(6.0, 1.9 + 0.165 * max(labels, 10)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _label_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Label a row for each layer, the input at the top as in the terminal's table; of many rows an even choice."""
+    rows = every_so_many(len(names), _MOST_LABELS)
+    axes.set_yticks(rows, [_escaped(shortened(names[row], 34)) for row in rows], fontsize=9)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    labelled = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} labelled"
+    axes.set_ylabel(f"loss  <-  layers  <-  input{labelled}")
+
+
+def _add_title(axes: Axes, text: str) -> None:
+    """Write a title over the whole width, of which long layer names leave the axes little."""
+    figure: Any = axes.figure
+    figure.suptitle(_escaped(text), x=0.01, ha="left", fontsize=9)
+
+
+def _add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
+    """Name the colours below the picture, if there are any."""
+    from matplotlib.patches import Patch
+
+    figure: Any = axes.figure
+    if colours:
+        patches = [
+            Patch(facecolor=colour, edgecolor="#808080", label=_escaped(label)) for label, colour in colours.items()
+        ]
+        figure.legend(handles=patches, loc="outside lower right", ncols=len(patches), fontsize=9, frameon=False)
+
+
+def _escaped(name: str) -> str:
+    r"""Return a name that matplotlib shows unchanged: it takes text between two dollar signs for a formula.
 
     Example:
-        >>> figure = calls_picture(Snapshot(7, ("cell",), calls={"cell": np.array([1e-6, 1e-3, 1.0])}), "cell")
-        >>> figure.axes[0].lines[0].get_xdata().tolist()
-        [1, 2, 3]
+        >>> _escaped("cost_$x_$")
+        'cost_\\$x_\\$'
     """
-    if layer not in snapshot.calls:
-        raise ValueError(f"{layer!r} was not called more than once; expected one of {list(snapshot.calls)}")
-    norms = np.asarray(snapshot.calls[layer])
-    figure, axes = new_figure(rows=8)
-    low, high = _limits(norms)
-    calls, infinite = np.arange(1, len(norms) + 1), np.isinf(norms)
-    drawn = np.where((norms > 0) & ~infinite, np.minimum(norms, high), np.nan)
-    axes.plot(calls, drawn, marker="o", ms=4, color=_HEALTHY)
-    axes.plot(calls[infinite], np.full(infinite.sum(), high), "x", color=_COLOURS["nonfinite"], clip_on=False)
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    axes.grid(alpha=0.3)
-    axes.set_xlabel("call in the forward pass (time step)")
-    axes.set_ylabel("gradient norm (log scale)")
-    where = "input" if snapshot.takes_steps(layer) else "output"
-    title = f"Gradient over the {snapshot.calls_as_text(layer)} of {layer}: norm at the {where}, step {snapshot.step}"
-    add_title(axes, f"{title}\nhealthy: level. vanishing: falls to the left. exploding: rises to the left")
-    return figure
+    return name.replace("$", r"\$")
+
+
+def every_so_many(count: int, most: int) -> list[int]:
+    """Return positions out of ``count`` at an even stride, at most about ``most``, including the last.
+
+    Example:
+        >>> every_so_many(4, 10), every_so_many(11, 4)
+        ([0, 1, 2, 3], [0, 3, 6, 10])
+    """
+    stride = -(-count // most) or 1
+    return [*range(0, count - stride, stride), count - 1] if count else []
+
+
+def log_ticks(low: float, high: float, most: int = 9) -> list[int]:
+    """Return powers of ten in a range of exponents, evenly spaced.
+
+    Example:
+        >>> log_ticks(-26, 0)
+        [-24, -21, -18, -15, -12, -9, -6, -3, 0]
+    """
+    first, last = int(np.ceil(low)), int(np.floor(high))
+    stride = next(s for s in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if (last - first) / s < most)
+    return [power for power in range(first, last + 1) if power % stride == 0]

@@ -1,4 +1,4 @@
-"""Opening a record for more lines."""
+"""The files of a record: lines are appended on this machine, and uploaded where the record is remote."""
 
 from __future__ import annotations
 
@@ -16,58 +16,16 @@ from typing import IO, Any, BinaryIO, NamedTuple
 
 import fsspec
 
-from gradwatch.reporting.losses import Gap, in_words
+from gradwatch.reporting.unwritten import Gap, disk_error_in_words
 
 _START = b'{"type": "'  # of every line of a record
 _BLOCK = 1 << 16  # bytes
-
-
-def open_at_last_line(path: Path) -> FileIO:
-    r"""Open a record for more lines: half a line at its end is cut off; a file that is no record is refused.
-
-    Raises:
-        OSError: when it cannot be opened.
-        ValueError: when it is no record.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
-        >>> _ = path.write_text('{"type": "remark"}\n{"type": "sna')
-        >>> open_at_last_line(path).close()
-        >>> path.read_text()
-        '{"type": "remark"}\n'
-    """
-    if path.exists() and path.stat().st_size:
-        with path.open("r+b") as file:
-            if not _START.startswith(file.read(len(_START))):
-                raise ValueError(f"{path} exists and is no record of gradwatch; give another path, or move it away")
-            file.truncate(_end_of_last_line(file))
-    return path.open("ab", buffering=0)
-
-
-def _end_of_last_line(file: BinaryIO) -> int:
-    """Find the last line break by reading backwards; a map of the file would kill the process where the disk fails."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(end - _BLOCK, 0)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def write_some(file: FileIO, content: bytes) -> int:
-    """Write as many bytes as the disk takes, and return their number; raise an OSError where it takes none."""
-    written = file.write(content)
-    if not written:  # a caller that goes on until all is written would not end
-        raise OSError("the file takes no more bytes")
-    return written
-
-
 _MOST_WAITING = 1 << 20  # bytes
-_WAITS = 1.0  # seconds; to flush every line cost 1.2 ms of a step's 10 ms where files are slow
+_FLUSH_EVERY = 1.0  # seconds; to flush every line cost 1.2 ms of a step's 10 ms where files are slow
+_UPLOAD_EVERY = 30.0  # seconds, or more rarely
+_UPLOAD_SHARE = 0.01  # of the time may go into uploads
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z0-9+.:-]+)?://")  # one letter is a drive of Windows
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
 class Line(NamedTuple):
@@ -85,15 +43,15 @@ class Line(NamedTuple):
 
 
 class LineFile:
-    """Appends lines to a file, and never raises because of its disk once it is open.
+    """Appends lines to a file; once it is open, an error of the disk is never raised.
 
     Lines wait in memory for up to a second. Those that the disk does not take are dropped and counted, and the file is
-    cut back to the end of its last whole line. The next lines are tried again. When one reaches the file, a line of
-    type ``lost`` goes before it, and then the latest header, which may be among what was lost.
+    cut back to the end of its last whole line. Later lines are tried again. Before the first that reaches the file,
+    a line of type ``lost`` is written, and the latest header, which may be among the lost lines.
 
     Args:
         path: the file; an existing one is continued.
-        name: where the record is, for messages.
+        name: the record's path or URL, for messages.
 
     Raises:
         OSError: when the file cannot be opened.
@@ -118,7 +76,7 @@ class LineFile:
         self._flushed = float("-inf")
         self._header: Line | None = None
         self._failed = False
-        self._gap = Gap()  # lost since the file was last told of it
+        self._gap = Gap()  # lost since the last line of type lost
         self._all_lost = Gap()
         self._error = ""
         self._error_at_close = ""
@@ -130,13 +88,13 @@ class LineFile:
 
     @property
     def trouble(self) -> str:
-        """What was lost and why, in words; empty where nothing was."""
+        """The lost lines and the reason, in words; empty where nothing was lost."""
         lost = f"{self._all_lost} could not be written to {self._name} ({self._error})" if self.lost else ""
         late = f"the last lines of {self._name} may be missing ({self._error_at_close})" if self._error_at_close else ""
         return "; ".join(filter(None, (lost, late)))
 
     def add(self, text: str, kind: str, step: int, *, at_once: bool = False) -> None:
-        """Add a line; write it now if it may not wait, or if the last writing is more than a second ago.
+        """Add a line; write it now if asked to, or if the last writing is more than a second ago.
 
         Raises:
             ValueError: when the file was closed.
@@ -146,7 +104,7 @@ class LineFile:
         content = text.encode() + b"\n"
         self._waiting.append(Line(content, kind, step))
         self._size += len(content)
-        due = kind != "header" and time.monotonic() - self._flushed > _WAITS  # a header waits for its snapshot
+        due = kind != "header" and time.monotonic() - self._flushed > _FLUSH_EVERY  # a header waits for its snapshot
         if at_once or due or self._size > _MOST_WAITING:
             self.flush()
 
@@ -155,7 +113,7 @@ class LineFile:
         self._flushed = time.monotonic()
         if not (self._waiting or self._gap.lines):
             return
-        first = list(self._told_first())
+        first = list(self._lines_after_failure())
         lines = [*first, *self._waiting]
         self._waiting, self._size = [], 0
         written = self._append(b"".join(line.content for line in lines))
@@ -174,11 +132,11 @@ class LineFile:
         try:
             if self._file:
                 self._file.close()
-        except OSError as error:  # a network's file system may tell of a full disk only now
-            self._error_at_close = in_words(error)
+        except OSError as error:  # a network's file system may report a full disk only now
+            self._error_at_close = disk_error_in_words(error)
 
-    def _told_first(self) -> Iterable[Line]:
-        """Yield what has to stand before the first line after a failure."""
+    def _lines_after_failure(self) -> Iterable[Line]:
+        """Yield the lines that go before the first one after a failure."""
         if self._gap.lines:
             yield Line(self._gap.as_json().encode() + b"\n", "lost", self._gap.last_step)
         if self._failed and self._header:
@@ -191,12 +149,12 @@ class LineFile:
             self._file = self._file or open_at_last_line(self._path)
             while written < len(content):  # on a disk that is nearly full a part is written first
                 written += write_some(self._file, content[written:] if written else content)
-        except (OSError, ValueError) as error:  # ValueError: something else stands in the file's place by now
-            self._error = in_words(error)
+        except (OSError, ValueError) as error:  # ValueError: another file is in its place by now
+            self._error = disk_error_in_words(error)
         return written
 
     def _cut_back(self, excess: int) -> None:
-        """Cut off what was written last, and open the file anew, which helps where the disk was mounted anew."""
+        """Cut off the half line at the end, and open the file again, which helps where the disk was mounted again."""
         with suppress(OSError):
             if self._file:
                 self._file.truncate(self._file.tell() - excess)
@@ -226,84 +184,22 @@ class LineFile:
             self._waiting.append(line)
 
 
-def _whole_lines(lines: Iterable[Line], written: int) -> int:
-    """Return how many of some lines the first so many bytes hold."""
-    ends = accumulate(len(line.content) for line in lines)
-    return sum(end <= written for end in ends)
-
-
-_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z0-9+.:-]+)?://")  # one letter is a drive of Windows
-_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
-_SPACING = 30.0  # seconds between two uploads, at least
-_UPLOAD_SHARE = 0.01  # of the time may go into uploads
-
-
-def remote_url(path: str | Path) -> str:
-    """Return the URL of a remote place; empty for a place on this machine.
-
-    ``Path`` makes one slash of two; a Path that begins with a protocol that fsspec knows is read as the URL it was.
-
-    Raises:
-        ValueError: for a protocol that fsspec does not know.
-        ImportError: when the protocol needs a package that is not installed; it names the package.
-
-    Example:
-        >>> remote_url("memory://run/gradwatch.jsonl"), remote_url(Path("memory://run") / "gradwatch.jsonl")
-        ('memory://run/gradwatch.jsonl', 'memory://run/gradwatch.jsonl')
-        >>> remote_url("logs/gradwatch.jsonl"), remote_url("file:///logs/gradwatch.jsonl")
-        ('', '')
-    """
-    url = _as_url(path)
-    is_local = not url or isinstance(fsspec.core.url_to_fs(url)[0], fsspec.get_filesystem_class("file"))
-    return "" if is_local else url
-
-
-def local_path(path: str | Path) -> Path:
-    """Return the path of a place on this machine.
-
-    Example:
-        >>> local_path("logs/gradwatch.jsonl").as_posix(), local_path("file:///logs/gradwatch.jsonl").as_posix()
-        ('logs/gradwatch.jsonl', '/logs/gradwatch.jsonl')
-    """
-    url = _as_url(path)
-    return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
-
-
-def open_to_read(path: str | Path) -> IO[bytes]:
-    """Open a record at any place.
-
-    Raises:
-        OSError: when it is not there or cannot be opened.
-    """
-    url = remote_url(path)
-    file: IO[bytes] = fsspec.open(url, "rb").open() if url else local_path(path).open("rb")
-    return file
-
-
-def _as_url(path: str | Path) -> str:
-    text = path.as_posix() if isinstance(path, PurePath) else str(path)
-    collapsed = _ONE_SLASH.match(text) if isinstance(path, PurePath) else None
-    if collapsed and collapsed[1] in fsspec.available_protocols():
-        text = f"{collapsed[1]}://{text[collapsed.end() :]}"
-    return text if _PROTOCOL.match(text) else ""
-
-
 class RemoteCopy:
-    """A file on this machine that is uploaded to a remote place now and then, as most of these cannot append.
+    """A file on this machine that is uploaded to a URL now and then, as most remote file systems cannot append.
 
-    An existing file at the remote place is fetched, so that its lines are kept. Uploads are 30 seconds apart at least,
-    and take at most about 1 % of the time. One that fails is tried again the next time. The local file is removed at
-    the end, except where the last upload failed.
+    An existing remote file is fetched, so that its lines are kept. Uploads are at least 30 seconds apart, and take at
+    most about 1 % of the time. A failed one is tried again the next time. The local file is removed at the end, except
+    where the last upload failed.
 
     Args:
-        url: the remote place.
+        url: the remote file.
 
     Attributes:
         path: the local file.
         trouble: the latest upload's failure in words; empty where it worked.
 
     Raises:
-        Exception: what the file system raises when the place cannot be reached.
+        Exception: the file system's own error when the URL cannot be reached.
 
     Example:
         >>> copy = RemoteCopy("memory://example/notes.txt")
@@ -322,12 +218,12 @@ class RemoteCopy:
         self.path = Path(name)
         self.trouble = ""
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
-        self._next = time.monotonic() + _SPACING
+        self._next = time.monotonic() + _UPLOAD_EVERY
         self._fetch()
 
     def _fetch(self) -> None:
         folder = self._place.rpartition("/")[0]
-        with suppress(PermissionError):  # many a bucket may be written to and not be made
+        with suppress(PermissionError):  # a bucket that exists may refuse to be created
             self._files.makedirs(folder, exist_ok=True)
         # Not exists(), which says no where the network fails: the next upload would replace the record that is there.
         with suppress(FileNotFoundError):
@@ -353,11 +249,110 @@ class RemoteCopy:
             self._files.put_file(str(self.path), self._place)
             self.trouble = ""
         except Exception as error:  # each file system raises its own kinds
-            self.trouble = (
-                f"the latest lines could not be uploaded to {self._url} ({in_words(error)}); they are in {self.path}"
-            )
+            reason = disk_error_in_words(error)
+            self.trouble = f"the latest lines could not be uploaded to {self._url} ({reason}); they are in {self.path}"
         now = time.monotonic()
-        self._next = now + max(_SPACING, (now - started) / _UPLOAD_SHARE)
+        self._next = now + max(_UPLOAD_EVERY, (now - started) / _UPLOAD_SHARE)
+
+
+def remote_url(path: str | Path) -> str:
+    """Return the URL of a remote path; empty for a path on this machine.
+
+    ``Path`` makes one slash of two, so a Path that begins with a protocol that fsspec knows is read as a URL.
+
+    Raises:
+        ValueError: for a protocol that fsspec does not know.
+        ImportError: when the protocol needs a package that is not installed; it names the package.
+
+    Example:
+        >>> remote_url("memory://run/gradwatch.jsonl"), remote_url(Path("memory://run") / "gradwatch.jsonl")
+        ('memory://run/gradwatch.jsonl', 'memory://run/gradwatch.jsonl')
+        >>> remote_url("logs/gradwatch.jsonl"), remote_url("file:///logs/gradwatch.jsonl")
+        ('', '')
+    """
+    url = _as_url(path)
+    is_local = not url or isinstance(fsspec.core.url_to_fs(url)[0], fsspec.get_filesystem_class("file"))
+    return "" if is_local else url
+
+
+def local_path(path: str | Path) -> Path:
+    """Return the path of a file on this machine, which may be given as a URL.
+
+    Example:
+        >>> local_path("logs/gradwatch.jsonl").as_posix(), local_path("file:///logs/gradwatch.jsonl").as_posix()
+        ('logs/gradwatch.jsonl', '/logs/gradwatch.jsonl')
+    """
+    url = _as_url(path)
+    return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
+
+
+def open_to_read(path: str | Path) -> IO[bytes]:
+    """Open a record, here or remote.
+
+    Raises:
+        OSError: when it is not there or cannot be opened.
+    """
+    url = remote_url(path)
+    file: IO[bytes] = fsspec.open(url, "rb").open() if url else local_path(path).open("rb")
+    return file
+
+
+def open_at_last_line(path: Path) -> FileIO:
+    r"""Open a record for more lines: half a line at its end is cut off; a file that is no record is refused.
+
+    Raises:
+        OSError: when it cannot be opened.
+        ValueError: when it is no record.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
+        >>> _ = path.write_text('{"type": "remark"}\n{"type": "sna')
+        >>> open_at_last_line(path).close()
+        >>> path.read_text()
+        '{"type": "remark"}\n'
+    """
+    if path.exists() and path.stat().st_size:
+        with path.open("r+b") as file:
+            if not _START.startswith(file.read(len(_START))):
+                raise ValueError(f"{path} exists and is no record of gradwatch; give another path, or move it away")
+            file.truncate(_end_of_last_line(file))
+    return path.open("ab", buffering=0)
+
+
+def write_some(file: FileIO, content: bytes) -> int:
+    """Write as many bytes as the disk takes, and return their number; raise an OSError where it takes none."""
+    written = file.write(content)
+    if not written:  # a caller that goes on until all is written would not end
+        raise OSError("the file takes no more bytes")
+    return written
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Find the last line break by reading backwards; a map of the file would kill the process where the disk fails."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - _BLOCK, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _whole_lines(lines: Iterable[Line], written: int) -> int:
+    """Return how many of some lines the first so many bytes hold."""
+    ends = accumulate(len(line.content) for line in lines)
+    return sum(end <= written for end in ends)
+
+
+def _as_url(path: str | Path) -> str:
+    text = path.as_posix() if isinstance(path, PurePath) else str(path)
+    collapsed = _ONE_SLASH.match(text) if isinstance(path, PurePath) else None
+    if collapsed and collapsed[1] in fsspec.available_protocols():
+        text = f"{collapsed[1]}://{text[collapsed.end() :]}"
+    return text if _PROTOCOL.match(text) else ""
 
 
 def _remove(path: Path, process: int) -> None:

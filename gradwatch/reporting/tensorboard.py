@@ -1,4 +1,4 @@
-"""The entries of a gradient that a histogram can hold, and bins that hold them."""
+"""Writes Snapshots, Findings, pictures and histograms to TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,65 +23,29 @@ from gradwatch.reporting.text import findings_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-_ENDS = (1e-12, 9e19)  # between these TensorBoard's own bins lie, on both sides of 0
-_BINS_A_DECADE = 24  # as its own
-
-
-def finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
-    """All finite entries as one row on the host; real and imaginary parts of a complex gradient are two entries each.
-
-    Of a sparse gradient these are the entries it stores, of a sharded one those of this process.
-
-    Example:
-        >>> finite_entries(torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]]))
-        array([1., 2.], dtype=float32)
-    """
-    local = getattr(gradient, "to_local", None)
-    values = (gradient if local is None else local()).detach()
-    values = values.coalesce().values() if values.is_sparse else values.to_dense()
-    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    values = values.float() if values.itemsize < 4 else values
-    array: npt.NDArray[Any] = values[torch.isfinite(values)].cpu().numpy()
-    return array
-
-
-def wide_bins(entries: npt.NDArray[Any]) -> str | npt.NDArray[Any]:
-    """Return the name of TensorBoard's own bins, or wider ones where an exploding gradient would lie in none of them.
-
-    Example:
-        >>> wide_bins(np.array([1.0, -2.0])), len(wide_bins(np.array([1e25])))
-        ('tensorflow', 1777)
-    """
-    first, last = _ENDS
-    largest = float(np.abs(entries).max())
-    if largest < last:
-        return "tensorflow"
-    edges = np.geomspace(first, largest, round(np.log10(largest) - np.log10(first)) * _BINS_A_DECADE)
-    return np.concatenate([-edges[::-1], [0.0], edges])
-
-
 _RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
 _MOST_CALL_PICTURES = 4
 _RGBA = 4  # as TensorBoard's summary.proto numbers the kinds of pixels
+_ENDS = (1e-12, 9e19)  # of TensorBoard's own bins, on both sides of 0
+_BINS_A_DECADE = 24  # as its own
 
 
 class TensorBoardReport:
     """Writes Snapshots, Findings and pictures with a SummaryWriter of torch or tensorboardX.
 
     ================  ====================================================================================
-    tab               what is there
+    tab               content
     ================  ====================================================================================
-    Scalars           a group a column, the layers in network order; see :mod:`gradwatch.reporting.keys`
-    Custom Scalars    one chart a column with all layers in it, and the total norm before and after the clip
+    Scalars           one group for each column, layers in network order; see :mod:`gradwatch.reporting.keys`
+    Custom Scalars    one chart for each column with all layers, and the total norm before and after clipping
     Images            ``gradient_flow``: heat map of layers by steps, bars of the latest step, calls over time
-    Text              ``gradwatch/findings``: what is wrong and what to try
+    Text              ``gradwatch/findings``: the problems and what to try
     Histograms        ``gradient/<place> <parameter>``, when asked for
     ================  ====================================================================================
 
-    Events that the disk has no room for are dropped and counted; later ones are written again. The same holds for the
-    events that others write with this SummaryWriter, whose thread would otherwise end: then each of their calls would
-    raise the disk's error. A SummaryWriter that was closed is opened again by the next event.
+    Events that the disk has no room for are dropped and counted; later ones are written again. This also holds for
+    events that the user writes with this SummaryWriter: otherwise its thread would end, and each later call would raise
+    the disk's error. A SummaryWriter that was closed is opened again by the next event.
 
     Args:
         writer: a SummaryWriter; it is not closed here.
@@ -90,7 +54,7 @@ class TensorBoardReport:
     Raises:
         ValueError: for an unknown column.
 
-    Cost: one event a step.
+    Cost: one event for each measured step.
 
     Example:
         >>> import tempfile
@@ -115,11 +79,11 @@ class TensorBoardReport:
 
     @property
     def trouble(self) -> str:
-        """What could not be written and why, in words; empty where nothing was lost."""
+        """The events that could not be written and the reason, in words; empty where none were lost."""
         return self._events.trouble
 
     def snapshot(self, snapshot: Snapshot) -> None:
-        """Write all scalars of a step as one event; at the first one also the layout of the charts."""
+        """Write all scalars of a step as one event, and the layout of the charts where it is new."""
         values = all_values(snapshot, self._columns)
         self._make_slots(snapshot.layers, ~np.isnan(values))
         for slot, number in zip(self._slots, values[self._present].tolist(), strict=True):
@@ -128,7 +92,7 @@ class TensorBoardReport:
         self._events.summary(self._summary, snapshot.step)
 
     def _make_slots(self, layers: tuple[str, ...], present: npt.NDArray[np.bool_]) -> None:
-        """Make the message anew, if other values are there than last: to fill one again takes a fifth of the time."""
+        """Make a new message if other values are present than last time; to fill it again takes a fifth of the time."""
         if layers == self._layers and np.array_equal(present, self._present):
             return
         self._layers, self._present = layers, present
@@ -137,7 +101,7 @@ class TensorBoardReport:
         self._slots = [self._summary.value.add(tag=tags[i]) for i in np.flatnonzero(present).tolist()]
 
     def _lay_out(self) -> None:
-        """Write the layout when it is new, or grows: some columns have no value in the first steps."""
+        """Write the layout when it is new or has grown, as some columns have no value in the first steps."""
         by_column = self._present[: -len(RUN_KEYS)].reshape(len(self._columns), len(self._layers))
         charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
         self._charts = charts
@@ -146,12 +110,12 @@ class TensorBoardReport:
     def findings(
         self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None
     ) -> None:
-        """Write all findings of the run as a text; to be called when one has opened or closed.
+        """Write all findings of the run as a text; call it when one has opened or closed.
 
         Args:
             findings: open and closed ones.
             diagnoses: causes and remedies, shown for the open ones.
-            step: where the text stands; None takes the step of the latest change.
+            step: the text's step; None takes the step of the latest change.
         """
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
@@ -163,7 +127,7 @@ class TensorBoardReport:
         Args:
             history: Snapshots in order of their steps; nothing is drawn without any, or without layers.
             findings: the open ones colour their layers.
-            step: where the pictures stand; None takes the latest Snapshot's.
+            step: the pictures' step; None takes the latest Snapshot's.
         """
         if not history or not history[-1].layers:
             return
@@ -173,10 +137,10 @@ class TensorBoardReport:
                 self._picture(f"gradient_flow/{name}", draw(), at)
         except ImportError as error:
             _say_once(str(error))
-        gc.collect()  # a figure is full of cycles: several would wait for the next collection, 10 MB each
+        gc.collect()  # figures are full of cycles: several would wait for the next collection, 10 MB each
 
     def _picture(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a finished PNG: ``add_image`` takes numbers, and makes several arrays of floats of them, 40 MB."""
+        """Write a finished PNG; ``add_image`` takes pixels, and makes several arrays of floats of them, 40 MB."""
         content, height, width = png(figure)
         image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
         self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
@@ -186,14 +150,14 @@ class TensorBoardReport:
 
         Args:
             params: what ``named_parameters()`` gives.
-            step: where the histograms stand.
+            step: the histograms' step.
         """
         named = dict(params)
         for position, (name, param) in enumerate(named.items()):
-            entries = None if param.grad is None else finite_entries(param.grad)
+            entries = None if param.grad is None else _finite_entries(param.grad)
             if entries is not None and entries.size:
                 tag = f"gradient/{place(position, len(named))} {name}"
-                self._events.histogram(tag, entries, step, wide_bins(entries))
+                self._events.histogram(tag, entries, step, _wide_bins(entries))
 
 
 def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[str, Callable[[], Figure]]:
@@ -204,7 +168,7 @@ def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[
 
 
 def _charts(columns: Iterable[str]) -> dict[str, list[Any]]:
-    """Title -> kind of chart and the patterns of its tags."""
+    """Return title -> kind of chart and the patterns of its tags."""
     patterns = {f"{column}, all layers{_axis_hint(column)}": [rf"{column}/\d+ "] for column in columns}
     patterns["total norm, before and after clipping"] = ["grad_norm_total$", "grad_norm_total_after$"]
     return {title: ["Multiline", tags] for title, tags in patterns.items()}
@@ -215,7 +179,7 @@ def _axis_hint(column: str) -> str:
 
 
 def _summary_class(writer: object) -> Any:
-    """The Summary message of the library that the writer belongs to."""
+    """Return the class of Summary messages of the library that the writer belongs to."""
     is_x = any(kind.__module__.partition(".")[0] == "tensorboardX" for kind in type(writer).__mro__)
     return importlib.import_module(f"{'tensorboardX' if is_x else 'tensorboard.compat'}.proto.summary_pb2").Summary
 
@@ -223,3 +187,32 @@ def _summary_class(writer: object) -> Any:
 @cache
 def _say_once(message: str) -> None:
     say(message)
+
+
+def _finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
+    """Return all finite entries as one row on the host; a complex one is two entries, its real and imaginary part.
+
+    Of a sparse gradient these are the stored entries, of a sharded one those of this process.
+    """
+    local = getattr(gradient, "to_local", None)
+    values = (gradient if local is None else local()).detach()
+    values = values.coalesce().values() if values.is_sparse else values.to_dense()
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    values = values.float() if values.itemsize < 4 else values
+    array: npt.NDArray[Any] = values[torch.isfinite(values)].cpu().numpy()
+    return array
+
+
+def _wide_bins(entries: npt.NDArray[Any]) -> str | npt.NDArray[Any]:
+    """Return the name of TensorBoard's own bins, or wider bins where an exploding gradient lies outside of them.
+
+    Example:
+        >>> _wide_bins(np.array([1.0, -2.0])), len(_wide_bins(np.array([1e25])))
+        ('tensorflow', 1777)
+    """
+    first, last = _ENDS
+    largest = float(np.abs(entries).max())
+    if largest < last:
+        return "tensorflow"
+    edges = np.geomspace(first, largest, round(np.log10(largest) - np.log10(first)) * _BINS_A_DECADE)
+    return np.concatenate([-edges[::-1], [0.0], edges])

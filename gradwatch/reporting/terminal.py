@@ -1,4 +1,4 @@
-"""One step as a table: a row a layer, as many columns as the terminal has room for."""
+"""The terminal's summary of a step: a table of the layers, the findings, and what to do about them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from gradwatch.reporting.keys import layer_values
 from gradwatch.reporting.text import listed, number, open_kinds, percent, shortened
 
 MOST_ROWS = 40
-FLOW_HELP = "flow: ten marks for the largest gradient at a layer's output, one less for each power of ten below it"
-_ENDS = 5  # first and last layers that stay when rows are left out
-_FLOW = 10
+FLOW_HELP = "flow: the gradient at the layer's output; each missing mark means 10x smaller than the largest"
+_LOG_WIDTH = 120  # where the output is no terminal: rich would take 80
+_SIDE_BY_SIDE_WIDTH = 120
+_MOST_FINDINGS = 8
+_ENDS = 5  # first and last layers that are always shown
+_FLOW = 10  # marks for the largest gradient
 _LAYER = "layer"
-# Longest layer name and highest rank of a column, the roomiest first.
+# Longest layer name and highest rank of a column: the first pair with which the table fits the width is taken.
 _SIZES = ((40, 9), (28, 9), (28, 8), (28, 7), (20, 7), (20, 6), (20, 5), (20, 4), (14, 4), (14, 3), (14, 2), (14, 1))
 _NUMBERS: tuple[tuple[str, str, Callable[[float], str], int], ...] = (
     ("grad\nnorm", "grad_norm", number, 2),
@@ -40,121 +43,65 @@ _NUMBERS: tuple[tuple[str, str, Callable[[float], str], int], ...] = (
 _ONLY_IF_ABOVE_ZERO = ("zero_fraction", "nonfinite")
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column as text; the higher its rank, the sooner it goes when there is no room."""
+def print_summary(
+    snapshot: Snapshot,
+    findings: Sequence[Finding] = (),
+    diagnoses: Sequence[Diagnosis] = (),
+    title: str = "",
+    console: Console | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print :func:`summary`, and below it the notes about parts that could not be watched or written.
 
-    head: str
-    cells: tuple[str, ...]
-    rank: int
-    is_text: bool = False
-
-    def width(self, rows: Sequence[int]) -> int:
-        """Characters that these rows take, with one between it and the next column."""
-        gap = _gap(len(self.cells)) if self.head == _LAYER and len(rows) < len(self.cells) else ""
-        return max(map(len, [gap, *self.head.split("\n"), *(self.cells[row] for row in rows)])) + 1
-
-
-def layer_table(
-    snapshot: Snapshot, findings: Iterable[Finding] = (), title: str = "", width: int = 120, mark: str = "#"
-) -> Table:
-    r"""The layers of a step in network order, those in an open finding marked in the last column.
-
-    Columns without any value are left out, and so are the least telling ones that ``width`` has no room for. Of more
-    than 40 layers the first, the last and those with a finding stay, and a row says how many are left out.
-
-    Args:
-        snapshot: the step.
-        findings: the open ones are shown.
-        title: goes above the table.
-        width: of the terminal, in characters.
-        mark: character of the bars in the column ``flow``.
+    In a file or a log it has no colours and is 120 characters wide, unless COLUMNS is set.
 
     Example:
-        >>> table = layer_table(Snapshot(0, ("a", "b"), grad_norm=[1e-3, 1.0]))
-        >>> [column.header.plain for column in table.columns]
-        ['layer', 'grad\nnorm']
+        >>> snapshot = Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0], total_norm=1.0)
+        >>> print_summary(snapshot, title="two layers", console=Console(width=40))  # doctest: +NORMALIZE_WHITESPACE
+        two layers
+               grad
+        layer  norm
+        ───────────
+        a     0.001
+        b      1.00
+        <BLANKLINE>
+        step 7, total gradient norm 1.00
+        <BLANKLINE>
+        No finding.
     """
-    kinds = open_kinds(snapshot, findings)
-    kept = _kept_rows([layer in kinds for layer in snapshot.layers])
-    columns = _fitting(_columns(snapshot, kinds, mark), kept, width)
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0
-    )  # fmt: skip
-    for column in columns:
-        table.add_column(Text(column.head), justify="left" if column.is_text else "right", no_wrap=True)
-    for before, row in pairwise([-1, *kept]):
-        if row - before > 1:
-            table.add_row(_gap(row - before - 1), *[""] * (len(columns) - 1), style="dim")
-        style = "bold red" if snapshot.layers[row] in kinds else None
-        table.add_row(*(Text(column.cells[row]) for column in columns), style=style)
-    return table
+    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title, notes))
 
 
-def _gap(count: int) -> str:
-    return f"... {count} more"
+def summary(
+    snapshot: Snapshot,
+    findings: Sequence[Finding] = (),
+    diagnoses: Sequence[Diagnosis] = (),
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Summary:
+    """Return the layers of a step, the findings, and for each open one its cause and the first thing to try.
+
+    Example:
+        >>> summary(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0])).title
+        'gradwatch: gradients at step 7'
+    """
+    return Summary(snapshot, findings, diagnoses, title or f"gradwatch: gradients at step {snapshot.step}", notes)
 
 
-def _columns(snapshot: Snapshot, kinds: dict[str, tuple[str, ...]], mark: str) -> list[Column]:
-    texts = [
-        Column(_LAYER, snapshot.layers, 0, is_text=True),
-        Column("kind", snapshot.kinds, 7, is_text=True),
-        *(Column(head, _cells(snapshot, name, shown), rank) for head, name, shown, rank in _NUMBERS),
-        Column("flow", _flow(snapshot, mark), 4, is_text=True),
-        Column("finding", tuple(", ".join(kinds.get(layer, ())) for layer in snapshot.layers), 0, is_text=True),
-    ]
-    return [column for column in texts if column.head == _LAYER or any(column.cells)]
+def side_by_side(left: RenderableType, right: RenderableType) -> RenderableType:
+    """Return two summaries side by side from 120 columns on, one below the other on a narrower terminal.
+
+    Example:
+        >>> both = side_by_side(summary(Snapshot(0, ("a",))), summary(Snapshot(0, ("a",))))
+    """
+    return _SideBySide(left, right)
 
 
-def _cells(snapshot: Snapshot, name: str, shown: Callable[[float], str]) -> tuple[str, ...]:
-    values = layer_values(snapshot, name)
-    if name in _ONLY_IF_ABOVE_ZERO and not (values > 0).any():
-        return ("",) * len(values)
-    return tuple(shown(value) for value in values.tolist())
-
-
-def _flow(snapshot: Snapshot, mark: str) -> tuple[str, ...]:
-    norms = snapshot.grad_output_norm
-    loudest = norms[np.isfinite(norms)].max(initial=0.0)
-    return tuple(_marks(norm, loudest, mark) for norm in norms.tolist())
-
-
-def _marks(norm: float, loudest: float, mark: str) -> str:
-    if not 0 < norm < math.inf:
-        return "NaN/Inf" if math.isinf(norm) else ""
-    return mark * max(round(_FLOW + math.log10(norm / loudest)), 0) or "."
-
-
-def _fitting(columns: Sequence[Column], kept: Sequence[int], width: int) -> list[Column]:
-    """The most telling columns that fit."""
-    for longest, rank in _SIZES:
-        names = tuple(shortened(name, longest) for name in columns[0].cells)
-        shown = [replace(columns[0], cells=names), *(column for column in columns[1:] if column.rank <= rank)]
-        if sum(column.width(kept) for column in shown) - 1 <= width:
-            break
-    return shown
-
-
-def _kept_rows(flagged: Sequence[bool]) -> list[int]:
-    """Which rows are shown: all of a small network, else both ends and the flagged, with no gap of a single row."""
-    count = len(flagged)
-    if count <= MOST_ROWS:
-        return list(range(count))
-    ends = {*range(_ENDS), *range(count - _ENDS, count)}
-    between = [row for row in range(_ENDS, count - _ENDS) if flagged[row]]
-    for half in range(MOST_ROWS // 2, 0, -1):
-        kept = ends.union(between[:half], between[-half:])
-        kept |= {row for row in range(1, count - 1) if row - 1 in kept and row + 1 in kept}
-        if len(kept) <= MOST_ROWS:
-            break
-    return sorted(kept)
-
-
-__all__ = ["Summary", "layer_table", "print_summary", "side_by_side", "summary"]
-
-_LOG_WIDTH = 120  # where the output is no terminal: rich would take 80
-_SIDE_BY_SIDE_WIDTH = 120
-_MOST_FINDINGS = 8
+def wide_console() -> Console:
+    """Return the terminal, or where the output goes elsewhere, a page that is wide enough for the table."""
+    console = Console()
+    is_log = not console.is_terminal and not console.is_jupyter and "COLUMNS" not in os.environ
+    return Console(width=_LOG_WIDTH) if is_log else console
 
 
 @dataclass(frozen=True)
@@ -184,7 +131,7 @@ class Summary:
         if not ordered and not alone:
             yield Text("No finding.", style="bold green")
         for diagnosis in alone:
-            yield Text(f"{diagnosis.cause}, without a finding", style="bold yellow")
+            yield Text(f"{diagnosis.cause}, no finding yet", style="bold yellow")
             yield Padding(Text("\n".join(_advice(diagnosis))), (0, 0, 0, 2))
         for finding in ordered[:_MOST_FINDINGS]:
             yield from _finding(finding, [d for d in self.diagnoses if finding in d.findings][:1])
@@ -218,22 +165,6 @@ def _advice(diagnosis: Diagnosis) -> list[str]:
     return [f"Cause: {diagnosis.cause}. {diagnosis.evidence}", *tries]
 
 
-def summary(
-    snapshot: Snapshot,
-    findings: Sequence[Finding] = (),
-    diagnoses: Sequence[Diagnosis] = (),
-    title: str = "",
-    notes: Sequence[str] = (),
-) -> Summary:
-    """The layers of a step, the findings, and for each open one its cause and the first thing to try.
-
-    Example:
-        >>> summary(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0])).title
-        'gradwatch: gradients at step 7'
-    """
-    return Summary(snapshot, findings, diagnoses, title or f"gradwatch: gradients at step {snapshot.step}", notes)
-
-
 @dataclass(frozen=True)
 class _SideBySide:
     left: RenderableType
@@ -250,46 +181,111 @@ class _SideBySide:
         yield grid
 
 
-def side_by_side(left: RenderableType, right: RenderableType) -> RenderableType:
-    """Two summaries beside each other from 120 columns on, one below the other on a narrower terminal.
+def layer_table(
+    snapshot: Snapshot, findings: Iterable[Finding] = (), title: str = "", width: int = 120, mark: str = "#"
+) -> Table:
+    r"""Return a table of a step's layers in network order, with the open findings in the last column.
+
+    Columns without any value are left out, and so are the least useful ones where ``width`` has no room. Of more than
+    40 layers the first, the last and those with a finding are shown, and a row gives the number of the others.
+
+    Args:
+        snapshot: the step.
+        findings: the open ones are shown.
+        title: text above the table.
+        width: of the terminal, in characters.
+        mark: character of the bars in the column ``flow``.
 
     Example:
-        >>> both = side_by_side(summary(Snapshot(0, ("a",))), summary(Snapshot(0, ("a",))))
+        >>> table = layer_table(Snapshot(0, ("a", "b"), grad_norm=[1e-3, 1.0]))
+        >>> [column.header.plain for column in table.columns]
+        ['layer', 'grad\nnorm']
     """
-    return _SideBySide(left, right)
+    kinds = open_kinds(snapshot, findings)
+    kept = _kept_rows([layer in kinds for layer in snapshot.layers])
+    columns = _fitting(_columns(snapshot, kinds, mark), kept, width)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0
+    )  # fmt: skip
+    for column in columns:
+        table.add_column(Text(column.head), justify="left" if column.is_text else "right", no_wrap=True)
+    for before, row in pairwise([-1, *kept]):
+        if row - before > 1:
+            table.add_row(_gap(row - before - 1), *[""] * (len(columns) - 1), style="dim")
+        style = "bold red" if snapshot.layers[row] in kinds else None
+        table.add_row(*(Text(column.cells[row]) for column in columns), style=style)
+    return table
 
 
-def print_summary(
-    snapshot: Snapshot,
-    findings: Sequence[Finding] = (),
-    diagnoses: Sequence[Diagnosis] = (),
-    title: str = "",
-    console: Console | None = None,
-    notes: Sequence[str] = (),
-) -> None:
-    """Print :func:`summary`, and below it the notes: what could not be watched or written.
+@dataclass(frozen=True)
+class Column:
+    """One column as text; columns of the highest rank are dropped first when there is no room."""
 
-    Into a file or a log it goes without colours and 120 characters wide, unless COLUMNS is set.
+    head: str
+    cells: tuple[str, ...]
+    rank: int
+    is_text: bool = False
 
-    Example:
-        >>> snapshot = Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0], total_norm=1.0)
-        >>> print_summary(snapshot, title="two layers", console=Console(width=40))  # doctest: +NORMALIZE_WHITESPACE
-        two layers
-               grad
-        layer  norm
-        ───────────
-        a     0.001
-        b      1.00
-        <BLANKLINE>
-        step 7, total gradient norm 1.00
-        <BLANKLINE>
-        No finding.
-    """
-    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title, notes))
+    def width(self, rows: Sequence[int]) -> int:
+        """Return the characters that these rows take, with one between it and the next column."""
+        gap = _gap(len(self.cells)) if self.head == _LAYER and len(rows) < len(self.cells) else ""
+        return max(map(len, [gap, *self.head.split("\n"), *(self.cells[row] for row in rows)])) + 1
 
 
-def wide_console() -> Console:
-    """The terminal, or where the output is none, a page that is wide enough for the table."""
-    console = Console()
-    is_log = not console.is_terminal and not console.is_jupyter and "COLUMNS" not in os.environ
-    return Console(width=_LOG_WIDTH) if is_log else console
+def _gap(count: int) -> str:
+    return f"... {count} more"
+
+
+def _columns(snapshot: Snapshot, kinds: dict[str, tuple[str, ...]], mark: str) -> list[Column]:
+    texts = [
+        Column(_LAYER, snapshot.layers, 0, is_text=True),
+        Column("kind", snapshot.kinds, 7, is_text=True),
+        *(Column(head, _cells(snapshot, name, shown), rank) for head, name, shown, rank in _NUMBERS),
+        Column("flow", _flow(snapshot, mark), 4, is_text=True),
+        Column("finding", tuple(", ".join(kinds.get(layer, ())) for layer in snapshot.layers), 0, is_text=True),
+    ]
+    return [column for column in texts if column.head == _LAYER or any(column.cells)]
+
+
+def _cells(snapshot: Snapshot, name: str, shown: Callable[[float], str]) -> tuple[str, ...]:
+    values = layer_values(snapshot, name)
+    if name in _ONLY_IF_ABOVE_ZERO and not (values > 0).any():
+        return ("",) * len(values)
+    return tuple(shown(value) for value in values.tolist())
+
+
+def _flow(snapshot: Snapshot, mark: str) -> tuple[str, ...]:
+    norms = snapshot.grad_output_norm
+    largest = norms[np.isfinite(norms)].max(initial=0.0)
+    return tuple(_marks(norm, largest, mark) for norm in norms.tolist())
+
+
+def _marks(norm: float, largest: float, mark: str) -> str:
+    if not 0 < norm < math.inf:
+        return "NaN/Inf" if math.isinf(norm) else ""
+    return mark * max(round(_FLOW + math.log10(norm / largest)), 0) or "."
+
+
+def _fitting(columns: Sequence[Column], kept: Sequence[int], width: int) -> list[Column]:
+    """Return as many columns as fit, with layer names shortened where that makes room."""
+    for longest, rank in _SIZES:
+        names = tuple(shortened(name, longest) for name in columns[0].cells)
+        shown = [replace(columns[0], cells=names), *(column for column in columns[1:] if column.rank <= rank)]
+        if sum(column.width(kept) for column in shown) - 1 <= width:
+            break
+    return shown
+
+
+def _kept_rows(flagged: Sequence[bool]) -> list[int]:
+    """Return the rows to show: all of a small network, else both ends and the flagged, with no gap of a single row."""
+    count = len(flagged)
+    if count <= MOST_ROWS:
+        return list(range(count))
+    ends = {*range(_ENDS), *range(count - _ENDS, count)}
+    between = [row for row in range(_ENDS, count - _ENDS) if flagged[row]]
+    for half in range(MOST_ROWS // 2, 0, -1):
+        kept = ends.union(between[:half], between[-half:])
+        kept |= {row for row in range(1, count - 1) if row - 1 in kept and row + 1 in kept}
+        if len(kept) <= MOST_ROWS:
+            break
+    return sorted(kept)

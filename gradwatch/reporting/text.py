@@ -1,4 +1,4 @@
-"""Numbers and lists of layers as short text, the same in tables, pictures and messages."""
+"""Numbers, layers and findings as text: short forms for tables, Markdown for TensorBoard, the verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradwatch.records import Diagnosis, Finding, Snapshot
 
 
 def number(value: float) -> str:
-    """Two or three digits, six characters at most; empty for NaN, which stands for no value.
+    """Return a number with two or three digits, in at most six characters; empty for NaN, which means no value.
 
     Example:
         >>> [number(value) for value in (1.234e-7, 0.01234, 0.5, 12.34, 1234.0, 1.2e5, 0.0, math.inf, math.nan)]
@@ -29,7 +29,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent; empty for NaN. What is above 0 is never shown as 0, nor what is below 1 as 100.
+    """Return a share in percent; empty for NaN. Only exact values are shown as 0 and 100.
 
     Example:
         >>> percent(0.0), percent(1e-5), percent(0.256), percent(0.999), percent(math.nan)
@@ -43,7 +43,7 @@ def percent(share: float) -> str:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name of at most ``width`` characters; the middle goes first, as both ends tell layers apart.
+    """Return a name of at most ``width`` characters, without its middle, as both ends tell layers apart.
 
     Example:
         >>> shortened("encoder.layers.11.self_attn.out_proj", 20)
@@ -55,8 +55,18 @@ def shortened(name: str, width: int) -> str:
     return f"{name[: max(width - 3 - tail, 0)]}...{name[-tail:]}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> plural(1, "event"), plural(3, "event")
+        ('1 event', '3 events')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in a row; of many only the first ones and the last.
+    """Return names in a row; of many only the first ones and the last.
 
     Example:
         >>> listed(["a", "b"]), listed(list("abcdefgh"))
@@ -68,7 +78,7 @@ def listed(names: Sequence[str], most: int = 4) -> str:
 
 
 def open_kinds(snapshot: Snapshot, findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
-    """Layer -> kinds of the open findings about it or about one of its parameters; a healthy layer is left out.
+    """Return layer -> kinds of the open findings about it or one of its parameters; healthy layers are left out.
 
     Example:
         >>> finding = Finding("stalled", ("head.weight",), step=0, value=1, threshold=0, message="no gradient")
@@ -87,9 +97,9 @@ _HEADS = ("kind", "layers", "since step", "until step", "value", "threshold")
 
 
 def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = ()) -> str:
-    """A table of the findings, the open ones first; below it what each open one says, its cause and what to try.
+    """Return a Markdown table of the findings, the open ones first, and below it their messages, causes and remedies.
 
-    The sentences stand below, as TensorBoard breaks words where a table has a wide column.
+    The messages are not in the table, as TensorBoard breaks words where a table has a wide column.
 
     Example:
         >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
@@ -103,12 +113,12 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
         **vanishing** since step 3: it vanishes
     """
     known = list(diagnoses)
-    alone = [f"**{d.cause}**, without a finding. {d.evidence} {_tries(d)}" for d in known if not d.findings]
+    alone = [f"**{d.cause}**, no finding yet. {d.evidence} {_tries(d)}" for d in known if not d.findings]
     if not findings:
-        return "\n\n".join(alone) or "No finding so far."
+        return "\n\n".join(alone) or "No finding yet."
     open_ones = [finding for finding in findings if finding.is_open]
     closed = [finding for finding in findings if not finding.is_open]
-    count = f"**{len(open_ones)} open finding{'s' * (len(open_ones) != 1)}**, {len(closed)} closed"
+    count = f"**{plural(len(open_ones), 'open finding')}**, {len(closed)} closed"
     table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
     texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
     return "\n\n".join([count, table, *texts, *alone])

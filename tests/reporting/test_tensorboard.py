@@ -198,7 +198,7 @@ def test_findings_are_readable_text(writer: SummaryWriter) -> None:
 
 def test_no_finding_is_said_too(writer: SummaryWriter) -> None:
     TensorBoardReport(writer).findings([], step=3)
-    assert text(writer) == [(3, "No finding so far.")]
+    assert text(writer) == [(3, "No finding yet.")]
 
 
 def test_pictures_are_drawn_and_only_real_cells_have_one_over_calls(writer: SummaryWriter) -> None:
@@ -287,9 +287,8 @@ def test_where_tensorboard_is_built_otherwise_it_is_left_as_it_is(
 ) -> None:
     event_writer = writer.file_writer.event_writer
     thread = event_writer._async_writer._worker
-    owner = {"_async_writer": event_writer, "_worker": event_writer._async_writer, "_record_writer": thread}.get(
-        private
-    )
+    owners = {"_async_writer": event_writer, "_worker": event_writer._async_writer, "_record_writer": thread}
+    owner = owners.get(private, thread._record_writer)
     with monkeypatch.context() as hidden:
         hidden.delattr(owner, private)
         assert events.guard(writer) is None

@@ -145,6 +145,6 @@ def test_a_log_gets_plain_wide_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cause_without_a_finding_is_told() -> None:
     diagnosis = Diagnosis("clipping too hard", "Clipping leaves 0.001.", 0.9, (), ("clip less", "no clip"))
     text = "\n".join(printed(summary(Snapshot(0, ("a",), grad_norm=[1.0]), diagnoses=[diagnosis])))
-    assert "clipping too hard, without a finding" in text
+    assert "clipping too hard, no finding yet" in text
     assert "Try first: clip less; then no clip." in text
     assert "No finding." not in text

@@ -1,13 +1,17 @@
+"""Numbers, layers and findings as text."""
+
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shown_runs import DIAGNOSIS, FINDING
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.text import listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import findings_text, listed, number, open_kinds, percent, shortened
 
 
 @given(st.floats(1e-99, 1e99))
@@ -42,3 +46,15 @@ def test_findings_about_parameters_mark_their_layer_and_closed_ones_mark_nothing
     ]
     snapshot = Snapshot(0, ("(root)", "body", "head"), params=("scale", "body.weight", "head.weight"))
     assert open_kinds(snapshot, findings) == {"(root)": ("stalled",), "head": ("stalled", "dead")}
+
+
+def test_an_open_finding_has_its_cause_and_what_to_try_as_a_list() -> None:
+    text = findings_text([FINDING], [DIAGNOSIS])
+    assert "Cause: **saturating activation**. Each Sigmoid takes 0.25. Try, in this order:\n\n1. ReLU with He" in text
+
+
+def test_a_cause_without_a_finding_is_shown_alone_and_beside_findings() -> None:
+    alone = replace(DIAGNOSIS, findings=())
+    assert findings_text([], [alone]).startswith("**saturating activation**, no finding yet. Each Sigmoid")
+    assert "no finding yet" in findings_text([FINDING], [alone])
+    assert findings_text([]) == "No finding yet."

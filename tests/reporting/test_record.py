@@ -1,3 +1,5 @@
+"""Records are strict JSON, and come back from it."""
+
 from __future__ import annotations
 
 import json
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from shown_runs import FINDING, INF, NAN, vanishing_run
 
+from gradwatch.containment import OutOfService
 from gradwatch.records import Finding, Snapshot
 from gradwatch.reporting.record import JsonlRecord, read_record
 
@@ -22,7 +25,8 @@ def path(tmp_path: Path) -> Path:
 def write(path: Path, *things: Any) -> None:
     record = JsonlRecord(path)
     for thing in things:
-        (record.snapshot if isinstance(thing, Snapshot) else record.finding)(thing)
+        add = {Snapshot: record.snapshot, Finding: record.finding, OutOfService: record.out_of_service}
+        add[type(thing)](thing)
     record.close()
     record.close()
 
@@ -66,6 +70,57 @@ def test_findings_come_back_as_they_were_written_last(path: Path) -> None:
     closed = replace(grown, closed_step=7)
     write(path, FINDING, other, grown, closed)
     assert read_record(path)[1] == [closed, other]
+
+
+RECORD = r"""
+{"type": "header", "format": "gradwatch", "version": 1, "layers": ["body.0", "head \u00e9"], "kinds": ["LSTM", \
+"Linear"], "params": ["body.0.w", "head.w"], "left_out": ["old.w"]}
+{"type": "snapshot", "step": 7, "loss": "inf", "total_norm": 4, "total_norm_after": 0.25, "learning_rate": 0.001, \
+"input_rms": 1.5, "loss_scale": 65536, "optimizer": "AdamW", "dtype": "float16", "skipped": true, \
+"grad_norm": [0.333333, "inf"], "weight_norm": [1.23457e+08, null], "nonfinite": [0, 2], "size": [12, 4], \
+"param_grad_norm": [null, 2e-20], "trace_loss": [2.25, "-inf"], "trace_total_norm": [null, 1e+30], \
+"calls": {"body.0": [1e-09, "inf", null, 1]}, "trace_step": [6, 7]}
+{"type": "finding", "kind": "spike", "layers": ["loss"], "step": 7, "value": 123457000.0, "threshold": 5, \
+"message": "a \"spike\"", "severity": "error", "closed_step": null}
+{"type": "finding", "kind": "vanishing", "layers": ["body.0"], "step": 7, "value": 1e-07, "threshold": 0.001, \
+"message": "it vanishes", "severity": "warning", "closed_step": 8}
+{"type": "out_of_service", "part": "layer x", "step": 8, "error": "RuntimeError: no storage"}
+{"type": "header", "format": "gradwatch", "version": 1, "layers": ["one"], "kinds": [""], "params": [], "left_out": []}
+{"type": "snapshot", "step": 9}
+""".replace("\\\n", "").lstrip()
+
+
+def test_the_format_is_kept_byte_for_byte(path: Path) -> None:
+    full = Snapshot(
+        7,
+        ("body.0", "head \u00e9"),
+        ("LSTM", "Linear"),
+        grad_norm=[1 / 3, INF],
+        weight_norm=[123456789.0, NAN],
+        nonfinite=[0, 2],
+        size=[12, 4],
+        params=("body.0.w", "head.w"),
+        left_out=("old.w",),
+        param_grad_norm=[NAN, 2e-20],
+        calls={"body.0": [1e-9, INF, NAN, 1.0]},
+        total_norm=4,
+        total_norm_after=0.25,
+        loss=INF,
+        skipped=True,
+        optimizer="AdamW",
+        learning_rate=1e-3,
+        input_rms=1.5,
+        dtype="float16",
+        loss_scale=65536.0,
+        trace_step=[6, 7],
+        trace_loss=[2.25, -INF],
+        trace_total_norm=[NAN, 1e30],
+    )
+    spike = Finding("spike", ("loss",), 7, 123456789.0, np.float32(5.0), 'a "spike"', "error")
+    closed = Finding("vanishing", ("body.0",), 7, 1e-7, 1e-3, "it vanishes", closed_step=np.int64(8))
+    out = OutOfService("layer x", 8, "RuntimeError: no storage")
+    write(path, full, spike, closed, out, Snapshot(9, ("one",)))
+    assert path.read_text() == RECORD
 
 
 def refuse(constant: str) -> None:
