@@ -245,7 +245,7 @@ SICK: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], Any, str, str]
         lambda: mlp(nn.ReLU, 2, out=1), lambda: (torch.randn(128, 16), torch.zeros(128).long()), cross_entropy,
         "zero-gradient head", "single unit",
     ),
-    "pixels": (lambda: he(mlp(nn.ReLU, 3)), uint8, cross_entropy, "unscaled input", "The input of 0: root mean square 1"),
+    "pixels": (lambda: he(mlp(nn.ReLU, 3)), uint8, cross_entropy, "unscaled input", "root mean square 1"),
     "an outlier": (lambda: he(mlp(nn.ReLU, 3)), one_wild_sample, cross_entropy, "outlier batch", "largest sample"),
     "NaN": (lambda: he(mlp(nn.ReLU, 3)), with_nan, cross_entropy, "outlier batch", "1 values NaN or Inf"),
     "large targets": (lambda: he(mlp(nn.ReLU, 3, out=1)), large_targets, nn.MSELoss(), "unscaled target", "targets: "),
