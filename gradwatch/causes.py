@@ -219,8 +219,9 @@ def advice(cause: Cause, case: str = "", kinds: Sequence[str] = ()) -> tuple[str
         >>> advice("missing normalization or skip", kinds=("Linear", "LayerNorm"))[:2]
         ('add skip connections', 'normalize before each block, not after it')
     """
-    told = [step.text for step in STEPS[cause] if step.is_for(case, kinds)] or [step.text for step in STEPS[cause]]
-    return tuple(told[:_MOST_TOLD])
+    steps = STEPS[cause]
+    told = [step for step in steps if step.is_for(case, kinds)] or [step for step in steps if step.is_for("", kinds)]
+    return tuple(step.text for step in (told or steps)[:_MOST_TOLD])
 
 
 def fit_of(remedy: str, cause: str) -> float:

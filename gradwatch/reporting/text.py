@@ -165,7 +165,7 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
     for head, ratio in (("found", 3), ("cause and evidence", 5), ("what to do", 4)):
         table.add_column(head, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:
-        found = "\n".join(map(_found, diagnosis.findings)) or "before a finding opened"
+        found = "\n".join(map(_found, diagnosis.findings)) or "no finding yet"
         table.add_row(Text(found), _cause(diagnosis), Text(_steps(diagnosis.remedies)))
     explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
     for finding in findings:
