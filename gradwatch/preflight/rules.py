@@ -10,7 +10,7 @@ from gradwatch.diagnosis.evidence import with_gradient
 from gradwatch.preflight.first_pass import LARGE, Seen, measure
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.text import listed
-from gradwatch.theory import chi_of, typical
+from gradwatch.theory import chi_of, geometric_mean
 
 _SMALL = 1e-3
 _OUTLIER = 100.0  # times the median sample
@@ -113,8 +113,8 @@ def large(seen: Seen) -> Iterator[Diagnosis]:
     if not seen.run.history or any("Norm" in kind for kind in seen.run.history[0].kinds):
         return
     chi = chi_of(seen.run.history[0], seen.recorder.spreads, smaller=True)
-    if len(chi) >= _BLOCKS and typical(chi.values()) > _GROWTH:
-        growth = typical(chi.values()) ** 0.5
+    if len(chi) >= _BLOCKS and geometric_mean(chi.values()) > _GROWTH:
+        growth = geometric_mean(chi.values()) ** 0.5
         span = f"{min(chi.values()):.2g} to {max(chi.values()):.2g}"
         text = f"Each of {len(chi)} blocks multiplies the gradient by {growth:.2g} (chi {span}; 1 keeps its size)."
         remedies = ("He initialization for ReLU, Xavier for Tanh, LeCun for SELU", "a normalization layer")
