@@ -22,8 +22,8 @@ class GradientNorm(Metric):
     .. math:: \frac{1}{T} \sum_{t=1}^{T} \sqrt{\sum_p \lVert g_{p,t} \rVert_2^2}
 
     Update it between ``loss.backward()`` and ``optimizer.zero_grad()``. In a LightningModule, do so in
-    ``on_before_optimizer_step``, where gradients are unscaled and accumulated. A call like that of a function updates it
-    and returns the norm of this one step. With several ranks it is the mean over all updates of all ranks.
+    ``on_before_optimizer_step``, where gradients are unscaled and accumulated. Called like a function, it updates and
+    returns the norm of this one step. With several ranks it is the mean over all updates of all ranks.
 
     Args:
         pattern: shell pattern of parameter names, as ``named_parameters()`` gives them (``encoder.*``); ``*`` matches
