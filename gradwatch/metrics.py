@@ -1,4 +1,4 @@
-"""A torchmetrics metric for those who collect their numbers that way."""
+"""The norm of gradients as a torchmetrics metric."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class GradientNorm(Metric):
 
     .. math:: \frac{1}{T} \sum_{t=1}^{T} \sqrt{\sum_p \lVert g_{p,t} \rVert_2^2}
 
-    Update it between ``loss.backward()`` and ``optimizer.zero_grad()``, in a LightningModule best in
-    ``on_before_optimizer_step``, where gradients are unscaled and accumulated. Called like a function it returns the
-    norm of this one step and counts it too. Over ranks it is the mean over all updates of all ranks.
+    Update it between ``loss.backward()`` and ``optimizer.zero_grad()``. In a LightningModule, do so in
+    ``on_before_optimizer_step``, where gradients are unscaled and accumulated. Called like a function, it updates and
+    returns the norm of this one step. With several ranks it is the mean over all updates of all ranks.
 
     Args:
-        pattern: shell pattern of the names of the parameters to take, as ``named_parameters()`` gives them
-            (``encoder.*``); ``*`` takes all. Parameters without a gradient (a frozen layer) are left out.
-        **kwargs: for :class:`torchmetrics.Metric`.
+        pattern: shell pattern of parameter names, as ``named_parameters()`` gives them (``encoder.*``); ``*`` matches
+            all. Parameters without a gradient (a frozen layer) do not count.
+        **kwargs: arguments of :class:`torchmetrics.Metric`.
 
     Raises:
-        TypeError: when the pattern is no string, or something else than a module comes in.
+        TypeError: when the pattern is no string, or an update gets anything but a module.
         ValueError: on update, when the pattern matches no parameter, or none that matches has a gradient.
 
-    Non-finite gradients: the norm, and from then on the mean, is ``inf`` or ``nan`` until ``reset``. Finite gradients
-    don't overflow, as the sum is float64 (float32 where the machine has an MPS device). Before the first update the
-    mean is ``nan``.
+    Non-finite gradients: the norm, and the mean until ``reset``, is ``inf`` or ``nan``. Finite gradients don't
+    overflow, as the sum is float64 (float32 on a machine with an MPS device). Before the first update the mean is
+    ``nan``.
 
-    Cost: one fused pass over the gradients an update, and no transfer to the host.
+    Cost: each update is one fused pass over the gradients, without a transfer to the host.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -69,13 +69,13 @@ class GradientNorm(Metric):
             raise TypeError(f"pattern is a {type(pattern).__name__}; expected one shell pattern, such as 'encoder.*'")
         self.pattern = pattern
         # A MetricCollection merges metrics whose states have the same names and, at the first update, values within
-        # 1e-8 of each other. Vanished gradients of different layers are, so the name has to tell the patterns apart.
+        # 1e-8 of each other. Vanished gradients of two layers do, so the pattern must be part of the name.
         self._sum = f"sum of {pattern}"
         self.add_state(self._sum, torch.zeros((), dtype=_DTYPE), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, module: nn.Module) -> None:
-        """Take in the gradients that a module holds now.
+        """Add the norm of a module's current gradients.
 
         Args:
             module: any module after its backward pass.
@@ -98,7 +98,7 @@ class GradientNorm(Metric):
         return [param for name, param in params.items() if fnmatchcase(name, self.pattern)]
 
     def compute(self) -> Tensor:
-        """The mean norm over all updates since the last reset."""
+        """Return the mean norm of all updates since the last reset."""
         total: Tensor = getattr(self, self._sum)
         return total / self.count
 

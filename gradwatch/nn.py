@@ -1,4 +1,4 @@
-"""Modules to put in a model that act on the gradient flowing through them."""
+"""Modules to put in a model that change the gradient flowing through them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 
 
 class GradientNormalization(nn.Module):
-    r"""Let the input through as it is, and standardize the gradient on its way back.
+    r"""Return the input unchanged, and standardize the gradient in the backward pass.
 
     .. math:: g \leftarrow \frac{g - \operatorname{mean}(g)}{\operatorname{std}(g) + \epsilon}
 
-    Put it between layers where gradients vanish or explode over depth: everything in front of it gets a gradient of
-    a standard deviation of 1, times ``scale``. What is computed is then no longer the gradient of the loss: its size
-    is lost, and with ``center`` its direction too. Its mean over samples is no average of theirs either, so lower the
-    learning rate. A loss scaler is undone here: under fp16, set ``scale`` to its scale, or use bf16.
+    Put it between layers where gradients vanish or explode over depth: all layers before it get a gradient with a
+    standard deviation of ``scale``. The result is no longer the gradient of the loss: it loses its size, and with
+    ``center`` its direction too. The gradient of a batch is not the mean over its samples either, so lower the learning
+    rate. It undoes a loss scaler: under fp16, set ``scale`` to the scaler's scale, or use bf16.
 
-    A gradient of one entry has no deviation, and stays as it is. A constant gradient has none either, and becomes 0.
-    With ``center=False`` both only get a new size. Neither gives NaN.
+    A gradient of one entry has no deviation and is not changed. A constant gradient becomes 0. With ``center=False``
+    both only get a new size. Neither gives NaN.
 
-    Shapes: any, and the same comes out, in forward and backward; dtype and device kept.
+    Shapes: any; the same shape, dtype and device in forward and backward.
 
     Args:
-        per_sample: statistics of each sample (dimension 0) alone, so that samples do not depend on each other.
-        center: subtract the mean; False only rescales, by the root mean square, and keeps the direction.
-        eps: added to the standard deviation, positive. Gradients well under it get smaller still.
-        scale: standard deviation to have, positive.
+        per_sample: compute the statistics of each sample (dimension 0) alone, so that samples stay independent.
+        center: subtract the mean; False only divides by the root mean square and keeps the direction.
+        eps: added to the standard deviation, positive. Gradients far below it stay small.
+        scale: the new standard deviation, positive.
 
     Raises:
         ValueError: when ``eps`` or ``scale`` is not a positive number.
 
-    Non-finite gradients: go through as they are (with ``per_sample``, in the samples that have them).
+    Non-finite gradients: pass unchanged; with ``per_sample`` only those of the samples that contain them.
     Cost: three small operations on the gradient; nothing in the forward pass. No state.
 
     Example:
@@ -42,8 +42,8 @@ class GradientNormalization(nn.Module):
         >>> x.grad
         tensor([-1.3416, -0.4472,  0.4472,  1.3416])
 
-    References: the statistics are those of Yun, ZNorm, 2024, https://arxiv.org/abs/2408.01215, which takes them of
-    the parameters' gradients; for these see ``gradwatch.transforms.Standardize``.
+    References: Yun, ZNorm, 2024, https://arxiv.org/abs/2408.01215, which standardizes the gradients of parameters; for
+    these see ``gradwatch.transforms.Standardize``.
     """
 
     def __init__(self, per_sample: bool = False, *, center: bool = True, eps: float = 1e-6, scale: float = 1.0) -> None:
@@ -60,7 +60,7 @@ class GradientNormalization(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        """The settings."""
+        """Return the settings, for the repr."""
         return f"per_sample={self.per_sample}, center={self.center}, eps={self.eps}, scale={self.scale}"
 
 
@@ -79,7 +79,7 @@ class _NormalizedBackward(torch.autograd.Function):
 
 
 def normalized(grad: Tensor, per_sample: bool, center: bool, eps: float, scale: float) -> Tensor:
-    """A gradient with its standard deviation (or, not centered, its root mean square) brought to ``scale``.
+    """Return a gradient scaled to the standard deviation ``scale``, or to this root mean square if not centered.
 
     Example:
         >>> normalized(torch.tensor([3.0, 5.0]), False, True, 1e-6, 1.0)
@@ -93,7 +93,7 @@ def normalized(grad: Tensor, per_sample: bool, center: bool, eps: float, scale: 
     groups = groups.float() if grad.itemsize < 4 else groups
     largest = groups.abs().amax(1, keepdim=True)
     tiny = torch.finfo(largest.dtype).tiny
-    # In units of the largest entry, squares neither overflow nor vanish.
+    # In units of the largest entry, squares neither overflow nor underflow.
     scaled = groups / largest.clamp(min=tiny)
     if center:
         scaled = scaled - scaled.mean(1, keepdim=True)

@@ -1,8 +1,10 @@
-r"""What an activation does to signal and gradient of a wide random network.
+r"""Mean-field theory of a wide random network: chi, the factor by which a layer changes the gradient's energy.
 
-For pre-activations :math:`z \sim N(0, q)` and weights of variance :math:`\sigma_w^2 / n`, one layer and its activation
-:math:`\phi` multiply the mean square of the gradient by :math:`\chi = \sigma_w^2 E[\phi'(z)^2]`, and the next layer's
-pre-activations have :math:`q = \sigma_w^2 E[\phi(z)^2]`.
+A layer has weights of variance :math:`\sigma_w^2 / n` for a fan-in of :math:`n`, an activation :math:`\phi`, and
+pre-activations :math:`z \sim N(0, q)`. With its activation it multiplies the mean square of the gradient by
+:math:`\chi = \sigma_w^2 E[\phi'(z)^2]`, and the next layer's pre-activations have :math:`q = \sigma_w^2 E[\phi(z)^2]`.
+At :math:`\chi = 1` the gradient keeps its size. The gain of a layer is :math:`\sqrt\chi`. The first functions compute
+:math:`E[\phi'^2]` by integration; :func:`chi_of` takes it as measured in a pass.
 
 References: Poole, Lahiri, Raghu, Sohl-Dickstein, Ganguli, 2016, https://arxiv.org/abs/1606.05340; Schoenholz, Gilmer,
 Ganguli, Sohl-Dickstein, Deep information propagation, 2017, https://arxiv.org/abs/1611.01232.
@@ -15,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ _NODES = 800  # an even number: none lies at 0, where a ReLU has no slope
 
 @dataclass(frozen=True)
 class Moments:
-    """Means over z from N(0, q): of the activation, of its square, and of its slope's square."""
+    """Expectations over z of phi(z), phi(z)^2 and phi'(z)^2."""
 
     mean: float
     square: float
@@ -35,7 +36,7 @@ class Moments:
 
 @lru_cache(maxsize=4096)
 def moments(kind: str, q: float = 1.0) -> Moments:
-    """The moments of an activation of torch, by its class's name; of the identity where there is no such class.
+    """Return the moments of an activation by its class name in ``torch.nn``; those of the identity for other names.
 
     Example:
         >>> round(moments("ReLU").slope_square, 3), round(moments("Sigmoid").slope_square, 3)
@@ -53,7 +54,7 @@ def moments(kind: str, q: float = 1.0) -> Moments:
 
 
 def critical_gain(kind: str) -> float:
-    r"""The :math:`\sigma_w` at which :math:`\chi = 1` for pre-activations of variance 1; He's root of 2 for a ReLU.
+    r"""Return the :math:`\sigma_w` at which :math:`\chi = 1` for :math:`q = 1`: the root of 2 for a ReLU, as He has it.
 
     Example:
         >>> [round(critical_gain(kind), 2) for kind in ("ReLU", "SELU", "Tanh", "Identity")]
@@ -63,26 +64,26 @@ def critical_gain(kind: str) -> float:
 
 
 def gain_at_depth(kind: str, sigma: float, depth: int, input_square: float = 1.0) -> float:
-    r"""Geometric mean of :math:`\sqrt\chi` over ``depth`` layers of weights :math:`\sigma_w`, as signals settle.
+    r"""Return the mean gain of ``depth`` layers with :math:`\sigma_w` = ``sigma``; ``q`` changes from layer to layer.
 
     Example:
         >>> round(gain_at_depth("ReLU", 2**0.5, 10), 3), gain_at_depth("Sigmoid", critical_gain("Sigmoid"), 10) < 0.9
         (1.0, True)
     """
-    q, logs = sigma**2 * input_square, []
+    q, chi = sigma**2 * input_square, []
     for _ in range(max(depth, 1)):
-        known = moments(kind, float(f"{min(max(q, 1e-12), 1e12):.3g}"))
-        logs.append(0.5 * math.log(max(sigma**2 * known.slope_square, 1e-30)))
+        known = moments(kind, float(f"{min(max(q, 1e-12), 1e12):.3g}"))  # rounded, so that the cache is hit
+        chi.append(max(sigma**2 * known.slope_square, 1e-30))
         q = sigma**2 * known.square
-    return math.exp(float(np.mean(logs)))
+    return math.sqrt(geometric_mean(chi))
 
 
 def normalized_gain(kind: str, *, centered: bool) -> float:
-    r"""The gain of a layer and its activation with a normalization layer between them.
+    r"""Return the gain of a layer with a normalization layer before its activation.
 
-    It divides by the deviation that the weights made, so that they drop out: :math:`\sqrt{E[\phi'^2] / E[\phi^2]}`.
-    Over the batch (``centered``) the activation's mean is the same for all samples and is no part of the deviation;
-    over the features it is.
+    The norm divides by the deviation of the pre-activations, so that the weights cancel:
+    :math:`\sqrt{E[\phi'^2] / E[\phi^2]}`. A norm over the batch (``centered``) also subtracts what all samples share,
+    the activation's mean; a norm over the features does not.
 
     Example:
         >>> [round(normalized_gain("Sigmoid", centered=centered), 2) for centered in (True, False)]
@@ -93,15 +94,15 @@ def normalized_gain(kind: str, *, centered: bool) -> float:
     return math.sqrt(known.slope_square / max(spread, 1e-12))
 
 
-def width_spread(widths: list[int]) -> float:
-    """Deviation of the log10 of the gradient that finite widths alone make in a ReLU network.
+def finite_width_deviation(widths: list[int]) -> float:
+    """Return the standard deviation of the gradient's log10 over random ReLU networks of these widths.
 
     Example:
-        >>> round(width_spread([10] * 20), 2)
+        >>> round(finite_width_deviation([10] * 20), 2)
         0.69
 
-    References: Hanin, 2018, https://arxiv.org/abs/1801.03744: the log's variance grows as 5 times the sum of 1 / width;
-    half of the log is that of the norm.
+    References: Hanin, 2018, https://arxiv.org/abs/1801.03744: the variance of the squared norm's log is 5 times the sum
+    of 1 / width; the log of the norm is half of it.
     """
     return 0.5 * math.sqrt(5 * sum(1 / max(width, 1) for width in widths)) / math.log(10)
 
@@ -110,21 +111,21 @@ def _function(kind: str) -> nn.Module:
     made = getattr(nn, kind, nn.Identity)
     try:
         return made() if issubclass(made, nn.Module) else nn.Identity()
-    except TypeError:  # no activation: it takes sizes
+    except TypeError:  # no activation: its constructor needs sizes
         return nn.Identity()
 
 
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-_ACROSS_UNITS = (nn.Softmax, nn.LogSoftmax, nn.Softmin)  # no function of one unit: there is no slope to speak of
+_ACROSS_UNITS = (nn.Softmax, nn.LogSoftmax, nn.Softmin)  # not functions of one unit: they have no phi'
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Variance of a layer's weights times the terms of a sum of them.
+    """Two estimates of sigma_w^2, from the weights of a layer; NaN if unknown.
 
     Attributes:
-        forward: times the fan-in: how it multiplies the signal's energy.
-        smaller: times the smaller of fan-in and fan-out: large only where the weights are, whatever they were made for.
+        forward: variance of the weights times the fan-in.
+        smaller: variance times the smaller of fan-in and fan-out: large only if the weights are large for both passes.
     """
 
     forward: float = math.nan
@@ -132,9 +133,9 @@ class Spread:
 
 
 def spreads(layers: Mapping[str, nn.Module]) -> dict[str, Spread]:
-    """Layer -> the spread of its weights; unknown (NaN) for layers that hide what is before them, such as a norm.
+    """Return the spread of each layer's weights; NaN for a layer that has other parameters or mixes units.
 
-    Activations, which let it through, are left out.
+    Activations have no entry.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -157,22 +158,17 @@ def _spread(weight: Tensor) -> Spread:
 
 
 def chi_of(snapshot: Snapshot, known: Mapping[str, Spread], *, smaller: bool = False) -> dict[str, float]:
-    """Activation -> E[phi'^2] times sigma_w^2, the spread of the weights before it.
-
-    E[phi'^2] is measured: it is the square of the activation's gain.
+    """Return chi of each activation, from its measured gain and the weights of the layer before it.
 
     Args:
-        snapshot: the pass.
-        known: of :func:`spreads`.
-        smaller: take the smaller spread.
+        snapshot: the pass; an activation's squared gain is its E[phi'^2].
+        known: result of :func:`spreads`.
+        smaller: use the smaller spread.
 
     Example:
         >>> snapshot = Snapshot(0, ("0", "1"), kinds=("Linear", "ReLU"), gain=[1.0, 0.5])
         >>> chi_of(snapshot, {"0": Spread(1.0, 1.0)})
         {'1': 0.25}
-
-    References:
-        Schoenholz, Gilmer, Ganguli, Sohl-Dickstein: Deep Information Propagation, 2017, https://arxiv.org/abs/1611.01232
     """
     chi, before = {}, Spread()
     for name, gain in zip(snapshot.layers, snapshot.gain.tolist(), strict=True):
@@ -182,30 +178,30 @@ def chi_of(snapshot: Snapshot, known: Mapping[str, Spread], *, smaller: bool = F
         value = gain**2 * (before.smaller if smaller else before.forward)
         if math.isfinite(value):
             chi[name] = value
-        before = Spread()
+        before = Spread()  # a second activation in a row has no weights of its own
     return chi
 
 
-def typical(values: Iterable[float]) -> float:
-    """Geometric mean.
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean.
 
     Example:
-        >>> typical([1.0, 4.0])
+        >>> geometric_mean([1.0, 4.0])
         2.0
     """
     logs = [math.log(max(value, 1e-300)) for value in values]
     return math.exp(sum(logs) / len(logs))
 
 
-def in_words(chi: Mapping[str, float]) -> str:
-    """The values and what they promise, in a sentence.
+def chi_in_words(chi: Mapping[str, float]) -> str:
+    """Return a sentence with the range of chi and its product, as a factor of the gradient's norm.
 
     Example:
-        >>> in_words({"1": 0.1, "3": 0.1})
+        >>> chi_in_words({"1": 0.1, "3": 0.1})
         'chi (1 keeps the gradient): 0.1 in 2 activations; together they multiply its size by 0.1.'
     """
     low, high = f"{min(chi.values()):.2g}", f"{max(chi.values()):.2g}"
     span = low if low == high else f"{low} to {high}"
-    together = typical(chi.values()) ** (len(chi) / 2)
+    together = geometric_mean(chi.values()) ** (len(chi) / 2)
     count = f"{len(chi)} activation{'s' * (len(chi) != 1)}"
     return f"chi (1 keeps the gradient): {span} in {count}; together they multiply its size by {together:.2g}."

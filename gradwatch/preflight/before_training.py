@@ -22,7 +22,7 @@ from gradwatch.short_runs.loop import train_in_a_loop
 from gradwatch.short_runs.run import Run, as_text
 from gradwatch.short_runs.sandbox import copied
 from gradwatch.short_runs.trainer import train_with_a_trainer
-from gradwatch.theory import chi_of, in_words
+from gradwatch.theory import chi_in_words, chi_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
     if seen.run.history and (resting := idle(seen.run.history[-1], seen.recorder)):
         yield f"Not called in this pass: {listed(resting)}."
     if chi:
-        yield in_words(chi)
+        yield chi_in_words(chi)
     if seen.recorder.tiny > 0.01 or seen.recorder.largest > 65504:  # float16's largest number
         yield (
             f"In float16 without a loss scale {seen.recorder.tiny:.0%} of the gradients' entries would become 0; "

@@ -8,7 +8,7 @@ from gradwatch.diagnosis.ranking import Claim, Rule, ask, rule
 from gradwatch.preflight.first_pass import LARGE, FirstPass, measure
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.text import listed
-from gradwatch.theory import chi_of, typical
+from gradwatch.theory import chi_of, geometric_mean
 
 VERY_LARGE, SMALL = 10 * LARGE, 1e-3  # root mean square of an input; pixels of 0 to 255 have 100 and more
 OUTLIER = 100.0  # the largest sample over the median one
@@ -110,9 +110,9 @@ def large_weights(seen: FirstPass) -> Claim | None:
     if not seen.history or seen.normalizes:
         return None
     chi = chi_of(seen.first, seen.recorder.spreads, smaller=True)
-    if len(chi) < MIN_BLOCKS or not typical(chi.values()) > GROWTH:
+    if len(chi) < MIN_BLOCKS or not geometric_mean(chi.values()) > GROWTH:
         return None
-    growth, low, high = typical(chi.values()) ** 0.5, min(chi.values()), max(chi.values())
+    growth, low, high = geometric_mean(chi.values()) ** 0.5, min(chi.values()), max(chi.values())
     text = (
         f"Each of {len(chi)} blocks multiplies the gradient by {growth:.2g} (chi {low:.2g} to {high:.2g}; neutral: 1)."
     )

@@ -1,4 +1,4 @@
-"""Remedies: values that change a copy of a model or its training, and what they are made of."""
+"""Remedies: values that change a copy of a model or its training, and the modules they insert."""
 
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
@@ -12,7 +12,7 @@ from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips, Skip
-from gradwatch.remedies.scaling import Rescale, RescaleInputs, RescaleTargets, Standardize
+from gradwatch.remedies.scaling import Rescale, RescaleInputs, RescaleTargets, StandardScaler
 from gradwatch.remedies.unfreeze import TrainAll, UnfreezeAll
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "Setup",
     "Skip",
     "SkipBadSteps",
-    "Standardize",
+    "StandardScaler",
     "TrainAll",
     "UnfreezeAll",
     "UseBfloat16",

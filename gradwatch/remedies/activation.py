@@ -1,4 +1,4 @@
-"""Other activations in the place of those that take the gradient away."""
+"""A remedy that replaces activations that shrink the gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from gradwatch.remedies.initialization import initialization_code, initialize_pairs
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
-from gradwatch.remedies.surgery import construction_of, lines_for, path_of, replace_module
+from gradwatch.remedies.surgery import construction_of, path_of, replace_module
 from gradwatch.remedies.tracing import ACTIVATIONS, Event, events_of, hidden_pairs
 
 BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid")
@@ -19,17 +19,17 @@ RELUS = ("ReLU", "ReLU6", "Hardshrink", "Threshold")
 
 @dataclass(frozen=True)
 class ReplaceActivations(ModelRemedy):
-    """Put another activation in the place of the hidden ones, with the initialization that belongs to it.
+    """Replace the hidden activations, and initialize the layers before them for the new ones.
 
-    Sigmoids and Tanhs take gradient from every layer; a ReLU passes it on whole where it is active. For ReLUs that have
-    died, a LeakyReLU. What stands behind the last layer belongs to the loss and stays. It can't replace activations
-    that ``forward`` calls as functions.
+    A Sigmoid or Tanh shrinks the gradient at every layer; an active ReLU passes it unchanged. Use LeakyReLU in place of
+    dead ReLUs. An activation after the last layer belongs to the loss and is kept. Activations that ``forward`` calls
+    as functions can't be replaced.
 
     Args:
         to: class of the new activation, in ``torch.nn``.
-        kinds: classes of those that are replaced.
-        initialize: draw the weights in front of them anew.
-        seed: of the draw.
+        kinds: classes of the activations to replace.
+        initialize: draw the weights of the layers before them again, which forgets what was learned.
+        seed: seed of the draw.
 
     Raises:
         ValueError: when ``torch.nn`` has no such activation.
@@ -60,13 +60,13 @@ class ReplaceActivations(ModelRemedy):
             raise ValueError(f"to is {self.to!r}; expected the name of an activation in torch.nn, such as 'ReLU'")
 
     def fit_for(self, cause: str) -> float:
-        """ReLUs are what dies, bounded activations are what saturates."""
+        """Return the fit: ReLUs die, bounded activations saturate."""
         if cause == "dead ReLU":
             return float("ReLU" in self.kinds and self.to != "ReLU")
         return 0.0 if "ReLU" in self.kinds else super().fit_for(cause)
 
     def change(self, setup: Setup) -> Setup:
-        """Replace, then draw."""
+        """Replace the activations, then draw the weights."""
         root = setup.module
         events = events_of(root, setup.batch)
         names = self._hidden(root, events)
@@ -78,11 +78,11 @@ class ReplaceActivations(ModelRemedy):
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line an activation, then those of the initialization."""
+        """Return one line an activation, then the lines of the initialization."""
         events = events_of(setup.module, setup.batch)
         names = self._hidden(setup.module, events)
         made = construction_of(getattr(nn, self.to)())
-        lines = lines_for(names, lambda name: f"{path_of(setup.module, name)} = {made}")
+        lines = "\n".join(f"{path_of(setup.module, name)} = {made}" for name in names)
         if not self.initialize:
             return lines
         changed = replace(self, initialize=False).apply(setup).module
@@ -90,6 +90,7 @@ class ReplaceActivations(ModelRemedy):
 
     def _hidden(self, root: nn.Module, events: list[Event]) -> list[str]:
         last = max((index for index, event in enumerate(events) if event.is_weighted), default=0)
+        # A module may be called twice: if it is also the activation of the output, replacing it would change that too.
         behind = {id(event.module) for event in events[last:]}
         found = {event.name: event.module for event in events[:last] if event.module and event.kind in self.kinds}
         names = [name for name, module in found.items() if id(module) not in behind]
@@ -104,6 +105,6 @@ class ReplaceActivations(ModelRemedy):
         return f"{type(root).__name__} has no hidden layer of {', '.join(self.kinds)} to replace"
 
     def _pairs(self, events: list[Event], names: list[str]) -> list[tuple[Event, Event | None]]:
-        """The layers in front of what is replaced, with the new activation behind them."""
+        """Return the layers before the replaced activations, paired with the new activation."""
         new: Any = Event("", self.to)
         return [(layer, new) for layer, after in hidden_pairs(events) if after is not None and after.name in names]

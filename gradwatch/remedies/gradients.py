@@ -1,35 +1,35 @@
-"""Remedies that edit gradients before each optimizer step, by transforms."""
+"""Remedies that edit gradients before each optimizer step, by a transform or the Trainer's own clip."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
 from gradwatch.transforms import NormalizeByNorm, SkipNonFinite, Transform, ZScoreClip
 
 
 class TransformRemedy(Remedy):
-    """Adds one transform to a set-up."""
+    """A remedy that adds one transform to a set-up."""
 
     goes_first: ClassVar[bool] = False
 
     @abstractmethod
     def transform(self) -> Transform:
-        """The transform."""
+        """Return the transform to add."""
 
     def change(self, setup: Setup) -> Setup:
-        """Add it, unless there is one of its kind."""
+        """Add the transform, unless the set-up has one of its class."""
         new = self.transform()
         if any(isinstance(known, type(new)) for known in setup.transforms):
-            raise NotApplicable(f"the transforms hold a {type(new).__name__} already: {setup.transforms}")
+            raise NotApplicable(f"the transforms already contain a {type(new).__name__}: {setup.transforms}")
         both = (new, *setup.transforms) if self.goes_first else (*setup.transforms, new)
         return replace(setup, transforms=both)
 
     def patch(self, setup: Setup) -> str:
-        """The callback, or the line of a loop."""
+        """Return the callback, or the line of a loop."""
         new = self.transform()
         name = type(new).__name__
         if setup.trains_itself:
@@ -47,12 +47,12 @@ class TransformRemedy(Remedy):
 
 @dataclass(frozen=True)
 class NormalizeGradients(TransformRemedy):
-    """Give every parameter's gradient the same norm, so that a vanishing one moves its weights too.
+    """Scale every parameter's gradient to the same norm, so that a vanishing one moves its weights too.
 
-    Its direction stays as noisy as it was, and its size no longer tells how far the optimum is.
+    The direction of a tiny gradient stays noisy, and steps no longer get smaller near the optimum.
 
     Args:
-        norm: of each parameter's gradient, positive.
+        norm: norm of each parameter's gradient, positive.
 
     Example:
         >>> from torch import nn
@@ -68,16 +68,16 @@ class NormalizeGradients(TransformRemedy):
     }
 
     def transform(self) -> Transform:
-        """``NormalizeByNorm``."""
+        """Return ``NormalizeByNorm``."""
         return NormalizeByNorm(self.norm)
 
 
 @dataclass(frozen=True)
 class SkipBadSteps(TransformRemedy):
-    """Leave out the steps whose gradient holds NaN or Inf.
+    """Skip the steps whose gradient contains NaN or Inf; their batches are not learned from.
 
     Args:
-        budget: how many in a row.
+        budget: number of consecutive steps that may be skipped.
 
     Example:
         >>> from torch import nn
@@ -86,21 +86,21 @@ class SkipBadSteps(TransformRemedy):
     """
 
     budget: int = 10
-    goes_first: ClassVar[bool] = True
+    goes_first: ClassVar[bool] = True  # a transform before it would compute with NaN
     fits: ClassVar[Mapping[str, float]] = {"unguarded operation": 0.4, "outlier batch": 0.6}
 
     def transform(self) -> Transform:
-        """``SkipNonFinite``."""
+        """Return ``SkipNonFinite``."""
         return SkipNonFinite(self.budget)
 
 
 @dataclass(frozen=True)
 class ClipOutliers(TransformRemedy):
-    """Clip a step whose total norm stands out of the run's own history, and no other.
+    """Clip only steps whose total norm is an outlier in the run's own history.
 
     Args:
-        z_max: deviations above the mean.
-        warmup: steps that set the first mean and deviation.
+        z_max: largest distance from the mean, in standard deviations.
+        warmup: number of steps that set the first mean and deviation.
 
     Example:
         >>> from torch import nn
@@ -113,23 +113,22 @@ class ClipOutliers(TransformRemedy):
     fits: ClassVar[Mapping[str, float]] = {"outlier batch": 1.0, "learning rate too high": 0.2}
 
     def transform(self) -> Transform:
-        """``ZScoreClip`` without a fixed bound."""
+        """Return ``ZScoreClip`` without a fixed bound."""
         return ZScoreClip(self.z_max, warmup=self.warmup, max_norm=None)
 
 
-CLIP = "gradient_clip_val"
-_OPTIONS = (CLIP, "gradient_clip_algorithm")
+CLIP = "gradient_clip_val"  # option of the Trainer
 
 
 @dataclass(frozen=True)
 class Clip(Remedy):
     """Clip the norm of all gradients together, by the Trainer's own option.
 
-    Use it against gradients that explode now and then. It only ever makes a gradient smaller: it cures none that
-    vanishes.
+    Use it against gradients that explode now and then. It never makes a gradient larger, so it does not help against
+    vanishing ones.
 
     Args:
-        max_norm: bound, positive. The 90th percentile of a healthy run's norms is a good one.
+        max_norm: bound, positive. A good one is the 90th percentile of a healthy run's norms.
 
     Raises:
         ValueError: for a bound that is not positive.
@@ -162,16 +161,16 @@ class Clip(Remedy):
         """Set the option."""
         known = setup.options.get(CLIP)
         if known is not None and 0 < known <= self.max_norm:
-            raise NotApplicable(f"the Trainer clips at {known} already, which is not above {self.max_norm}")
+            raise NotApplicable(f"the Trainer already clips at {known}, which is not above {self.max_norm}")
         if getattr(setup.module, "automatic_optimization", True) is False:
             raise NotApplicable(
-                "with manual optimization the Trainer clips nothing; in training_step, write "
+                "with manual optimization the Trainer does not clip; in training_step, write "
                 f"self.clip_gradients(optimizer, gradient_clip_val={self.max_norm})"
             )
         return setup.with_options(**{CLIP: self.max_norm})
 
     def patch(self, setup: Setup) -> str:
-        """The Trainer's argument, or the line of a loop."""
+        """Return the Trainer's argument, or the line of a loop."""
         if setup.trains_itself:
             return f"trainer = Trainer(gradient_clip_val={self.max_norm})"
         return f"torch.nn.utils.clip_grad_norm_(model.parameters(), {self.max_norm})"
@@ -179,7 +178,7 @@ class Clip(Remedy):
 
 @dataclass(frozen=True)
 class RemoveClip(Remedy):
-    """Take the clip away, where it meets its bound on nearly every step and leaves too little of the gradient.
+    """Remove a clip that takes effect on nearly every step and leaves too little of the gradient.
 
     Example:
         >>> from torch import nn
@@ -190,19 +189,15 @@ class RemoveClip(Remedy):
     fits: ClassVar[Mapping[str, float]] = {"clipping too hard": 1.0}
 
     def change(self, setup: Setup) -> Setup:
-        """Drop the option and the transforms that clip."""
-        kept = tuple(transform for transform in setup.transforms if not _clips(transform))
+        """Remove the option and the transforms that clip."""
+        kept = tuple(transform for transform in setup.transforms if not getattr(transform, "is_clip", False))
         if not setup.options.get(CLIP) and len(kept) == len(setup.transforms):
             raise NotApplicable(
-                "neither the Trainer's options nor the transforms hold a clip; remove the one in your own code, "
+                "neither the Trainer's options nor the transforms contain a clip; remove the one in your own code, "
                 "such as clip_grad_norm_ or configure_gradient_clipping"
             )
-        return replace(setup, transforms=kept).without_options(*_OPTIONS)
+        return replace(setup, transforms=kept).without_options(CLIP, "gradient_clip_algorithm")
 
     def patch(self, setup: Setup) -> str:
-        """The Trainer's argument."""
+        """Return the Trainer's argument."""
         return "trainer = Trainer(gradient_clip_val=None)"
-
-
-def _clips(transform: Any) -> bool:
-    return bool(getattr(transform, "is_clip", False))

@@ -1,4 +1,4 @@
-"""A mode in which torch's operations keep off the places where they, or their slopes, are not finite."""
+"""A remedy that keeps operations away from arguments at which they, or their slopes, are not finite."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from gradwatch.short_runs.wrap_method import wrap_method
 _ROOTS = {"sqrt", "rsqrt", "log", "log2", "log10"}
 _ARCS = {"acos", "asin", "arccos", "arcsin"}
 _QUOTIENTS = {"div", "true_divide", "divide", "__truediv__"}
-_TURNED = {"__rtruediv__", "__rdiv__", "reciprocal"}  # the first argument is the divisor
+_DIVISOR_FIRST = {"__rtruediv__", "__rdiv__", "reciprocal"}
 
 
 class Guarded(TorchFunctionMode):
-    """While it is entered, operations keep off their singular places.
+    """Mode that moves the arguments of operations away from singular points, such as 0 for a root, a log or a divisor.
 
     Args:
-        eps: the distance.
+        eps: smallest distance from a singular point.
 
     Attributes:
-        operations: how many could be guarded.
-        places: ``file:line`` of those where the guard made a difference.
+        operations: number of guarded calls.
+        places: ``file:line`` of the calls with a moved argument.
 
     Example:
         >>> with Guarded(1e-6) as guarded:
@@ -38,7 +38,7 @@ class Guarded(TorchFunctionMode):
         (True, 1, 1)
     """
 
-    depth: ClassVar[int] = 0  # how many are entered
+    depth: ClassVar[int] = 0  # number of modes entered
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -54,8 +54,9 @@ class Guarded(TorchFunctionMode):
         return super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The operation, with arguments off the places."""
-        name, kwargs = getattr(func, "__name__", ""), kwargs or {}  # sqrt_, in place, is left as it is
+        """Call a function with its argument moved, if it needs that."""
+        # An operation in place, such as sqrt_, is not guarded: it has to write to its own argument.
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if not args:
             return func(**kwargs)
         if name == "std" and _is_number(args[0]):
@@ -63,30 +64,34 @@ class Guarded(TorchFunctionMode):
         return func(*self._moved(name, args), **kwargs)
 
     def _moved(self, name: str, args: Any) -> Any:
-        if name in _ROOTS and _is_number(args[0]):
-            return (self._kept(args[0], args[0].clamp(min=self.eps)), *args[1:])
-        if name in _ARCS and _is_number(args[0]):
-            return (self._kept(args[0], args[0].clamp(self.eps - 1, 1 - self.eps)), *args[1:])
-        if name in ("pow", "__pow__") and _is_number(args[0]) and isinstance(args[1], float) and args[1] < 1:
-            return (self._kept(args[0], args[0].clamp(min=self.eps)), *args[1:])
-        if name in _TURNED and _is_number(args[0]):
-            return (self._kept(args[0], self._off_zero(args[0])), *args[1:])
-        if name in _QUOTIENTS and len(args) > 1 and _is_number(args[1]):
-            return (args[0], self._kept(args[1], self._off_zero(args[1])), *args[2:])
-        return args
+        position = 1 if name in _QUOTIENTS else 0
+        if position >= len(args) or not _is_number(args[position]):
+            return args
+        values: Tensor = args[position]
+        power = args[1] if name in ("pow", "__pow__") and len(args) > 1 else None
+        if name in _ROOTS or (isinstance(power, float) and power < 1):
+            moved = values.clamp(min=self.eps)
+        elif name in _ARCS:
+            moved = values.clamp(self.eps - 1, 1 - self.eps)
+        elif name in _QUOTIENTS | _DIVISOR_FIRST:
+            moved = self._off_zero(values)
+        else:
+            return args
+        return (*args[:position], self._record(values, moved), *args[position + 1 :])
 
     def _deviation(self, args: Any, kwargs: Any) -> Tensor:
-        """The root of the variance; of a single value, which has none, that of eps."""
+        """Return the root of the variance, at least eps; eps for a single value, which has no variance."""
         variance = torch.var(*args, **kwargs)
         if variance.isnan().any() and bool(args[0].isfinite().all()):
+            # The unbiased variance of one value is 0 / 0. The biased one is 0, and the clamp below moves it.
             options = {name: value for name, value in kwargs.items() if name not in ("unbiased", "correction")}
             variance = torch.var(*[arg for arg in args if not isinstance(arg, bool)], **options, correction=0)
-        return self._kept(variance, variance.clamp(min=self.eps**2)).sqrt()
+        return self._record(variance, variance.clamp(min=self.eps**2)).sqrt()
 
     def _off_zero(self, values: Tensor) -> Tensor:
         return torch.where(values.abs() < self.eps, torch.where(values < 0, -self.eps, self.eps), values)
 
-    def _kept(self, values: Tensor, moved: Tensor) -> Tensor:
+    def _record(self, values: Tensor, moved: Tensor) -> Tensor:
         self.operations += 1
         place = users_line("torch")
         if place and place not in self.places and bool((values != moved).any()):
@@ -100,15 +105,16 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class GuardOperations(ModelRemedy):
-    """Run the model with its roots, logs, quotients, deviations and powers kept a little off their singular places.
+    """Run the model with the arguments of roots, logs, quotients, deviations and powers kept off singular points.
 
-    It tells the lines where the batch comes to such a place, for you to change.
+    It prints the lines where the batch gets to such a point: add the guard there yourself. A moved argument changes the
+    result slightly, and its gradient is 0.
 
     Args:
-        eps: the distance that is kept.
+        eps: smallest distance from a singular point.
 
     Raises:
-        ValueError: when it is not positive.
+        ValueError: when ``eps`` is not positive.
 
     Example:
         >>> import torch
@@ -129,12 +135,14 @@ class GuardOperations(ModelRemedy):
             raise ValueError(f"eps is {self.eps!r}; expected a number above 0")
 
     def change(self, setup: Setup) -> Setup:
-        """Wrap the training step, and the forward pass of each part that is not torch's."""
+        """Wrap the training step, and the forward pass of each module that is not torch's."""
         own = [part for part in setup.module.modules() if not type(part).__module__.startswith("torch.")]
         if setup.batch is not None:
-            self._seen(setup)
+            self._unguarded(setup)
         elif not own:
-            raise NothingToChange(f"{type(setup.module).__name__} is made of torch's own modules, which are guarded")
+            raise NothingToChange(
+                f"{type(setup.module).__name__} has only torch's own modules, which are guarded already"
+            )
         if setup.trains_itself:
             wrap_method(setup.module, "training_step", self)
         for part in own:
@@ -142,18 +150,18 @@ class GuardOperations(ModelRemedy):
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The method, guarded."""
-        with nullcontext() if Guarded.depth else Guarded(self.eps):  # a part's forward within a whole's
+        """Run the method in the mode, unless an outer module has entered it."""
+        with nullcontext() if Guarded.depth else Guarded(self.eps):
             return method(*args, **kwargs)
 
     def patch(self, setup: Setup) -> str:
-        """The lines that need a guard."""
+        """Return the lines that need a guard."""
         with suppress(NothingToChange):
-            if setup.batch is not None and (places := self._seen(setup)):
+            if setup.batch is not None and (places := self._unguarded(setup)):
                 return f"# to be guarded:\n{quoted(places)}"
-        return f"# add {self.eps:g} under roots, in logs and to divisors; leave out deviations of a single value"
+        return f"# add {self.eps:g} under roots, in logs and to divisors; take no deviation of a single value"
 
-    def _seen(self, setup: Setup) -> list[str]:
+    def _unguarded(self, setup: Setup) -> list[str]:
         guarded = Guarded(self.eps)
         reached(setup, guarded)
         if not guarded.operations:

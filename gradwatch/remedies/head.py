@@ -1,4 +1,4 @@
-"""A softmax or ReLU that stands between the last layer and the loss, and stops the gradient."""
+"""A remedy for a softmax or ReLU between the last layer and the loss, which blocks the gradient."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gradwatch.remedies.tracing import Event, events_of
 _SOFTMAXES = ("Softmax", "LogSoftmax")
 _ENDS = (*_SOFTMAXES, "ReLU")
 _ONE_UNIT = (
-    "the softmax stands over one unit, so that its output is always 1 and no gradient passes. Give the head two units, "
+    "the softmax is over one unit, so its output is always 1 and its gradient 0. Give the head two units, "
     "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
 )
 
 
 @dataclass(frozen=True)
 class FixHead(ModelRemedy):
-    """Remove the softmax behind the last layer where the loss is a cross-entropy, which takes one itself.
+    """Remove the softmax after the last layer if the loss is a cross-entropy, which contains one.
 
-    Two in a row leave differences between outputs of at most 1: the gradient is weak, and the loss can't come near 0.
-    A softmax over one unit becomes a Sigmoid where the loss takes probabilities. A ReLU between the last layer and the
-    loss, which stops the gradient of every output below 0, is removed too.
+    With two in a row, logits differ by at most 1: the gradient is weak, and the loss can't get near 0. A softmax over
+    one unit becomes a Sigmoid if the loss takes probabilities. A ReLU between the last layer and the loss is removed
+    too, as it blocks the gradient of every negative output.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1))
@@ -39,46 +39,49 @@ class FixHead(ModelRemedy):
     fits: ClassVar[Mapping[str, float]] = {"zero-gradient head": 1.0}
 
     def change(self, setup: Setup) -> Setup:
-        """Exchange it."""
-        events = events_of(setup.module, setup.batch)
-        name = _softmax(setup.module, events)
-        replace_module(setup.module, name, _instead(setup.module, events))
+        """Replace the activation."""
+        replace_module(setup.module, *self._replacement(setup))
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line."""
+        """Return one line."""
+        name, new = self._replacement(setup)
+        return f"{path_of(setup.module, name)} = nn.{type(new).__name__}()"
+
+    def _replacement(self, setup: Setup) -> tuple[str, nn.Module]:
         events = events_of(setup.module, setup.batch)
-        made = type(_instead(setup.module, events)).__name__
-        return f"{path_of(setup.module, _softmax(setup.module, events))} = nn.{made}()"
+        return _blocking(setup.module, events), _new_end(events)
 
 
-def _softmax(root: nn.Module, events: list[Event]) -> str:
+def _blocking(root: nn.Module, events: list[Event]) -> str:
+    """Return the name of the softmax or ReLU that blocks the gradient."""
     last = max((index for index, event in enumerate(events) if event.is_weighted), default=len(events))
     found = [event for event in events[last + 1 :] if event.kind in _ENDS and _enters_loss(event, events)]
     if not found:
         raise NotApplicable(
-            f"{type(root).__name__} has no softmax or ReLU between its last layer and its loss; a head that gets "
-            "no gradient for another reason has zero weights, or a detach() behind it"
+            f"{type(root).__name__} has no softmax or ReLU between its last layer and its loss; other reasons for a "
+            "head without a gradient are zero weights, or a detach() after it"
         )
     if not found[0].name:
         raise NotApplicable(
-            f"forward calls {found[0].kind} as a function behind the last layer; return what that layer gives"
+            f"forward calls {found[0].kind} as a function after the last layer; return the output of that layer"
         )
     return found[0].name
 
 
 def _enters_loss(softmax: Event, events: list[Event]) -> bool:
-    """Whether its very output goes into a loss that does not expect it; where nothing was run, it may."""
+    """Return True if its own output enters a loss that does not expect it, or if no pass was recorded."""
     losses = [event for event in events if event.kind in ("cross_entropy", "binary_cross_entropy", "mse_loss")]
     if not isinstance(softmax.output, Tensor) or not losses:
         return not any(event.kind == "nll_loss" for event in events)
+    # Compare storage, not objects: the loss may be given a view, and an output used elsewhere must not count.
     wanted = softmax.output.data_ptr()
     direct = [e for e in losses if any(isinstance(part, Tensor) and part.data_ptr() == wanted for part in e.inputs)]
     is_relu = softmax.kind not in _SOFTMAXES
     return any(is_relu or event.kind == "cross_entropy" or softmax.output.shape[-1] == 1 for event in direct)
 
 
-def _instead(root: nn.Module, events: list[Event]) -> nn.Module:
+def _new_end(events: list[Event]) -> nn.Module:
     last = next((event.module for event in reversed(events) if event.is_weighted), None)
     softmaxes = any(event.kind in _SOFTMAXES for event in events)
     if not isinstance(last, nn.Linear) or last.out_features > 1 or not softmaxes:

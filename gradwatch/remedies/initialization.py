@@ -1,4 +1,4 @@
-"""Draw the weights again, each layer's for the activation that follows it."""
+"""A remedy that draws each layer's weights again, for the activation that follows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 
 @dataclass(frozen=True)
 class Draw:
-    """A function of ``torch.nn.init`` and its settings, which can be called and printed.
+    """A function of ``torch.nn.init`` with its settings, to call or to print.
 
     Example:
         >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head")
@@ -33,23 +33,23 @@ class Draw:
     settings: dict[str, float | str]
 
     def fill(self, weight: Tensor, generator: torch.Generator) -> None:
-        """Draw on the host, so that a seed means the same on every device."""
+        """Draw the weights in place. The host draws, so that a seed gives the same weights on every device."""
         made = torch.empty(weight.shape, dtype=torch.float32)
         function: Any = getattr(nn.init, self.function)
         with torch.no_grad():
             weight.copy_(function(made, generator=generator, **self.settings))
 
     def line(self, path: str) -> str:
-        """The same as code."""
+        """Return the draw as a line of code."""
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"nn.init.{self.function}({path}.weight{settings})"
 
 
 def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
-    """How to draw a layer's weights, by the activation behind it.
+    """Choose the draw of a layer's weights for the activation after it.
 
-    The gain is the one at which that activation passes on as much gradient as it gets (chi = 1): He's root of 2 for a
-    ReLU. ``"auto"`` takes Xavier's fan for bounded activations, LeCun's for SELU and for none, He's for all others.
+    The gain makes that activation keep the size of the gradient (chi = 1): He's root of 2 for a ReLU. ``"auto"`` uses
+    Xavier's fan for bounded activations, LeCun's for SELU and for no activation, and He's for all others.
 
     Example:
         >>> draw_for("auto", None, torch.empty(2, 2))
@@ -75,12 +75,12 @@ class InitializeAgain(ModelRemedy):
     """Draw the weights of all Linears, convolutions and recurrent networks again, and set their biases to 0.
 
     Use it where gradients shrink or grow from the first step on. It forgets what was learned: apply it before training.
-    Frozen weights and weights that are shared with another kind of layer stay as they are.
+    Frozen weights, and weights shared with another kind of layer, are not drawn.
 
     Args:
-        scheme: ``"auto"`` chooses by the activation behind each layer; ``"he"``, ``"xavier"``, ``"lecun"`` and
-            ``"orthogonal"`` are the same for all.
-        seed: of the draw.
+        scheme: ``"auto"`` chooses by the activation after each layer; ``"he"``, ``"xavier"``, ``"lecun"`` and
+            ``"orthogonal"`` apply to all layers.
+        seed: seed of the draw.
 
     Raises:
         ValueError: for an unknown scheme.
@@ -113,7 +113,7 @@ class InitializeAgain(ModelRemedy):
             raise ValueError(f"scheme is {self.scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
 
     def change(self, setup: Setup) -> Setup:
-        """Draw."""
+        """Draw recurrent weights, then the others."""
         recurrent = recurrent_names(setup.module)
         for name in recurrent:
             draw_recurrent_(setup.module.get_submodule(name), self.seed)
@@ -123,7 +123,7 @@ class InitializeAgain(ModelRemedy):
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Two lines a layer, one a recurrent network."""
+        """Return two lines a layer and one a recurrent network."""
         recurrent = [path_of(setup.module, name) for name in recurrent_names(setup.module)]
         lines = ["from gradwatch.remedies import draw_recurrent_"] if recurrent else []
         lines += [f"draw_recurrent_({path})" for path in recurrent]
@@ -133,15 +133,14 @@ class InitializeAgain(ModelRemedy):
 
 def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme, seed: int) -> None:
     """Draw these layers' weights."""
-    generator, count = torch.Generator().manual_seed(seed), 0
-    for name, after in _drawable(root, pairs):
+    generator, draws = torch.Generator().manual_seed(seed), list(_draws(root, pairs, scheme))
+    for name, draw in draws:
         layer: Any = root.get_submodule(name)
-        draw_for(scheme, after, layer.weight).fill(layer.weight, generator)
-        count += 1
+        draw.fill(layer.weight, generator)
         if isinstance(layer.bias, nn.Parameter):
             with torch.no_grad():
                 layer.bias.zero_()
-    if not count:
+    if not draws:
         raise NotApplicable(
             f"{type(root).__name__} has no Linear or convolution with weights to draw; "
             "write nn.init.orthogonal_(weight) for each weight of your own layers"
@@ -149,19 +148,18 @@ def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], s
 
 
 def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme) -> str:
-    """The lines that draw these layers' weights."""
+    """Return the lines that draw these layers' weights."""
     lines = []
-    for name, after in _drawable(root, pairs):
+    for name, draw in _draws(root, pairs, scheme):
         path = path_of(root, name)
-        layer: Any = root.get_submodule(name)
-        lines.append(draw_for(scheme, after, layer.weight).line(path))
-        if isinstance(layer.bias, nn.Parameter):
+        lines.append(draw.line(path))
+        if isinstance(root.get_submodule(name).bias, nn.Parameter):
             lines.append(f"nn.init.zeros_({path}.bias)")
     return "\n".join(lines)
 
 
-def _drawable(root: nn.Module, pairs: list[tuple[Event, Event | None]]) -> Iterator[tuple[str, Event | None]]:
-    """Layers whose weight learns and is no other kind of layer's, such as a tied embedding; shared ones once."""
+def _draws(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme) -> Iterator[tuple[str, Draw]]:
+    """Yield the layers to draw, by name: the weight must learn and not be tied to another kind of layer."""
     drawn = {id(root.get_submodule(layer.name)) for layer, _ in pairs}
     others = {id(p) for m in root.modules() if id(m) not in drawn for p in m.parameters(recurse=False)}
     done: set[int] = set()
@@ -169,4 +167,4 @@ def _drawable(root: nn.Module, pairs: list[tuple[Event, Event | None]]) -> Itera
         weight: Any = root.get_submodule(layer.name).weight
         if isinstance(weight, nn.Parameter) and weight.requires_grad and id(weight) not in others | done:
             done.add(id(weight))
-            yield layer.name, after
+            yield layer.name, draw_for(scheme, after, weight)

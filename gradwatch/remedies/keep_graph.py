@@ -1,4 +1,4 @@
-"""Where a model's own code cuts autograd's graph, and how it trains when it does not."""
+"""A remedy that ignores the detach(), .data and no_grad() in a model's own code, and finds their lines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gradwatch.remedies.tracing import quoted, reached, users_line
 from gradwatch.short_runs.wrap_method import wrap_method
 
 _DATA: Any = Tensor.data
-_OF_NO_GRAD = "torch.autograd.grad_mode", "torch.utils._contextlib"
+_NO_GRAD_MODULES = "torch.autograd.grad_mode", "torch.utils._contextlib"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, _DATA.__get__)
 
 
 @dataclass(frozen=True)
 class KeepGraph(ModelRemedy):
-    """Run the model with its ``detach()``, ``.data`` and ``no_grad()`` left out, to see whether they are the fault.
+    """Run the model without its ``detach()``, ``.data`` and ``no_grad()``, and print their lines.
 
-    It tells the lines where they stand, for you to change: some are meant (a target, a state between two batches), and
-    a copy that ignores all of them is a proof, no way to live.
+    Use it to confirm the cause, not as a fix: some of these calls are intended (a target, a state between two batches),
+    and the copy ignores all of them. Then change the printed lines yourself.
 
     Example:
         >>> class Cut(torch.nn.Linear):
@@ -39,28 +39,28 @@ class KeepGraph(ModelRemedy):
     fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
 
     def change(self, setup: Setup) -> Setup:
-        """Wrap the step, or the forward pass, of a model that cuts its graph."""
-        _cuts_of(setup)
+        """Wrap the training step, or the forward pass of a plain module."""
+        _cuts_of(setup)  # raises if there is nothing to keep
         wrap_method(setup.module, "training_step" if setup.trains_itself else "forward", self)
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The method, with nothing cut."""
+        """Run the method and ignore what cuts the graph."""
         with Uncut():
             return method(*args, **kwargs)
 
     def patch(self, setup: Setup) -> str:
-        """The lines that cut."""
+        """Return the lines that cut the graph."""
         with suppress(NotApplicable):
             return quoted(_cuts_of(setup))
         return "# remove detach(), .data and no_grad() between that part and the loss"
 
 
 class Uncut(TorchFunctionMode):
-    """While it is entered, nothing is detached and gradients stay enabled.
+    """Mode that ignores requests of user code to detach a tensor or to disable gradients.
 
     Attributes:
-        cuts: ``file:line`` of each place that asked for it, of tensors that are in the graph.
+        cuts: ``file:line`` of each ignored request; a request to detach counts if the tensor is in the graph.
 
     Example:
         >>> weight = torch.ones(1, requires_grad=True)
@@ -75,10 +75,11 @@ class Uncut(TorchFunctionMode):
         self.cuts: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave out what cuts, where the model's own code asks for it; hooks and loggers detach for good reasons."""
+        """Call a function, or ignore it if it cuts the graph and user code called it."""
+        # Libraries detach for good reasons: hooks, loggers, the no_grad() of an optimizer's step.
         cuts = func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf
         stops = func is torch._C._set_grad_enabled and not args[0]
-        place = users_line(*_OF_NO_GRAD) if cuts or stops else ""  # an optimizer's step has a no_grad() too
+        place = users_line(*_NO_GRAD_MODULES) if cuts or stops else ""
         if not place:
             return func(*args, **(kwargs or {}))
         if place not in self.cuts:
@@ -87,18 +88,19 @@ class Uncut(TorchFunctionMode):
 
 
 def _cuts_of(setup: Setup) -> list[str]:
-    """Where a pass of a copy cuts parameters off.
+    """Return the lines by which a pass of a copy cuts parameters off.
 
     Raises:
-        NothingToChange: when it cuts none off.
-        NotApplicable: when there is no batch to see it with.
+        NothingToChange: when no parameter is cut off.
+        NotApplicable: when there is no batch for a pass.
     """
     if setup.batch is None:
-        raise NotApplicable("where the graph is cut is seen in a pass; give a batch: Setup(module, batch=batch)")
+        raise NotApplicable("only a pass shows where the graph is cut; give a batch: Setup(module, batch=batch)")
     uncut = Uncut()
+    # Strictly more parameters must be reached: a detach() that costs no parameter its gradient is no fault.
     if not reached(setup, nullcontext()) < reached(setup, uncut):
         raise NothingToChange(
-            f"{type(setup.module).__name__} cuts no parameter off; one without a gradient is not used, or what comes "
-            "behind it has a slope of zero (rounding, a comparison)"
+            f"{type(setup.module).__name__} cuts no parameter off; one without a gradient is not used, or a function "
+            "after it has a slope of zero (rounding, a comparison)"
         )
     return uncut.cuts

@@ -1,4 +1,4 @@
-"""Normalization layers behind Linears and convolutions."""
+"""Remedies that insert normalization layers, or move those of transformers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import torch
 from torch import nn
 
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
-from gradwatch.remedies.surgery import construction_of, is_inside, lines_for, path_of, replace_module
+from gradwatch.remedies.surgery import construction_of, is_inside, path_of, replace_module
 from gradwatch.remedies.tracing import WEIGHTED, Event, events_of
 
 Kind = Literal["auto", "layer", "batch", "group"]
 KINDS = ("auto", "layer", "batch", "group")
-ENOUGH_SAMPLES = 8  # a batch's statistics are too noisy below it: Wu and He, Group normalization, 2018, figure 1
-_FEWEST_UNITS = 4  # over two features LayerNorm leaves but a sign
+ENOUGH_SAMPLES = 8  # of a batch, for its statistics not to be too noisy: Wu and He, Group normalization, 2018, figure 1
+_FEWEST_UNITS = 4  # over two features LayerNorm keeps only a sign
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _OWN_ORDER = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @dataclass(frozen=True)
 class InsertNormalization(ModelRemedy):
-    """Put a normalization layer behind each hidden Linear and convolution that has none.
+    """Insert a normalization layer after each hidden Linear and convolution that has none.
 
-    Signals then have one size at every depth, and the gradient is divided by the size that was there. ``"auto"`` takes
-    LayerNorm behind a Linear; behind a convolution BatchNorm, or GroupNorm where a batch has less than 8 samples.
+    Signals then have the same size at every depth, and gradients are divided by the size before. ``"auto"`` inserts
+    LayerNorm after a Linear; after a convolution BatchNorm, or GroupNorm if a batch has fewer than 8 samples. With
+    BatchNorm, samples of a batch depend on each other and evaluation differs from training.
 
     Args:
         kind: ``"auto"``, ``"layer"``, ``"batch"`` or ``"group"``.
@@ -63,31 +64,31 @@ class InsertNormalization(ModelRemedy):
 
     def change(self, setup: Setup) -> Setup:
         """Wrap each layer with its norm."""
-        for event in self._bare(setup.module, events_of(setup.module, setup.batch)):
+        for event in self._without_norm(setup):
             layer: Any = event.module
             norm = self._norm_for(event).to(layer.weight.device, layer.weight.dtype)
             replace_module(setup.module, event.name, nn.Sequential(layer, norm))
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line a layer."""
-        bare = self._bare(setup.module, events_of(setup.module, setup.batch))
-        norms = {event.name: self._norm_for(event) for event in bare}
-        paths = {name: path_of(setup.module, name) for name in norms}
-        return lines_for(
-            [*norms],
-            lambda name: f"{paths[name]} = nn.Sequential({paths[name]}, {construction_of(norms[name])})",
-        )
+        """Return one line a layer."""
+        lines = []
+        for event in self._without_norm(setup):
+            path = path_of(setup.module, event.name)
+            lines.append(f"{path} = nn.Sequential({path}, {construction_of(self._norm_for(event))})")
+        return "\n".join(lines)
 
-    def _bare(self, root: nn.Module, events: list[Event]) -> list[Event]:
+    def _without_norm(self, setup: Setup) -> list[Event]:
+        root, events = setup.module, events_of(setup.module, setup.batch)
+        last = max((index for index, event in enumerate(events) if event.is_weighted), default=0)
         found: dict[int, Event] = {}
-        for index, event in enumerate(events[: _last_weighted(events)]):
+        for index, event in enumerate(events[:last]):
             if self._can_follow(root, event) and not _is_normalized(events[index + 1 :]):
                 found.setdefault(id(event.module), event)
         if not found:
             raise NotApplicable(
-                f"{type(root).__name__} has no hidden Linear or convolution without a normalization layer behind it; "
-                "put nn.LayerNorm behind your own layers"
+                f"{type(root).__name__} has no hidden Linear or convolution without a normalization layer after it; "
+                "write nn.LayerNorm after your own layers"
             )
         return [*found.values()]
 
@@ -95,7 +96,7 @@ class InsertNormalization(ModelRemedy):
         if not event.is_weighted or event.name == "" or is_inside(root, event.name, _OWN_ORDER):
             return False
         if self.kind == "batch" and isinstance(event.module, nn.Linear) and _dimensions(event) not in (2, None):
-            return False  # BatchNorm1d takes the last dimension of a sequence for its length
+            return False  # of a sequence, BatchNorm1d would read time steps as features
         if self.kind == "batch" and _samples(event) < ENOUGH_SAMPLES:
             return False
         return _units(event.module) >= _FEWEST_UNITS
@@ -105,17 +106,15 @@ class InsertNormalization(ModelRemedy):
         if isinstance(event.module, nn.Linear):
             return nn.BatchNorm1d(units) if self.kind == "batch" else nn.LayerNorm(units)
         if self.kind in ("group", "layer") or (self.kind == "auto" and _samples(event) < ENOUGH_SAMPLES):
-            groups = (
-                1 if self.kind == "layer" else max(g for g in range(1, units // 2 + 1) if units % g == 0 and g <= 32)
-            )
-            return nn.GroupNorm(groups, units)
+            divisors = [groups for groups in range(1, units // 2 + 1) if units % groups == 0 and groups <= 32]
+            return nn.GroupNorm(1 if self.kind == "layer" else max(divisors), units)
         dimensions = len(getattr(event.module, "kernel_size", (1,)))
         made: nn.Module = getattr(nn, f"BatchNorm{dimensions}d")(units)
         return made
 
 
 def has_normalization(root: nn.Module) -> bool:
-    """Whether a network has a normalization layer for every four Linears and convolutions, as transformers have.
+    """Return True if a network has a normalization layer for every four Linears and convolutions, as transformers do.
 
     Example:
         >>> has_normalization(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
@@ -135,16 +134,12 @@ def _dimensions(event: Event) -> int | None:
 
 
 def _samples(event: Event) -> float:
-    """Samples of the batch that was traced; more than enough where none was."""
+    """Return the number of samples in the recorded batch; infinity if no pass was recorded."""
     return len(event.output) if isinstance(event.output, torch.Tensor) and event.output.dim() else math.inf
 
 
-def _last_weighted(events: list[Event]) -> int:
-    return max((index for index, event in enumerate(events) if event.is_weighted), default=0)
-
-
 def _is_normalized(events: list[Event]) -> bool:
-    """Whether a norm comes before the next weighted layer."""
+    """Return True if a norm comes before the next weighted layer."""
     for event in events:
         if isinstance(event.module, _NORMS):
             return True
@@ -155,10 +150,10 @@ def _is_normalized(events: list[Event]) -> bool:
 
 @dataclass(frozen=True)
 class NormalizeFirst(ModelRemedy):
-    """Move the LayerNorm of torch's transformer layers in front of attention and feed-forward: Pre-LN.
+    """Move the LayerNorm of torch's transformer layers before attention and feed-forward: Pre-LN.
 
-    Behind them (Post-LN, as first published and torch's default) the gradient near the output is large at the start,
-    so that training needs a warm-up; in front, it does not.
+    After them (Post-LN, as first published and torch's default) the gradient near the output is large at the start, so
+    training needs a warm-up. With Pre-LN it does not, but a trained Post-LN model has to be trained again.
 
     Example:
         >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
@@ -183,8 +178,8 @@ class NormalizeFirst(ModelRemedy):
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line a layer."""
-        return lines_for(self._names(setup.module), lambda name: f"{path_of(setup.module, name)}.norm_first = True")
+        """Return one line a layer."""
+        return "\n".join(f"{path_of(setup.module, name)}.norm_first = True" for name in self._names(setup.module))
 
     def _names(self, root: nn.Module) -> list[str]:
         kinds = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)

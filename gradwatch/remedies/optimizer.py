@@ -1,4 +1,4 @@
-"""What remedies of the optimizer share: they change what ``configure_optimizers`` returns, on the copy alone."""
+"""Remedies that change the optimizer, its learning rate or its schedule."""
 
 from __future__ import annotations
 
@@ -18,83 +18,38 @@ from gradwatch.short_runs.wrap_method import wrap_method
 
 
 class OptimizerRemedy(Remedy):
-    """A remedy that changes what ``configure_optimizers`` returns, on the copy alone."""
+    """A remedy that changes the result of the copy's ``configure_optimizers``."""
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the method."""
         if not setup.trains_itself:
             raise NotApplicable(
-                f"{type(setup.module).__name__} does not say how it is trained (it has no configure_optimizers). "
+                f"{type(setup.module).__name__} does not configure its own training: it has no configure_optimizers. "
                 f"In your training loop, write:\n{self.code(setup.module)}"
             )
         wrap_method(setup.module, "configure_optimizers", self)
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What the module configures, changed."""
+        """Return the changed optimizers and schedulers."""
         return self.configure(method(*args, **kwargs))
 
     @abstractmethod
     def configure(self, configured: Any) -> Any:
-        """Change what was configured, in any form that Lightning allows."""
-
-
-def optimizers_of(module: nn.Module) -> list[Optimizer]:
-    """The optimizers that a copy of a module configures; none where it has to be in a Trainer for that.
-
-    Example:
-        >>> optimizers_of(nn.Linear(1, 1))
-        []
-    """
-    if not callable(getattr(module, "configure_optimizers", None)):
-        return []
-    copied: Any = copy_of(module)
-    try:
-        return optimizers_in(copied.configure_optimizers())
-    except Exception:  # whatever a user's method raises outside of a Trainer
-        return []
-
-
-def construction_like(module: nn.Module, otherwise: str, factor: float = 1.0) -> str:
-    """The code that makes the optimizer of a module again, with its rate times a factor.
-
-    Example:
-        >>> construction_like(nn.Linear(1, 1), "SGD", 0.1)
-        'torch.optim.SGD({model}.parameters(), lr=0.1 * lr)'
-    """
-    found = optimizers_of(module)
-    if not found:
-        return f"torch.optim.{otherwise}({{model}}.parameters(), lr={'lr' if factor == 1 else f'{factor:g} * lr'})"
-    known = signature(type(found[0])).parameters
-    rate = float(found[0].param_groups[0]["lr"]) * factor
-    others = {name: value for name, value in found[0].defaults.items() if name in known and name != "lr"}
-    settings = [f", {name}={value!r}" for name, value in others.items() if value != known[name].default]
-    return f"torch.optim.{type(found[0]).__name__}({{model}}.parameters(), lr={rate:.4g}{''.join(settings)})"
-
-
-def method_code(module: nn.Module, lines: list[str]) -> str:
-    """The lines as a method of a LightningModule, else as lines of a training loop.
-
-    Example:
-        >>> print(method_code(nn.Linear(1, 1), ["optimizer = torch.optim.SGD({model}.parameters(), lr=0.1)"]))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    """
-    if not callable(getattr(module, "configure_optimizers", None)):
-        return "\n".join(line.format(model="model") for line in lines if not line.startswith("return"))
-    body = [f"    {line.format(model='self')}" for line in lines]
-    return "\n".join(["def configure_optimizers(self):", *body])
+        """Change a result of ``configure_optimizers``, in any form that Lightning allows."""
 
 
 @dataclass(frozen=True)
 class ChangeOptimizer(OptimizerRemedy):
-    """Train with another optimizer; one that scales each parameter's step by itself needs no large gradients.
+    """Train with another optimizer. An adaptive one takes steps of useful size even if gradients are small.
 
-    Parameter groups stay, and so do the ratios of their learning rates; a scheduler goes on with the new rate.
+    Parameter groups and the ratios of their learning rates are kept; a scheduler continues with the new rate. The old
+    optimizer's state, such as its momentum, is lost.
 
     Args:
         to: class in ``torch.optim``.
         lr: learning rate of the first parameter group.
-        weight_decay: of all groups; None keeps theirs.
+        weight_decay: weight decay of all groups; None keeps that of each group.
 
     Raises:
         ValueError: when ``torch.optim`` has no such class, or ``lr`` is not positive.
@@ -127,14 +82,16 @@ class ChangeOptimizer(OptimizerRemedy):
             raise ValueError(f"lr is {self.lr!r}; expected a number above 0")
 
     def change(self, setup: Setup) -> Setup:
-        """Unless it is there already."""
+        """Wrap the method, unless the module already uses this optimizer."""
         kinds = {type(optimizer).__name__ for optimizer in optimizers_of(setup.module)}
         if kinds == {self.to}:
-            raise NotApplicable(f"{type(setup.module).__name__} is trained with {self.to} already; lower its rate")
+            raise NotApplicable(
+                f"{type(setup.module).__name__} is already trained with {self.to}; lower its learning rate"
+            )
         return super().change(setup)
 
     def configure(self, configured: Any) -> Any:
-        """Exchange each optimizer."""
+        """Replace each optimizer."""
         found = optimizers_in(configured)
         old = float(found[0].param_groups[0]["lr"]) if found else 0.0
         if old > 0:
@@ -142,7 +99,7 @@ class ChangeOptimizer(OptimizerRemedy):
         return exchange(configured, self._new)
 
     def _new(self, old: Optimizer) -> Optimizer:
-        # What is no setting of the old optimizer was put there by a scheduler or the user, and is needed again.
+        # A key that is no setting of the old optimizer comes from a scheduler or the user, who reads it again: keep it.
         dropped = {*old.defaults} - {"lr", "weight_decay"}
         groups = [{key: group[key] for key in group if key not in dropped} for group in old.param_groups]
         if self.weight_decay is not None:
@@ -151,31 +108,30 @@ class ChangeOptimizer(OptimizerRemedy):
         return made
 
     def patch(self, setup: Setup) -> str:
-        """The method, or the line of a loop."""
+        """Return the method, or the line of a loop."""
         decay = "" if self.weight_decay is None else f", weight_decay={self.weight_decay}"
         made = f"torch.optim.{self.to}({{model}}.parameters(), lr={self.lr}{decay})"
-        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
+        return configuration_code(setup.module, made)
 
 
 class _ScaleRates(OptimizerRemedy):
-    """Multiplies every learning rate by a factor."""
+    """A remedy that multiplies every learning rate by a factor."""
 
     factor: float
 
     def configure(self, configured: Any) -> Any:
-        """Scale the rates."""
+        """Scale the learning rates."""
         scale_rates(configured, self.factor)
         return configured
 
     def patch(self, setup: Setup) -> str:
-        """With the new rate as a number, where the old one is known."""
-        made = construction_like(setup.module, "SGD", self.factor)
-        return method_code(setup.module, [f"optimizer = {made}", "return optimizer"])
+        """Return the optimizer with the new learning rate, as a number if the old one is known."""
+        return configuration_code(setup.module, optimizer_code(setup.module, factor=self.factor))
 
 
 @dataclass(frozen=True)
 class LowerLearningRate(_ScaleRates):
-    """Multiply every learning rate by a factor below 1.
+    """Multiply every learning rate by a factor below 1, so that training needs more steps.
 
     Args:
         factor: above 0, below 1.
@@ -207,7 +163,7 @@ class LowerLearningRate(_ScaleRates):
 
 @dataclass(frozen=True)
 class RaiseLearningRate(_ScaleRates):
-    """Multiply every learning rate by a factor above 1.
+    """Multiply every learning rate by a factor above 1, which may make training unstable.
 
     Args:
         factor: above 1.
@@ -231,14 +187,14 @@ class RaiseLearningRate(_ScaleRates):
 
 @dataclass(frozen=True)
 class WarmUp(OptimizerRemedy):
-    """Let the learning rate rise in a line over the first steps, on top of whatever schedule there is.
+    """Increase the learning rate linearly over the first steps, on top of any schedule.
 
-    At the start an adaptive optimizer knows little of the gradient's size, and that of a Post-LN transformer is large
-    near the output: full steps then do harm that is not made good. The count of steps is not in a checkpoint; the
-    ``code`` is, so use that for runs that are resumed.
+    At the start an adaptive optimizer has seen few gradients, and those of a Post-LN transformer are large near the
+    output: full steps then do lasting harm. A checkpoint does not contain the number of warm-up steps done. For a run
+    that is resumed, use the printed ``code``, whose scheduler is in the checkpoint.
 
     Args:
-        steps: until the full rate, at least 1.
+        steps: number of steps until the full learning rate, at least 1.
 
     Raises:
         ValueError: for a count below 1.
@@ -265,7 +221,7 @@ class WarmUp(OptimizerRemedy):
             raise ValueError(f"steps is {self.steps!r}; expected an integer of at least 1")
 
     def configure(self, configured: Any) -> Any:
-        """Hook the ramp to each optimizer's step, so that it composes with any scheduler."""
+        """Add the ramp to each optimizer's step, so that it works with any scheduler."""
         for optimizer in optimizers_in(configured):
             ramp = _Ramp(self.steps)
             optimizer.register_step_pre_hook(ramp.lower)
@@ -273,27 +229,81 @@ class WarmUp(OptimizerRemedy):
         return configured
 
     def patch(self, setup: Setup) -> str:
-        """A LinearLR; one that there is already goes behind it in a SequentialLR."""
-        made = construction_like(setup.module, "AdamW")
+        """Return the code of a LinearLR. Chain an existing scheduler after it by a SequentialLR."""
         settings = f"start_factor={1 / self.steps:.3g}, total_iters={self.steps}"
-        ramp = f"torch.optim.lr_scheduler.LinearLR(optimizer, {settings})"
-        step = "return {{'optimizer': optimizer, 'lr_scheduler': {{'scheduler': warm_up, 'interval': 'step'}}}}"
-        return method_code(setup.module, [f"optimizer = {made}", f"warm_up = {ramp}", step])
+        ramp = f"warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, {settings})"
+        result = "{{'optimizer': optimizer, 'lr_scheduler': {{'scheduler': warm_up, 'interval': 'step'}}}}"
+        return configuration_code(setup.module, optimizer_code(setup.module, "AdamW"), ramp, result=result)
 
 
 class _Ramp:
-    """Lowers the rates for the time of a step."""
+    """Lowers the learning rates during a step, and restores them so that a scheduler reads its own values."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.taken = steps, 0
+        self.steps, self.steps_done = steps, 0
         self._full: list[Any] = []
 
     def lower(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.taken += 1
+        self.steps_done += 1
         self._full = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * min(self.taken / self.steps, 1.0)
+            group["lr"] = group["lr"] * min(self.steps_done / self.steps, 1.0)
 
     def restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._full, strict=True):
             group["lr"] = rate
+
+
+def configured_copy(module: nn.Module) -> tuple[nn.Module, list[Optimizer]]:
+    """Return a copy of a module and the optimizers that it configures; none if that fails outside of a Trainer."""
+    copied: Any = copy_of(module)
+    try:
+        return copied, optimizers_in(copied.configure_optimizers())
+    except Exception:  # anything: the method is the user's, and may ask for its Trainer
+        return copied, []
+
+
+def optimizers_of(module: nn.Module) -> list[Optimizer]:
+    """Return the optimizers that a copy of a module configures; none if that fails outside of a Trainer.
+
+    Example:
+        >>> optimizers_of(nn.Linear(1, 1))
+        []
+    """
+    return configured_copy(module)[1] if callable(getattr(module, "configure_optimizers", None)) else []
+
+
+def optimizer_code(module: nn.Module, otherwise: str = "SGD", factor: float = 1.0) -> str:
+    """Return the code that builds a module's optimizer, with its learning rate multiplied by a factor.
+
+    Args:
+        module: its ``configure_optimizers`` gives class and settings.
+        otherwise: class if they are unknown.
+        factor: for the learning rate.
+
+    Example:
+        >>> optimizer_code(nn.Linear(1, 1), factor=0.1)
+        'torch.optim.SGD({model}.parameters(), lr=0.1 * lr)'
+    """
+    found = optimizers_of(module)
+    if not found:
+        return f"torch.optim.{otherwise}({{model}}.parameters(), lr={'lr' if factor == 1 else f'{factor:g} * lr'})"
+    known = signature(type(found[0])).parameters
+    rate = float(found[0].param_groups[0]["lr"]) * factor
+    others = {name: value for name, value in found[0].defaults.items() if name in known and name != "lr"}
+    settings = [f", {name}={value!r}" for name, value in others.items() if value != known[name].default]
+    return f"torch.optim.{type(found[0]).__name__}({{model}}.parameters(), lr={rate:.4g}{''.join(settings)})"
+
+
+def configuration_code(module: nn.Module, optimizer: str, *lines: str, result: str = "optimizer") -> str:
+    """Return the code of a LightningModule's ``configure_optimizers``; for other modules the lines of a training loop.
+
+    Example:
+        >>> print(configuration_code(nn.Linear(1, 1), "torch.optim.SGD({model}.parameters(), lr=0.1)"))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    """
+    body = [f"optimizer = {optimizer}", *lines]
+    if not callable(getattr(module, "configure_optimizers", None)):
+        return "\n".join(line.format(model="model") for line in body)
+    indented = [f"    {line.format(model='self')}" for line in [*body, f"return {result}"]]
+    return "\n".join(["def configure_optimizers(self):", *indented])

@@ -1,4 +1,4 @@
-"""bfloat16 in the place of float16, whose smallest numbers are too large for small gradients."""
+"""Remedies for gradients that underflow in float16, whose smallest number is 6e-8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _HALF = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
 
 @dataclass(frozen=True)
 class UseBfloat16(Remedy):
-    """Compute in bfloat16, which has the range of float32, and not in float16; a half module becomes float32.
+    """Compute in bfloat16, which has the range of float32, instead of float16; float16 weights become float32.
+
+    bfloat16 has 8 bits of precision, float16 has 11: sums over many small terms get less exact.
 
     Example:
         >>> from torch import nn
@@ -32,38 +34,38 @@ class UseBfloat16(Remedy):
     fits: ClassVar[Mapping[str, float]] = {"precision underflow": 1.0, "unguarded operation": 0.2}
 
     def change(self, setup: Setup) -> Setup:
-        """Set the option, or the parameters' type."""
+        """Set the option, or the dtype of the parameters."""
         precision = str(setup.options.get("precision"))
-        halves = [param for param in setup.module.parameters() if param.dtype == torch.float16]
-        if precision not in _HALF and not halves:
+        has_halves = _has_halves(setup.module)
+        if precision not in _HALF and not has_halves:
             raise NotApplicable(
                 f"nothing here is in float16 (precision is {setup.options.get('precision')!r}); "
-                "where your own code casts to it, write torch.bfloat16"
+                "if your own code casts to float16, write torch.bfloat16 there"
             )
-        if halves:
+        if has_halves:
             setup.module.float()
         return setup.with_options(precision=_HALF[precision]) if precision in _HALF else setup
 
     def patch(self, setup: Setup) -> str:
-        """The Trainer's argument, or the line of a loop."""
+        """Return the Trainer's argument, or the line of a loop."""
         if setup.trains_itself:
             return 'trainer = Trainer(precision="bf16-mixed")'
         return "model = model.bfloat16()"
 
 
-_STATE = "_gradwatch_loss_scale"  # on the module, so that a copy goes on with it
+_STATE = "_gradwatch_loss_scale"  # an attribute of the module, so that a copy continues with it
 
 
 @dataclass(frozen=True)
 class ScaleLoss(Remedy):
-    """Multiply the loss for the backward pass and divide the gradients after it, on top of a scale that there may be.
+    """Multiply the loss before the backward pass and divide the gradients after it, in addition to any scale in use.
 
-    Gradients that are not finite are dropped, and the scale shrinks; after steps without such it grows. In the end it
-    is as large as float16 bears, whatever it was multiplied by before.
+    If gradients overflow, they are dropped and the scale shrinks; after many finite passes it grows. So it settles near
+    the largest scale that float16 allows. The first steps may be lost to overflows.
 
     Args:
         start: the first scale.
-        grow_after: backward passes in a row that were finite until it doubles.
+        grow_after: number of consecutive finite backward passes after which the scale doubles.
 
     Raises:
         ValueError: when one of them is not positive.
@@ -78,7 +80,8 @@ class ScaleLoss(Remedy):
     start: float = 2.0**16
     grow_after: int = 100
     fits: ClassVar[Mapping[str, float]] = {"precision underflow": 0.9}
-    shrink: ClassVar[float] = 1 / 64  # far from the right scale few steps should be lost; growing finds it again
+    # Far above the right scale, halving would lose a step for each factor of 2. Growing makes up for a cut too deep.
+    shrink: ClassVar[float] = 1 / 64
 
     def __post_init__(self) -> None:
         if not (0 < self.start < math.inf and self.grow_after > 0):
@@ -87,17 +90,18 @@ class ScaleLoss(Remedy):
     def change(self, setup: Setup) -> Setup:
         """Wrap the module's backward."""
         if not setup.trains_itself or not callable(getattr(setup.module, "backward", None)):
-            raise NotApplicable(f"the loss is scaled where it is differentiated. Write:\n{self.patch(setup)}")
+            raise NotApplicable(f"the loss must be scaled where your code calls backward. Write:\n{self.patch(setup)}")
         if str(setup.options.get("precision", "")).startswith("16") or _has_halves(setup.module):
-            raise NotApplicable("a Trainer in float16 has a loss scale of its own, and half weights can't have one")
+            raise NotApplicable("a Trainer in float16 already scales the loss, and float16 weights can't be unscaled")
         wrap_method(setup.module, "backward", self)
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The backward pass of a loss that is scaled, with gradients that are not."""
+        """Run the backward pass of the scaled loss, and unscale its gradients."""
         owner = owner_of(method)
         scale, good = owner.__dict__.get(_STATE, (self.start, 0))
         params = [param for param in owner.parameters() if param.requires_grad]
+        # Gradients of earlier backward passes (accumulation) are unscaled already: keep them out of this one.
         before = [param.grad for param in params]
         for param in params:
             param.grad = None
@@ -113,7 +117,7 @@ class ScaleLoss(Remedy):
         return result
 
     def patch(self, setup: Setup) -> str:
-        """The Trainer's argument, or the lines of a loop."""
+        """Return the Trainer's argument, or the lines of a loop."""
         if setup.trains_itself:
             return 'trainer = Trainer(precision="16-mixed")  # it scales the loss: leave the casts and the scale to it'
         return "scaler = torch.amp.GradScaler()\nscaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()"

@@ -1,4 +1,4 @@
-"""Weights of recurrent networks by which a signal keeps its size over many steps."""
+"""Remedies for recurrent networks whose gradient vanishes or explodes over many time steps."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
-from gradwatch.remedies.surgery import lines_for, path_of, replace_module
+from gradwatch.remedies.surgery import path_of, replace_module
 
 _GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
-_KEEP_GATE = {"GRU": 1, "GRUCell": 1, "LSTM": 1, "LSTMCell": 1}  # its place among the gates, in torch's order
+_KEEP_GATE = {"GRU": 1, "GRUCell": 1, "LSTM": 1, "LSTMCell": 1}  # index of the update or forget gate in torch's order
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def recurrent_names(root: nn.Module) -> list[str]:
-    """Names of torch's recurrent networks and cells in a module."""
+    """Return the names of torch's recurrent networks and cells in a module."""
     return [name for name, part in root.named_modules() if isinstance(part, _RECURRENT)]
 
 
 def draw_recurrent_(network: nn.Module, seed: int = 0) -> None:
-    """Orthogonal recurrent weights gate by gate, Xavier's for the inputs, biases of 0 but for the gate that keeps.
+    """Draw recurrent weights orthogonally and input weights by Xavier, gate by gate; set biases to 0.
+
+    The bias of an LSTM's forget gate and of a GRU's update gate is set to 1: near 1 these gates keep the state.
 
     Example:
         >>> lstm = nn.LSTM(2, 3)
@@ -34,15 +36,16 @@ def draw_recurrent_(network: nn.Module, seed: int = 0) -> None:
     kind = next(base.__name__ for base in type(network).__mro__ if base.__name__ in _GATES)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        # torch stacks the gates' matrices in one parameter. Drawn as one, the stack has no orthogonal gate.
         for name, param in network.named_parameters():
             gates = torch.zeros(param.shape).chunk(_GATES[kind])
             for index, gate in enumerate(gates):
-                _fill(name, gate, index == _KEEP_GATE.get(kind), generator)
+                _draw_gate(name, gate, index == _KEEP_GATE.get(kind), generator)
             param.copy_(torch.cat(gates))
 
 
-def _fill(name: str, gate: Tensor, keeps: bool, generator: torch.Generator) -> None:
-    if gate.dim() < 2:
+def _draw_gate(name: str, gate: Tensor, keeps: bool, generator: torch.Generator) -> None:
+    if gate.dim() < 2:  # a gate has two biases that add up; one of them is enough
         gate.fill_(float(keeps and name.startswith("bias_hh")))
     elif name.startswith("weight_hh"):
         nn.init.orthogonal_(gate, generator=generator)
@@ -54,7 +57,7 @@ Cell = Literal["GRU", "LSTM"]
 
 
 class LSTMLikeRNN(nn.LSTM):
-    """An LSTM that is called like an RNN: it takes and gives the hidden state alone.
+    """An LSTM with the interface of an RNN: it takes and returns the hidden state alone.
 
     Example:
         >>> output, hidden = LSTMLikeRNN(2, 3)(torch.zeros(5, 1, 2))
@@ -63,7 +66,7 @@ class LSTMLikeRNN(nn.LSTM):
     """
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """Outputs and the last hidden state."""
+        """Return the outputs and the last hidden state."""
         states = None if hx is None else (hx, torch.zeros_like(hx))
         output, (hidden, _) = super().forward(input, states)
         return output, hidden
@@ -71,14 +74,14 @@ class LSTMLikeRNN(nn.LSTM):
 
 @dataclass(frozen=True)
 class ReplaceRecurrence(ModelRemedy):
-    """Put a GRU or an LSTM of the same sizes in the place of each plain RNN; a plain cell becomes a GRUCell.
+    """Replace each plain RNN by a GRU or an LSTM of the same sizes, and each RNNCell by a GRUCell.
 
-    Their gates let the gradient pass unchanged over many steps. The new weights are drawn as in
-    :class:`OrthogonalRecurrence`.
+    Their gates can pass the gradient unchanged over many steps. It forgets what the RNN learned: the new weights are
+    drawn as in :class:`OrthogonalRecurrence`.
 
     Args:
-        cell: ``"GRU"`` or ``"LSTM"``; an LSTM is called as the RNN was, and its cell state stays inside.
-        seed: of the draw.
+        cell: ``"GRU"`` or ``"LSTM"``; the LSTM is called like the RNN and keeps its cell state inside.
+        seed: seed of the draw.
 
     Raises:
         ValueError: for another cell.
@@ -99,10 +102,12 @@ class ReplaceRecurrence(ModelRemedy):
             raise ValueError(f"cell is {self.cell!r}; expected 'GRU' or 'LSTM'")
 
     def change(self, setup: Setup) -> Setup:
-        """Replace, and draw."""
+        """Replace the networks and draw their weights."""
         for name in self._names(setup.module):
             old: Any = setup.module.get_submodule(name)
-            new = self._new(old)
+            # The constructor draws weights, which are drawn again below: the training's random numbers must not change.
+            with torch.random.fork_rng(devices=[]):
+                new = self._kind(old)(old.input_size, old.hidden_size, **_settings(old))
             weight = next(old.parameters())
             new.to(weight.device, weight.dtype)
             draw_recurrent_(new, self.seed)
@@ -110,41 +115,35 @@ class ReplaceRecurrence(ModelRemedy):
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Two lines a network."""
-        names = self._names(setup.module)
-        needed = "LSTMLikeRNN, draw_recurrent_" if self._uses_lstm(setup.module, names) else "draw_recurrent_"
-        lines = [f"from gradwatch.remedies import {needed}"]
-        for path, made in ((path_of(setup.module, name), self._made(setup.module, name)) for name in names):
-            lines += [f"{path} = {made}", f"draw_recurrent_({path})"]
-        return "\n".join(lines)
+        """Return two lines a network."""
+        lines, imported = [], ["draw_recurrent_"]
+        for name in self._names(setup.module):
+            old: Any = setup.module.get_submodule(name)
+            path, kind = path_of(setup.module, name), self._kind(old)
+            settings = "".join(f", {key}={value!r}" for key, value in _settings(old).items())
+            if kind is LSTMLikeRNN:
+                imported = ["LSTMLikeRNN", "draw_recurrent_"]
+            made = f"{'' if kind is LSTMLikeRNN else 'nn.'}{kind.__name__}"
+            lines += [f"{path} = {made}({old.input_size}, {old.hidden_size}{settings})", f"draw_recurrent_({path})"]
+        return "\n".join([f"from gradwatch.remedies import {', '.join(imported)}", *lines])
 
-    def _new(self, old: Any) -> nn.Module:
-        kind: Any = nn.GRUCell if isinstance(old, nn.RNNCell) else nn.GRU if self.cell == "GRU" else LSTMLikeRNN
-        with torch.random.fork_rng(devices=[]):  # drawn again afterwards
-            new: nn.Module = kind(old.input_size, old.hidden_size, **_settings(old))
-        return new
-
-    def _made(self, root: nn.Module, name: str) -> str:
-        old: Any = root.get_submodule(name)
-        kind = "nn.GRUCell" if isinstance(old, nn.RNNCell) else "nn.GRU" if self.cell == "GRU" else "LSTMLikeRNN"
-        settings = "".join(f", {key}={value!r}" for key, value in _settings(old).items())
-        return f"{kind}({old.input_size}, {old.hidden_size}{settings})"
-
-    def _uses_lstm(self, root: nn.Module, names: list[str]) -> bool:
-        return self.cell == "LSTM" and any(isinstance(root.get_submodule(name), nn.RNN) for name in names)
+    def _kind(self, old: nn.Module) -> Any:
+        if isinstance(old, nn.RNNCell):
+            return nn.GRUCell
+        return nn.GRU if self.cell == "GRU" else LSTMLikeRNN
 
     def _names(self, root: nn.Module) -> list[str]:
         found = [name for name, part in root.named_modules() if isinstance(part, (nn.RNN, nn.RNNCell)) and name]
         if not found:
             raise NotApplicable(
                 f"{type(root).__name__} has no nn.RNN or nn.RNNCell as a part; "
-                "write nn.GRU(inputs, hidden, batch_first=True) in the place of your own recurrence"
+                "replace your own recurrence by nn.GRU(inputs, hidden, batch_first=True)"
             )
         return found
 
 
 def _settings(old: Any) -> dict[str, Any]:
-    """What differs from the defaults."""
+    """Return the settings of an RNN or RNNCell that are not the defaults."""
     defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
     kept = ["bias"] if isinstance(old, nn.RNNCell) else [*defaults]
     return {name: getattr(old, name) for name in kept if getattr(old, name) != defaults[name]}
@@ -152,13 +151,13 @@ def _settings(old: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OrthogonalRecurrence(ModelRemedy):
-    """Draw the recurrent weights orthogonal, and let the gates keep their memory at the start.
+    """Draw the recurrent weights orthogonally, and open the gates that keep the state.
 
-    An orthogonal matrix neither shrinks nor grows what it is multiplied with, however often. Input weights are drawn by
-    Xavier; the bias of an LSTM's forget gate, and of a GRU's update gate, is set to 1.
+    A product of any number of orthogonal matrices keeps a vector's norm. Input weights are drawn by Xavier; the bias of
+    an LSTM's forget gate, and of a GRU's update gate, is set to 1. It forgets what was learned.
 
     Args:
-        seed: of the draw.
+        seed: seed of the draw.
 
     Example:
         >>> weight = OrthogonalRecurrence().apply(nn.Sequential(nn.RNN(2, 3)))[0].weight_hh_l0
@@ -173,15 +172,15 @@ class OrthogonalRecurrence(ModelRemedy):
     fits: ClassVar[Mapping[str, float]] = {"recurrent depth": 0.7}
 
     def change(self, setup: Setup) -> Setup:
-        """Draw."""
+        """Draw the weights."""
         for name in self._names(setup.module):
             draw_recurrent_(setup.module.get_submodule(name), self.seed)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line a network."""
-        lines = lines_for(self._names(setup.module), lambda name: f"draw_recurrent_({path_of(setup.module, name)})")
-        return f"from gradwatch.remedies import draw_recurrent_\n{lines}"
+        """Return one line a network."""
+        lines = [f"draw_recurrent_({path_of(setup.module, name)})" for name in self._names(setup.module)]
+        return "\n".join(["from gradwatch.remedies import draw_recurrent_", *lines])
 
     def _names(self, root: nn.Module) -> list[str]:
         found = recurrent_names(root)

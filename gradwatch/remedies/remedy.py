@@ -1,4 +1,4 @@
-"""What a remedy is applied to: a module, its gradient transforms, the options of its Trainer."""
+"""The interface of a remedy, and the set-up that it changes: a module, gradient transforms, Trainer options."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import nn
 
 
 class NotApplicable(ValueError):
-    """A remedy can't be applied here; the message says why, and what to write instead."""
+    """The remedy can't be applied here; the message says why, and what to write instead."""
 
 
 class NothingToChange(NotApplicable):
-    """What a remedy changes is not there, so that there is nothing to write either."""
+    """The model has nothing that this remedy changes, so there is no code to write either."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A training set-up, free of any trainer.
+    """A training set-up without a Trainer.
 
     Attributes:
-        module: a LightningModule, or any module where only the model is changed.
-        transforms: gradient transforms, run before each optimizer step, in order.
+        module: a LightningModule, or any module if only the model is to be changed.
+        transforms: gradient transforms, run in order before each optimizer step.
         options: keyword arguments of the Trainer, such as ``gradient_clip_val`` and ``precision``.
-        batch: a batch of training data, by which a remedy sees shapes, the order of the layers and the inputs' scale.
+        batch: a batch of training data; remedies read shapes, the order of the layers and the inputs' scale from it.
 
     Example:
         >>> Setup(nn.Linear(2, 1)).with_options(precision="bf16-mixed").options
@@ -41,15 +41,15 @@ class Setup:
 
     @property
     def trains_itself(self) -> bool:
-        """Whether the module says how it is trained, as a LightningModule does."""
+        """Return True if the module configures its own training, as a LightningModule does."""
         return callable(getattr(self.module, "configure_optimizers", None))
 
     def with_options(self, **options: Any) -> Setup:
-        """With further options of the Trainer."""
+        """Return a set-up with additional options of the Trainer."""
         return replace(self, options={**self.options, **options})
 
     def without_options(self, *names: str) -> Setup:
-        """Without these options of the Trainer."""
+        """Return a set-up without these options of the Trainer."""
         return replace(self, options={name: value for name, value in self.options.items() if name not in names})
 
     def copy(self) -> Setup:
@@ -79,7 +79,7 @@ def copy_of(module: nn.Module) -> nn.Module:
 
 
 class Remedy(ABC):
-    """One change of a model or its training, as a value: its repr says all of its settings.
+    """One change of a model or its training, as a value whose repr shows all settings.
 
     ``fits`` holds the causes it treats and how directly: 1 removes the cause, less only eases what comes of it.
     """
@@ -98,10 +98,10 @@ class Remedy(ABC):
     def apply(self, target: nn.Module) -> nn.Module: ...
 
     def apply(self, target: Setup | nn.Module) -> Setup | nn.Module:
-        """A changed deep copy of a module or a :class:`Setup`; the original stays as it is.
+        """Return a changed deep copy of a module or a :class:`Setup`; the original does not change.
 
         Raises:
-            NotApplicable: when there is nothing to change, or it can't be changed from outside.
+            NotApplicable: when there is nothing to change, or only the user's own code can be changed.
         """
         if isinstance(target, Setup):
             return self.change(target.copy())
@@ -112,19 +112,19 @@ class Remedy(ABC):
 
     @property
     def changes_model(self) -> bool:
-        """Whether it changes the module itself, whatever trains it."""
+        """Return True if the remedy changes the module itself and not only its training."""
         return False
 
     @abstractmethod
     def change(self, setup: Setup) -> Setup:
-        """Change a set-up whose module is a copy already."""
+        """Change a set-up in place, whose module is already a copy, and return it."""
 
     @abstractmethod
     def patch(self, setup: Setup) -> str:
-        """The code that a user would write, in the names of the module, which it calls ``model``."""
+        """Return the code that makes this change by hand; it calls the module ``model``."""
 
     def code(self, module: nn.Module) -> str:
-        """The patch for a module of which nothing more is known."""
+        """Return the patch for a module alone, without a batch or options."""
         return self.patch(Setup(module))
 
     def fit_for(self, cause: str) -> float:
@@ -133,11 +133,11 @@ class Remedy(ABC):
 
 
 class ModelRemedy(Remedy):
-    """A remedy that changes the module itself, whatever trains it."""
+    """A remedy that changes the module itself and works with any training loop."""
 
     @property
     def changes_model(self) -> bool:
-        """It does."""
+        """Return True."""
         return True
 
 
@@ -193,17 +193,17 @@ class Combination(Remedy):
 
     @property
     def changes_model(self) -> bool:
-        """Whether all parts do."""
+        """Return True if all parts do."""
         return all(remedy.changes_model for remedy in self.remedies)
 
     def change(self, setup: Setup) -> Setup:
-        """Change by each."""
+        """Apply each remedy in order."""
         for remedy in self.remedies:
             setup = remedy.change(setup)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """The patches, each for what the one before it leaves behind."""
+        """Return the patches, each for the model that the one before it leaves."""
         parts = []
         for remedy in self.remedies:
             parts.append(remedy.patch(setup))

@@ -1,4 +1,4 @@
-"""Skip connections around parts that put out what fits their input."""
+"""A remedy that adds skip connections around blocks whose output has the shape of their input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradwatch.remedies.tracing import ACTIVATIONS, WEIGHTED
 
 
 class Skip(nn.Module):
-    """Adds a part's input to its output: the gradient has a way past it.
+    """Adds a part's input to its output, so that the gradient also bypasses the part.
 
     Example:
         >>> Skip(nn.Identity())(Tensor([2.0])).item()
@@ -27,18 +27,18 @@ class Skip(nn.Module):
         self.part = part
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input plus what the part makes of it."""
+        """Return the input plus the part's output."""
         output: Tensor = x + self.part(x)
         return output
 
 
 @dataclass(frozen=True)
 class AddSkips(ModelRemedy):
-    """Put a skip connection around each hidden block whose output has the shape of its input.
+    """Add a skip connection around each hidden block whose output has the shape of its input.
 
-    A block is a Sequential of one or more layers and an activation, or such a row within a flat Sequential. The
-    gradient of each then has a part of gain 1, whatever the block does. With many blocks signals add up: put
-    normalization layers in, too.
+    A block is a Sequential of one or more layers and an activation, or such a row within a flat Sequential. Past each
+    block a gradient then has a path of gain 1. The signal grows with every block: with many of them, insert
+    normalization layers too. The function that the network computes changes, so train it from the start.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -58,20 +58,21 @@ class AddSkips(ModelRemedy):
     def change(self, setup: Setup) -> Setup:
         """Wrap the blocks."""
         root = setup.module
-        blocks, rows = _places(root)
+        blocks, rows = self._blocks(root)
         for name in blocks:
             replace_module(root, name, Skip(root.get_submodule(name)))
         for owner, start, end in rows:
             sequence: Any = root.get_submodule(owner)
             inner = nn.Sequential(*sequence[start : end + 1]).train(sequence.training)
             sequence[start] = Skip(inner).train(sequence.training)
+            # Identities keep the index, and so the name, of every later layer.
             for index in range(start + 1, end + 1):
                 sequence[index] = nn.Identity().train(sequence.training)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line a block."""
-        blocks, rows = _places(setup.module)
+        """Return one line a block."""
+        blocks, rows = self._blocks(setup.module)
         lines = ["from gradwatch.remedies import Skip"]
         for name in blocks:
             lines.append(f"{path_of(setup.module, name)} = Skip({path_of(setup.module, name)})")
@@ -81,45 +82,40 @@ class AddSkips(ModelRemedy):
             lines.append(f"{', '.join(parts)} = Skip(nn.Sequential({', '.join(parts)})){rest}")
         return "\n".join(lines)
 
+    def _blocks(self, root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
+        if not count_skips(root):
+            raise NotApplicable(
+                f"{type(root).__name__} has no block whose output has the shape of its input (a Sequential of a Linear "
+                "or convolution and an activation); write x = x + block(x) in forward"
+            )
+        return _find_blocks(root)
+
 
 def count_skips(root: nn.Module) -> int:
-    """How many blocks a skip connection could go around.
+    """Return the number of blocks that a skip connection could go around.
 
     Example:
         >>> count_skips(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh()))
         1
     """
-    try:
-        blocks, rows = _places(root)
-    except NotApplicable:
-        return 0
+    blocks, rows = _find_blocks(root)
     return len(blocks) + len(rows)
 
 
-def _places(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
-    """Names of the blocks, and rows of flat Sequentials as (name, first, last)."""
+def _find_blocks(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
+    """Return the names of blocks, and rows within flat Sequentials as (name, first index, last index)."""
     sequences = {
         name: part
         for name, part in root.named_modules()
         if isinstance(part, nn.Sequential) and not is_inside(root, name, (Skip,))
     }
-    blocks = [name for name, part in sequences.items() if name and _is_block(part)]
+    blocks = [name for name, part in sequences.items() if name and _rows(part) == [(0, len(part) - 1)]]
     rows = [(name, *row) for name, part in sequences.items() if name not in blocks for row in _rows(part)]
-    if not blocks and not rows:
-        raise NotApplicable(
-            f"{type(root).__name__} has no block whose output has the shape of its input (a Sequential of a Linear or "
-            "convolution and an activation); write x = x + block(x) in forward"
-        )
     return blocks, rows
 
 
-def _is_block(part: nn.Sequential) -> bool:
-    """One row from end to end."""
-    return _rows(part) == [(0, len(part) - 1)]
-
-
 def _rows(sequence: nn.Sequential) -> list[tuple[int, int]]:
-    """Stretches from a weighted layer to the last activation before the next one, where the shape is kept."""
+    """Return the ranges from a weighted layer to the last activation before the next one that keep the shape."""
     parts = list(sequence)
     starts = [index for index, part in enumerate(parts) if any(isinstance(m, WEIGHTED) for m in part.modules())]
     rows = []

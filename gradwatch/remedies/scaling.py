@@ -1,4 +1,4 @@
-"""Layers that bring data to mean 0 and deviation 1, and back."""
+"""Remedies for inputs and targets of another scale than mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 from gradwatch.short_runs.wrap_method import wrap_method
 
-_ALIKE, _LEAST = 0.5, 0.25
+# Features are of one unit if the median feature's largest value is more than this share of the largest of all.
+_ONE_UNIT = 0.5
+_LEAST_STD = 0.25  # of a feature among others of one unit, as a share of their root mean square deviation
 
 
-class Standardize(nn.Module):
-    """Subtracts a mean and divides by a deviation, both fixed.
+class StandardScaler(nn.Module):
+    """Subtracts a fixed mean and divides by a fixed standard deviation.
 
     Args:
         mean, std: numbers, or tensors that broadcast with the input.
 
     Example:
-        >>> Standardize(10.0, 2.0)(torch.tensor([8.0, 14.0]))
+        >>> StandardScaler(10.0, 2.0)(torch.tensor([8.0, 14.0]))
         tensor([-1.,  2.])
     """
 
@@ -37,34 +39,35 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).clone())
 
     @classmethod
-    def of(cls, data: Tensor, dim: int = -1) -> Standardize:
-        """By the statistics of data, each feature (entry along ``dim``) with its own; a constant one is only shifted.
+    def of(cls, data: Tensor, dim: int = -1) -> StandardScaler:
+        """Create a scaler from the mean and deviation of each feature (index of ``dim``); constant ones only shift.
 
-        A feature that hardly varies in these data, or not at all, may do so in others (a pixel at the edge). Where all
-        are of one unit, so that most reach as far as the largest does, no deviation counts as less than a quarter of
-        the usual one.
+        A feature that is nearly constant in these data may vary in others (a pixel at the edge), and a tiny deviation
+        would then blow it up. So if the features are of one unit, as pixels are, no deviation is below a quarter of
+        their root mean square.
 
         Example:
-            >>> Standardize.of(torch.tensor([[0.0, 500.0], [4.0, 500.0]])).std
+            >>> StandardScaler.of(torch.tensor([[0.0, 500.0], [4.0, 500.0]])).std
             tensor([2., 1.])
         """
         others = [axis for axis in range(data.dim()) if axis != dim % data.dim()]
         values = data.detach().double()
         mean, std = values.mean(others, keepdim=True), values.std(others, correction=0, keepdim=True)
         largest = values.abs().amax(others, keepdim=True)
-        if largest.median() > _ALIKE * largest.max():
-            std = std.clamp(min=_LEAST * std.square().mean().sqrt())
+        if largest.median() > _ONE_UNIT * largest.max():
+            std = std.clamp(min=_LEAST_STD * std.square().mean().sqrt())
+        # A deviation at the level of rounding noise means a constant feature.
         std = torch.where(std > 1e-6 * mean.abs().clamp(min=1e-30), std, 1.0)
         shape = [size for axis, size in enumerate(mean.shape) if axis >= dim % data.dim()]
         return cls(mean.reshape(shape), std.reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The standardized data."""
+        """Return the standardized data."""
         return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
 
 
-class Rescale(Standardize):
-    """The way back: multiplies by a deviation and adds a mean.
+class Rescale(StandardScaler):
+    """The inverse of :class:`StandardScaler`: multiplies by the standard deviation and adds the mean.
 
     Example:
         >>> Rescale(10.0, 2.0)(torch.tensor([-1.0, 2.0]))
@@ -72,17 +75,16 @@ class Rescale(Standardize):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The data in their own unit."""
+        """Return the data in their original unit."""
         return x * self.std.to(x.dtype) + self.mean.to(x.dtype)
 
 
 @dataclass(frozen=True)
 class RescaleInputs(ModelRemedy):
-    """Put a layer in front of the first Linear, convolution or recurrent network that standardizes its input.
+    """Standardize the input of the first Linear, convolution or recurrent network, by a :class:`StandardScaler`.
 
     Args:
-        mean, std: of the inputs; where they are not given, each feature's (or channel's) is measured on the
-            :class:`Setup`'s batch.
+        mean, std: statistics of the inputs; by default those of each feature or channel in the :class:`Setup`'s batch.
 
     Raises:
         ValueError: when only one is given, or ``std`` is not positive.
@@ -106,7 +108,7 @@ class RescaleInputs(ModelRemedy):
             raise ValueError(f"std is {self.std!r}; expected a number above 0")
 
     def change(self, setup: Setup) -> Setup:
-        """Wrap the first layer."""
+        """Insert the scaler before the first layer."""
         first = _first(setup.module, events_of(setup.module, setup.batch))
         layer: Any = first.module
         home = next(layer.parameters())
@@ -115,26 +117,25 @@ class RescaleInputs(ModelRemedy):
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Two lines; the statistics are those of your training data."""
+        """Return two lines; ``inputs`` in them is your training data."""
         first = _first(setup.module, events_of(setup.module, setup.batch))
         path = path_of(setup.module, first.name)
         dim = f", dim={_feature_dim(first)}" if _feature_dim(first) != -1 else ""
-        made = f"of(inputs{dim})" if self.mean is None else f"({self.mean}, {self.std})"
-        call = f"Standardize.{made}" if self.mean is None else f"Standardize{made}"
-        return f"from gradwatch.remedies import Standardize\n{path} = nn.Sequential({call}, {path})"
+        made = f".of(inputs{dim})" if self.mean is None else f"({self.mean}, {self.std})"
+        return f"from gradwatch.remedies import StandardScaler\n{path} = nn.Sequential(StandardScaler{made}, {path})"
 
-    def _scaling(self, first: Event) -> Standardize:
+    def _scaling(self, first: Event) -> StandardScaler:
         if self.mean is not None and self.std is not None:
-            return Standardize(self.mean, self.std)
+            return StandardScaler(self.mean, self.std)
         inputs = first.inputs[0] if first.inputs else None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise NotApplicable(
-                "the inputs' mean and deviation are not known; give a batch (Setup(module, batch=batch)), or "
+                "the mean and deviation of the inputs are unknown; give a batch (Setup(module, batch=batch)), or "
                 "RescaleInputs(mean=..., std=...)"
             )
         if not bool(torch.isfinite(inputs).all()):
-            raise NotApplicable("the batch holds NaN or Inf, which no scale mends: clean the data first")
-        return Standardize.of(inputs, _feature_dim(first))
+            raise NotApplicable("the batch contains NaN or Inf, which no scale removes: clean the data first")
+        return StandardScaler.of(inputs, _feature_dim(first))
 
 
 def _first(root: nn.Module, events: list[Event]) -> Event:
@@ -142,8 +143,8 @@ def _first(root: nn.Module, events: list[Event]) -> Event:
     first = next((event for event in events if event.is_weighted or isinstance(event.module, kinds)), None)
     if first is None or first.name == "" or isinstance(first.module, (nn.Embedding, nn.EmbeddingBag)):
         raise NotApplicable(
-            f"{type(root).__name__} has no first layer to standardize the inputs of: that would be a Linear, a "
-            "convolution or a recurrent network as a part. Write inputs = (inputs - mean) / std where you load them"
+            f"{type(root).__name__} has no Linear, convolution or recurrent network as its first layer, whose inputs "
+            "could be standardized. Write inputs = (inputs - mean) / std where you load them"
         )
     return first
 
@@ -154,21 +155,22 @@ def _feature_dim(event: Event) -> int:
 
 
 LOSS_IN_UNIT = "loss_in_unit"
-"""Where a changed ``training_step`` puts the loss in the unit that it had before."""
+"""Key of a changed ``training_step``'s result that holds the loss in its original unit."""
 
 _POWERS = {"mse_loss": 2.0, "l1_loss": 1.0}
 
 
 @dataclass(frozen=True)
 class RescaleTargets(ModelRemedy):
-    """Let the network predict targets of mean 0 and deviation 1.
+    """Train the network on targets of mean 0 and standard deviation 1.
 
-    Its last layer's output is scaled back, and the loss is divided by the deviation (its square, of a squared error):
-    that is the loss on standardized targets, while whatever reads the predictions finds them in their own unit.
+    A :class:`Rescale` after the last layer returns predictions in the original unit, so code that reads them still
+    works. The loss is divided by the deviation (for a squared error by its square), which makes it that of standardized
+    targets: a loss that you log or compare is smaller by this factor.
 
     Args:
-        mean, std: of the targets; measured on the :class:`Setup`'s batch where they are not given.
-        power: by which the loss grows with the unit: 2 of a squared error, 1 of an absolute one.
+        mean, std: statistics of the targets; by default those of the :class:`Setup`'s batch.
+        power: exponent with which the loss grows with the targets' unit: 2 for a squared error, 1 for an absolute one.
 
     Raises:
         ValueError: when only one of the two is given.
@@ -189,7 +191,7 @@ class RescaleTargets(ModelRemedy):
             raise ValueError(f"mean is {self.mean!r} and std is {self.std!r}; expected both, or neither")
 
     def change(self, setup: Setup) -> Setup:
-        """Wrap the last layer, and the training step where there is one."""
+        """Wrap the last layer, and the training step if there is one."""
         known = self if self.mean is not None else self._measured(setup)
         last = _last(setup.module, events_of(setup.module, setup.batch))
         layer: Any = last.module
@@ -200,7 +202,7 @@ class RescaleTargets(ModelRemedy):
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The training step with its loss in units of the targets' deviation."""
+        """Run the training step and divide its loss."""
         result = method(*args, **kwargs)
         found = result if isinstance(result, dict) else {"loss": result}
         if found.get("loss") is None:
@@ -209,7 +211,7 @@ class RescaleTargets(ModelRemedy):
         return {**found, "loss": loss / (self.std or 1.0) ** self.power, LOSS_IN_UNIT: loss.detach()}
 
     def patch(self, setup: Setup) -> str:
-        """The last layer; the loss is divided in your own step."""
+        """Return the lines for the last layer and for the loss in your training step."""
         known = self if self.mean is not None or setup.batch is None else self._measured(setup)
         path = path_of(setup.module, _last(setup.module, events_of(setup.module, setup.batch)).name)
         mean, std = ("targets.mean()", "targets.std()") if known.mean is None else (known.mean, known.std)
@@ -225,10 +227,10 @@ class RescaleTargets(ModelRemedy):
         losses = [event.kind for event in events if event.module is None and event.kind.endswith(("loss", "entropy"))]
         if not isinstance(targets, Tensor) or not targets.is_floating_point() or "cross_entropy" in losses:
             raise NotApplicable(
-                "no targets that are numbers were found; give a batch (Setup(module, batch=(inputs, targets))), or "
+                "the batch has no floating-point targets; give a batch (Setup(module, batch=(inputs, targets))), or "
                 "RescaleTargets(mean=..., std=...)"
             )
-        found = Standardize.of(targets.reshape(-1, 1))
+        found = StandardScaler.of(targets.reshape(-1, 1))
         power = next((_POWERS[loss] for loss in losses if loss in _POWERS), 2.0)
         return replace(self, mean=round(found.mean.item(), 6), std=round(found.std.item(), 6), power=power)
 
@@ -237,7 +239,7 @@ def _last(root: nn.Module, events: list[Event]) -> Event:
     last = next((event for event in reversed(events) if event.is_weighted), None)
     if last is None or last.name == "":
         raise NotApplicable(
-            f"{type(root).__name__} has no last Linear or convolution as a part; standardize the targets where you "
-            "load them: targets = (targets - mean) / std"
+            f"{type(root).__name__} has no Linear or convolution inside whose output could be scaled; standardize the "
+            "targets where you load them: targets = (targets - mean) / std"
         )
     return last

@@ -1,14 +1,12 @@
-"""Taking a module out of its place in a network and putting another there; and what that place is called in code."""
+"""Replace a module inside a network, and write the code that reads or builds one."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from torch import nn
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` in the place of a submodule, and wherever else the same object stands.
+    """Replace a submodule by ``new``, under every name of the same object.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid())
@@ -17,7 +15,7 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
         ReLU()
     """
     old = root.get_submodule(name)
-    new.train(old.training)
+    new.train(old.training)  # a new module starts in training mode, the old one may be in evaluation
     places = [found for found, module in root.named_modules(remove_duplicate=False) if module is old]
     for place in places:
         owner, _, attribute = place.rpartition(".")
@@ -25,7 +23,7 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def path_of(root: nn.Module, name: str, variable: str = "model") -> str:
-    """The expression that reads a submodule.
+    """Return the Python expression that reads a submodule.
 
     Example:
         >>> network = nn.ModuleDict({"a": nn.Sequential(nn.ReLU()), "1": nn.ReLU()})
@@ -44,7 +42,7 @@ def path_of(root: nn.Module, name: str, variable: str = "model") -> str:
 
 
 def construction_of(module: nn.Module) -> str:
-    """The code that makes a module of torch again, by what its repr shows.
+    """Return the code that builds a module of torch with the settings in its repr.
 
     Example:
         >>> construction_of(nn.LeakyReLU(0.1)), construction_of(nn.LayerNorm(4))
@@ -61,13 +59,8 @@ def construction_of(module: nn.Module) -> str:
     return f"nn.{kind}({settings})"
 
 
-def lines_for(names: list[str], line: Callable[[str], str]) -> str:
-    """One line of code for each name."""
-    return "\n".join(line(name) for name in names)
-
-
 def is_inside(root: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a submodule is part of a module of one of these kinds.
+    """Return True if a submodule is inside a module of one of these kinds.
 
     Example:
         >>> attention = nn.Sequential(nn.MultiheadAttention(4, 1))

@@ -1,4 +1,4 @@
-"""In which order a network runs its layers and activations, seen in one forward pass where a batch is at hand."""
+"""One forward pass of a copy: the order of its calls, the parameters it reaches, and the user's lines that it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from gradwatch.short_runs.sandbox import kept_randomness
 ACTIVATIONS = tuple(getattr(activations, name) for name in activations.__all__ if name != "MultiheadAttention")
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 
-# Functions by the name of the module that does the same.
+# Functions by the name of the equivalent module.
 _FUNCTIONS = {
     **{name.lower(): name for name in ("Sigmoid", "Tanh", "ReLU", "GELU", "SiLU", "ELU", "SELU", "Softplus", "Mish")},
     "leaky_relu": "LeakyReLU", "softmax": "Softmax", "log_softmax": "LogSoftmax", "softsign": "Softsign",
@@ -32,16 +32,19 @@ _FUNCTIONS = {
 LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
           "binary_cross_entropy_with_logits")  # fmt: skip
 
+T = TypeVar("T")
+Run = Callable[[nn.Module, Any], Any]  # runs a module on a batch
+
 
 @dataclass(frozen=True)
 class Event:
-    """A leaf module or a function that a forward pass called.
+    """A call of a leaf module or a function in a forward pass.
 
     Attributes:
-        name: of the module; empty for a function.
-        kind: class of the module, or of the one that does what the function does; or the name of a loss.
-        module: the module, in the network that was asked about; None for a function.
-        inputs, output: what went in and came out; None where nothing was run.
+        name: name of the module; empty for a function.
+        kind: class of the module, or of the module equivalent to the function; or the name of a loss function.
+        module: the module in the original network; None for a function.
+        inputs, output: arguments and result; empty and None if no pass was run.
     """
 
     name: str
@@ -52,118 +55,35 @@ class Event:
 
     @property
     def is_activation(self) -> bool:
-        """Whether it is a nonlinearity, as a module or as a function."""
+        """Return True for a nonlinearity, be it a module or a function."""
         return isinstance(self.module, ACTIVATIONS) or (self.module is None and self.kind not in LOSSES)
 
     @property
     def is_weighted(self) -> bool:
-        """Whether it is a Linear or a convolution."""
+        """Return True for a Linear or a convolution, unless it is lazy and has no shape yet."""
         return isinstance(self.module, WEIGHTED) and not any(is_lazy(param) for param in self.module.parameters())
 
 
 def events_of(module: nn.Module, batch: Any = None) -> list[Event]:
-    """What a forward pass calls, in order; without a batch, or where it fails, the modules as they were registered.
+    """Return the calls of a forward pass in order; the modules as registered if there is no batch or the pass fails.
 
-    The pass runs on a copy: no weight, no statistic and no random number of the original changes.
+    The pass runs on a copy: no weight, no running statistic and no random number of the original changes.
 
     Example:
         >>> [event.kind for event in events_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2))]
         ['Linear', 'ReLU']
     """
-    if batch is not None:
-        for run in (run_once, run_forward):
-            # Whatever a user's code raises outside of a Trainer: a manual optimization asks for its optimizers, say.
-            with suppress(Exception):
-                return _Recorder(module).run(run, batch)
+    recorded = None if batch is None else _first_that_runs(lambda run: _Recorder(module).record(run, batch))
+    if recorded is not None:
+        return recorded
     modules = module.named_modules(remove_duplicate=False)
     return [Event(name, type(part).__name__, part) for name, part in modules if _is_leaf(part)]
 
 
-def run_once(module: nn.Module, batch: Any) -> Any:
-    """The loss of a module with a ``training_step``, else the output of a module for the batch's inputs."""
-    if callable(getattr(module, "training_step", None)):
-        training_step: Any = module.training_step
-        return training_step(batch, 0)
-    return run_forward(module, batch)
-
-
-def run_forward(module: nn.Module, batch: Any) -> Any:
-    """The output for a batch's inputs: its first part, or all of it where it has none."""
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-
-
-def on_device_of(module: nn.Module, batch: Any) -> Any:
-    """The batch with its tensors where the module's parameters are.
-
-    Example:
-        >>> on_device_of(nn.Linear(1, 1), {"x": [torch.ones(1)], "name": "a"})
-        {'x': [tensor([1.])], 'name': 'a'}
-    """
-    if isinstance(batch, Tensor):
-        home = next(module.parameters(), batch)
-        return batch.to(home.device)
-    if isinstance(batch, dict):
-        return {name: on_device_of(module, part) for name, part in batch.items()}
-    if type(batch) in (list, tuple):
-        return type(batch)(on_device_of(module, part) for part in batch)
-    return batch
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    return not any(True for _ in module.children()) or isinstance(module, nn.MultiheadAttention)
-
-
-def _is_of_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")
-
-
-class _Recorder(TorchFunctionMode):
-    """Notes leaf modules by hooks, and activation functions and losses by intercepting torch's functions."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self._original, self._copy = module, copy_of(module)
-        self._events: list[Event] = []
-        self._depth = 0  # calls of leaf modules under way
-
-    def run(self, forward: Callable[[nn.Module, Any], Any], batch: Any) -> list[Event]:
-        """The events of one pass."""
-        for name, part in self._copy.named_modules():
-            if _is_leaf(part):
-                part.register_forward_pre_hook(self._enter)
-                part.register_forward_hook(self._note(name), always_call=True)
-        with kept_randomness(), torch.no_grad(), warnings.catch_warnings(), self:
-            warnings.simplefilter("ignore")
-            forward(self._copy, on_device_of(self._copy, batch))
-        return self._events
-
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._depth += _is_of_torch(module)
-
-    def _note(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        module = self._original.get_submodule(name)
-
-        def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._depth -= _is_of_torch(module)
-            if not type(module).__module__.startswith("torchmetrics") and not isinstance(module, nn.modules.loss._Loss):
-                self._events.append(Event(name, type(module).__name__, module, args, output))
-
-        return note
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        is_loss = name in LOSSES
-        if (is_loss or (name in _FUNCTIONS and self._depth == 0)) and isinstance(output, Tensor):
-            self._events.append(Event("", name if is_loss else _FUNCTIONS[name], None, tuple(args), output))
-        return output
-
-
 def hidden_pairs(events: list[Event]) -> list[tuple[Event, Event | None]]:
-    """Each weighted layer with the activation that follows it, in the order of the first calls.
+    """Return each weighted layer with the activation that follows it, in the order of the first calls.
 
-    Behind the last one stands None: what follows there belongs to the loss.
+    The last layer is paired with None: an activation after it belongs to the loss.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -188,10 +108,11 @@ def _activation_after(events: list[Event]) -> Event | None:
 
 
 def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
-    """Run a training step, or where it needs a Trainer the forward pass, of a copy on the set-up's batch.
+    """Return the names of the parameters that a pass's result depends on; none if the pass fails.
 
-    Returns:
-        The parameters that its result depends on; none where it fails.
+    Args:
+        setup: runs one pass of a copy on its batch: the training step, or the forward pass if that needs a Trainer.
+        mode: entered for the pass and its backward pass.
 
     Example:
         >>> from contextlib import nullcontext
@@ -199,15 +120,17 @@ def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
         >>> reached(Setup(layer, batch=torch.ones(1, 2)), nullcontext())
         {'weight'}
     """
-    for run in (run_once, run_forward):
+
+    def differentiate(run: Run) -> set[str]:
         module = copy_of(setup.module)
-        with suppress(Exception), kept_randomness(), torch.enable_grad(), warnings.catch_warnings(), mode:
-            warnings.simplefilter("ignore")
-            ends = [end for end in _tensors(run(module, on_device_of(module, setup.batch))) if end.requires_grad]
+        with torch.enable_grad(), mode:
+            ends = [end for end in _tensors(run(module, _to_device_of(module, setup.batch))) if end.requires_grad]
             named = {name: param for name, param in module.named_parameters() if param.requires_grad}
+            # autograd.grad and not backward(): it writes no .grad and calls no hook of the user's parameters.
             grads = torch.autograd.grad([end.sum() for end in ends], [*named.values()], allow_unused=True)
             return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
-    return set()
+
+    return _first_that_runs(differentiate) or set()
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -218,14 +141,106 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
+def _first_that_runs(one_pass: Callable[[Run], T]) -> T | None:
+    """Return the result of a pass through the training step, else through forward; None if both fail."""
+    for run in (_run_step, _run_forward):
+        # User code raises anything outside of a Trainer: a manual optimization asks for its optimizers, for example.
+        with suppress(Exception), kept_randomness(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return one_pass(run)
+    return None
+
+
+def _run_step(module: nn.Module, batch: Any) -> Any:
+    """Return the result of ``training_step``; the output of a module that has none."""
+    if callable(getattr(module, "training_step", None)):
+        training_step: Any = module.training_step
+        return training_step(batch, 0)
+    return _run_forward(module, batch)
+
+
+def _run_forward(module: nn.Module, batch: Any) -> Any:
+    """Return the output for a batch's inputs: its first part if it is a tuple or list, else all of it."""
+    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def _to_device_of(module: nn.Module, batch: Any) -> Any:
+    """Return the batch with its tensors on the device of the module's parameters.
+
+    Example:
+        >>> _to_device_of(nn.Linear(1, 1), {"x": [torch.ones(1)], "name": "a"})
+        {'x': [tensor([1.])], 'name': 'a'}
+    """
+    if isinstance(batch, Tensor):
+        home = next(module.parameters(), batch)
+        return batch.to(home.device)
+    if isinstance(batch, dict):
+        return {name: _to_device_of(module, part) for name, part in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(_to_device_of(module, part) for part in batch)
+    return batch
+
+
+class _Recorder(TorchFunctionMode):
+    """Records leaf modules by hooks, and activations and losses called as functions by a torch function mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._original, self._copy = module, copy_of(module)
+        self._events: list[Event] = []
+        # nn.ReLU calls functional.relu, which the mode sees as well. A function counts only outside of torch's modules.
+        self._depth = 0
+
+    def record(self, run: Run, batch: Any) -> list[Event]:
+        """Return the events of one pass of the copy, which is thrown away with its hooks."""
+        for name, part in self._copy.named_modules():
+            if _is_leaf(part):
+                part.register_forward_pre_hook(self._enter)
+                part.register_forward_hook(self._leave(name), always_call=True)
+        with torch.no_grad(), self:
+            run(self._copy, _to_device_of(self._copy, batch))
+        return self._events
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._depth += _is_of_torch(module)
+
+    def _leave(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        module = self._original.get_submodule(name)
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._depth -= _is_of_torch(module)
+            if not type(module).__module__.startswith("torchmetrics") and not isinstance(module, nn.modules.loss._Loss):
+                self._events.append(Event(name, type(module).__name__, module, args, output))
+
+        return leave
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        is_loss = name in LOSSES  # also inside of a loss module
+        if (is_loss or (name in _FUNCTIONS and self._depth == 0)) and isinstance(output, Tensor):
+            self._events.append(Event("", name if is_loss else _FUNCTIONS[name], None, tuple(args), output))
+        return output
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    # MultiheadAttention reads its out_proj's weight and never calls it, so that a hook inside would not fire.
+    return not any(True for _ in module.children()) or isinstance(module, nn.MultiheadAttention)
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
 _LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
 
 
 def users_line(*through: str) -> str:
-    """``file:line`` of the code that called a function of torch; empty where a library did, or gradwatch itself.
+    """Return ``file:line`` of the user code that called a function of torch; empty if a library called it.
 
     Args:
-        *through: modules, with all below them, whose callers are meant.
+        *through: modules to pass over, with their submodules; the line is that of their caller.
     """
     passed = tuple(f"{name}." for name in ("gradwatch.remedies", *through))
     frame = sys._getframe(1)
@@ -237,14 +252,14 @@ def users_line(*through: str) -> str:
 
 
 def _module_of(frame: FrameType) -> str:
-    """Of its code, with a dot behind it; empty for what is a user's though it has such a name."""
+    """Return the module of a frame's code, with a trailing dot; empty for user code under a library's name."""
     name = f"{frame.f_globals.get('__name__', '')}."
-    is_typed = frame.f_code.co_filename.startswith("<")  # into a notebook, a prompt, a docstring
+    is_typed = frame.f_code.co_filename.startswith("<")  # in a notebook, a prompt or a docstring
     return "" if is_typed or name.startswith("gradwatch.examples.") else name
 
 
 def quoted(places: Iterable[str]) -> str:
-    """The lines of code at these places, as comments.
+    """Return the lines of code at these places, as comments.
 
     Example:
         >>> print(quoted(["no_such_file.py:41"]))

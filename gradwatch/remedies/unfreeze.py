@@ -1,4 +1,4 @@
-"""Parts that do not learn because they were frozen, or because no optimizer was given them."""
+"""Remedies for parameters that do not learn: frozen ones, and ones in no optimizer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from gradwatch.remedies.optimizer import construction_like, method_code
-from gradwatch.remedies.remedy import ModelRemedy, NothingToChange, Remedy, Setup, copy_of
+from gradwatch.remedies.optimizer import configuration_code, configured_copy, optimizer_code
+from gradwatch.remedies.remedy import ModelRemedy, NothingToChange, Remedy, Setup
 from gradwatch.short_runs.optimizers_of_module import optimizers_in
 from gradwatch.short_runs.wrap_method import owner_of, wrap_method
 
 
 @dataclass(frozen=True)
 class UnfreezeAll(ModelRemedy):
-    """Let every parameter learn. Where a part is frozen on purpose, this is no remedy.
+    """Require gradients for every parameter. Do not use it for a part that is frozen on purpose.
 
     Example:
         >>> layer = nn.Linear(2, 1).requires_grad_(False)
@@ -28,19 +28,19 @@ class UnfreezeAll(ModelRemedy):
     fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
 
     def change(self, setup: Setup) -> Setup:
-        """Require gradients."""
+        """Require gradients for the frozen parameters."""
         for param in _frozen(setup.module).values():
             param.requires_grad_(True)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """One line."""
+        """Return one line."""
         return f"model.requires_grad_(True)  # {len(_frozen(setup.module))} parameters are frozen"
 
 
 @dataclass(frozen=True)
 class TrainAll(Remedy):
-    """Give the first optimizer, in its first group, every parameter that requires a gradient and that none was given.
+    """Add every parameter that requires a gradient and is in no optimizer to the first group of the first optimizer.
 
     Example:
         >>> TrainAll().apply(nn.Linear(2, 1))
@@ -53,24 +53,27 @@ class TrainAll(Remedy):
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the method that makes the optimizers."""
-        _require_forgotten(setup.module)
+        copied, optimizers = configured_copy(setup.module)
+        if not optimizers or not forgotten(copied, optimizers):
+            kind = type(setup.module).__name__
+            raise NothingToChange(f"{kind} has no configure_optimizers that leaves a parameter out")
         wrap_method(setup.module, "configure_optimizers", self)
         return setup
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What the module configures, with the parameters that it left out."""
+        """Return the optimizers with the forgotten parameters added."""
         configured = method(*args, **kwargs)
         optimizers = optimizers_in(configured)
         optimizers[0].param_groups[0]["params"] += forgotten(owner_of(method), optimizers).values()
         return configured
 
     def patch(self, setup: Setup) -> str:
-        """The optimizer of all parameters."""
-        return method_code(setup.module, [f"optimizer = {construction_like(setup.module, 'SGD')}", "return optimizer"])
+        """Return the code of an optimizer of all parameters."""
+        return configuration_code(setup.module, optimizer_code(setup.module))
 
 
 def forgotten(module: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, nn.Parameter]:
-    """The parameters that require a gradient and stand in none of the optimizers.
+    """Return the parameters that require a gradient and are in none of the optimizers.
 
     Example:
         >>> import torch
@@ -82,22 +85,12 @@ def forgotten(module: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, n
     return {name: param for name, param in module.named_parameters() if param.requires_grad and id(param) not in held}
 
 
-def _require_forgotten(module: nn.Module) -> None:
-    copied: Any = copy_of(module)
-    try:
-        missing = forgotten(copied, optimizers_in(copied.configure_optimizers()))
-    except Exception:  # whatever a user's method raises outside of a Trainer, or where there is none
-        missing = {}
-    if not missing:
-        raise NothingToChange(f"{type(module).__name__} has no configure_optimizers that leaves a parameter out")
-
-
 def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
     params = dict(module.named_parameters())
     frozen = {name: p for name, p in params.items() if not p.requires_grad and p.is_floating_point()}
     if not frozen:
         raise NothingToChange(
-            f"every parameter of {type(module).__name__} requires a gradient; one that gets none is cut off in "
-            "forward: remove the detach(), no_grad() or .data there"
+            f"every parameter of {type(module).__name__} requires a gradient; if one gets none, forward cuts the "
+            "graph: remove the detach(), no_grad() or .data there"
         )
     return frozen

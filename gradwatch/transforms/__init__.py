@@ -1,4 +1,4 @@
-"""Transforms: callables that edit gradients in place, and what they are made of."""
+"""Transforms: callables that edit gradients in place, and the classes to write one."""
 
 from gradwatch.transforms.adaptive import AdaptiveClip
 from gradwatch.transforms.clip import ClipByGlobalNorm, ClipByNorm, ClipByValue

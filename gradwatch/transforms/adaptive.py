@@ -1,4 +1,4 @@
-"""Output units of a parameter (a row of a linear layer, a filter of a convolution, a row of an embedding)."""
+"""A clip relative to the weights, unit by unit, and the split of a gradient into output units."""
 
 from __future__ import annotations
 
@@ -11,112 +11,36 @@ from torch import Tensor, nn
 
 from gradwatch.probe.layers import check_patterns, matches
 from gradwatch.probe.shards import is_sharded, over_shards
-from gradwatch.transforms.clip import check_number, shrinking
-from gradwatch.transforms.gradients import Gradients, entries, scale_exactly_
+from gradwatch.transforms.clip import check_number, clip_coefficients
+from gradwatch.transforms.gradients import Gradients, apply_exactly_, entries, wide_dtype
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext
 
-_HUGE = 1e18  # a float32 sum of squares overflows from here on
-
-
-@dataclass(frozen=True)
-class Units:
-    """A gradient and its weight, with dimension 0 counting units; a vector or a scalar is one unit.
-
-    Attributes:
-        name: of the parameter.
-        grad: the gradient itself.
-        values: its entries, to be written to.
-        weight: the entries of the weight, those of the stored rows alone where the gradient is sparse.
-        dims: what one unit spans, in ``values``.
-    """
-
-    name: str
-    grad: Tensor
-    values: Tensor
-    weight: Tensor
-    dims: tuple[int, ...]
-
-    def norms(self, values: Tensor) -> Tensor:
-        """L2 norm of each unit of ``values`` (those of the gradient or the weight)."""
-        norms = _unit_norms(values, self.dims)
-        if not is_sharded(self.grad):
-            return norms
-        return over_shards(norms.to(_wide(norms)).square()[None], [self.grad], dims=self.dims)[0].sqrt()
-
-    def means(self) -> Tensor:
-        """Mean of each unit of the gradient, in float64; the complex mean of a complex one."""
-        dims = tuple(dim for dim in self.dims if dim < self.grad.ndim)
-        sums = self.values.sum(dims, keepdim=True, dtype=_wide(self.values))
-        size = math.prod(self.grad.shape[dim] for dim in dims)
-        return over_shards(sums[None], [self.grad], dims=dims)[0] / size
-
-
-def _wide(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.device.type != "mps" else torch.float32
-
-
-def _unit_norms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    # As in the probe's norms: on a CPU float64 is many times slower and looking at the result is free.
-    if values.device.type == "cpu" and values.itemsize <= 4:
-        norms: Tensor = torch.linalg.vector_norm(values, 2, dims, keepdim=True, dtype=torch.float32)
-        if bool((norms.numpy() < _HUGE).all()):
-            return norms
-    wide: Tensor = torch.linalg.vector_norm(values, 2, dims, keepdim=True, dtype=_wide(values))
-    return wide
-
-
-def units(gradients: Gradients) -> list[Units]:
-    """Each gradient by its units.
-
-    Raises:
-        TypeError: for a sparse gradient that does not store whole rows.
-
-    Example:
-        >>> layer = nn.Linear(3, 2)
-        >>> layer.weight.grad = torch.ones(2, 3)
-        >>> [unit.norms(unit.values).shape for unit in units(Gradients(dict(layer.named_parameters())))]
-        [torch.Size([2, 1])]
-    """
-    rows = zip(gradients.names, gradients.params, gradients.grads, gradients.values, strict=True)
-    return [_units_of(name, param, grad, values) for name, param, grad, values in rows]
-
-
-def _units_of(name: str, param: nn.Parameter, grad: Tensor, values: Tensor) -> Units:
-    dims = tuple(range(1 if grad.ndim > 1 else 0, values.ndim))
-    weight = entries(param)
-    if grad.layout is not torch.strided and grad.ndim > 1:
-        if not grad.is_sparse or grad.sparse_dim() != 1:
-            raise TypeError(
-                f"the gradient of {name!r} is sparse ({grad.layout}) and stores single entries, not whole rows; "
-                "a transform that works on rows can't tell them: leave the parameter out, or make its gradient dense"
-            )
-        weight = weight[grad.indices()[0]]
-    return Units(name, grad, values, weight, dims)
+_HUGE = 1e18  # from this norm on, a float32 sum of squares may overflow
 
 
 @dataclass(frozen=True)
 class AdaptiveClip(GradientEdit):
-    r"""Scale each output unit's gradient to at most a share of the norm of that unit's weights (AGC).
+    r"""Scale each output unit's gradient to at most a fraction of the norm of that unit's weights (AGC).
 
     .. math:: g_u \leftarrow g_u \cdot \min\Bigl(1, \lambda \frac{\max(\lVert w_u \rVert, \epsilon)}
         {\lVert g_u \rVert}\Bigr)
 
-    A unit is what stands along dimension 0 of a weight: a row, a filter; a vector or scalar is one unit. Use it to
-    train deep networks without normalization layers at a high learning rate. Leave out the last linear layer, as the
-    paper does. With too small a factor nothing learns: 0.01 suits batches of 1024 and more, larger ones want less.
+    A unit is an index of a weight's dimension 0: a row, a filter; a vector or scalar is one unit. Use it to train deep
+    networks without normalization layers at a high learning rate. Exclude the last linear layer, as the paper does.
+    With too small a factor nothing learns: 0.01 suits batches of 1024 and more; larger batches need a smaller one.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept. Sparse: the stored rows.
 
     Args:
-        clip_factor: the share, positive.
-        eps: least norm that a unit's weights count with, so that weights that start at 0 can grow; positive.
-        exclude: shell patterns of the parameters to leave as they are, such as ``head.*``.
+        clip_factor: the fraction, positive.
+        eps: lower limit of the norm of a unit's weights, so that weights that start at 0 can grow; positive.
+        exclude: shell patterns of the parameters not to clip, such as ``head.*``.
 
     Raises:
         ValueError: when a number is not positive, or a pattern matches no parameter.
-        TypeError: when a gradient is sparse in single entries and not in rows.
+        TypeError: when a sparse gradient stores single entries instead of rows.
 
-    Non-finite gradients: a unit with NaN or Inf in it stays as it is; the others are clipped.
+    Non-finite gradients: a unit that contains NaN or Inf is not changed; the others are clipped.
     Cost: about eight small operations a parameter. No sync, no state.
 
     Example:
@@ -145,22 +69,91 @@ class AdaptiveClip(GradientEdit):
         object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def check(self, names: Collection[str]) -> None:
-        """Raise a ValueError where a pattern of ``exclude`` matches no parameter."""
+        """Raise a ValueError if a pattern of ``exclude`` matches no parameter."""
         check_patterns(self.exclude, names, "parameter")
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Clip all but the excluded parameters."""
-        if context is None:
+        if context is None:  # a plain loop: no callback has checked the patterns before
             self.check(params)
         return super().__call__({name: p for name, p in params.items() if not matches(name, self.exclude)}, context)
 
     def edit(self, gradients: Gradients) -> Outcome:
         """Scale unit by unit."""
-        clipped = [self._clip(unit).to(gradients.home, non_blocking=True) for unit in units(gradients)]
-        return Outcome(clipped=(over_shards(torch.stack(clipped), gradients.grads, "max") > 0).any())
+        return Outcome(clipped=gradients.any_over_shards([self._clip(unit) for unit in units(gradients)]))
 
     def _clip(self, unit: Units) -> Tensor:
         bounds = unit.norms(unit.weight).clamp(min=self.eps) * self.clip_factor
-        coefficients = shrinking(unit.norms(unit.values), bounds)
-        scale_exactly_(unit.values, coefficients)
-        return (coefficients < 1).any().to(torch.uint8)
+        coefficients = clip_coefficients(unit.norms(unit.values), bounds)
+        apply_exactly_(Tensor.mul_, unit.values, coefficients)
+        return (coefficients < 1).any()
+
+
+@dataclass(frozen=True)
+class Units:
+    """A gradient and its weight as output units: rows of a Linear or an embedding, filters of a convolution.
+
+    Attributes:
+        grad: the gradient itself.
+        values: its local entries; writing to them writes to the gradient.
+        weight: the local entries of the weight; for a sparse gradient only the rows that it stores.
+        dims: the dimensions of ``values`` within one unit; all of them for a vector or a scalar, which is one unit.
+    """
+
+    grad: Tensor
+    values: Tensor
+    weight: Tensor
+    dims: tuple[int, ...]
+
+    def norms(self, values: Tensor) -> Tensor:
+        """Return the L2 norm of each unit of ``values``, the gradient's or the weight's, over all shards."""
+        norms = _unit_norms(values, self.dims)
+        if not is_sharded(self.grad):
+            return norms
+        return over_shards(norms.to(wide_dtype(norms)).square()[None], [self.grad], dims=self.dims)[0].sqrt()
+
+    def means(self) -> Tensor:
+        """Return the mean of each unit of the gradient, in float64; of a complex one, real and imaginary part."""
+        dims = tuple(dim for dim in self.dims if dim < self.grad.ndim)
+        sums = self.values.sum(dims, keepdim=True, dtype=wide_dtype(self.values))
+        size = math.prod(self.grad.shape[dim] for dim in dims)
+        return over_shards(sums[None], [self.grad], dims=dims)[0] / size
+
+
+def _unit_norms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    # On a CPU float64 is many times slower, and reading the result costs no sync. So it is used only after an overflow.
+    if values.device.type == "cpu" and values.itemsize <= 4:
+        norms: Tensor = torch.linalg.vector_norm(values, 2, dims, keepdim=True, dtype=torch.float32)
+        if bool((norms.numpy() < _HUGE).all()):
+            return norms
+    wide: Tensor = torch.linalg.vector_norm(values, 2, dims, keepdim=True, dtype=wide_dtype(values))
+    return wide
+
+
+def units(gradients: Gradients) -> list[Units]:
+    """Return each gradient split into its units.
+
+    Raises:
+        TypeError: for a sparse gradient that does not store whole rows.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> layer.weight.grad = torch.ones(2, 3)
+        >>> [unit.norms(unit.values).shape for unit in units(Gradients(dict(layer.named_parameters())))]
+        [torch.Size([2, 1])]
+    """
+    rows = zip(gradients.names, gradients.params, gradients.grads, gradients.values, strict=True)
+    return [_units_of(name, param, grad, values) for name, param, grad, values in rows]
+
+
+def _units_of(name: str, param: nn.Parameter, grad: Tensor, values: Tensor) -> Units:
+    dims = tuple(range(1 if grad.ndim > 1 else 0, values.ndim))
+    weight = entries(param)
+    if grad.layout is not torch.strided and grad.ndim > 1:
+        if not grad.is_sparse or grad.sparse_dim() != 1:
+            raise TypeError(
+                f"the gradient of {name!r} is sparse ({grad.layout}) and stores single entries, not whole rows; "
+                "a transform of rows needs all entries of a row: exclude the parameter, or make its gradient dense"
+            )
+        weight = weight[grad.indices()[0]]
+    return Units(grad, values, weight, dims)

@@ -1,4 +1,4 @@
-"""Checks of a transform's settings, and the coefficient that brings a norm under a bound."""
+"""Clips with a fixed bound: on each entry, on each parameter's norm, on the norm of all gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.probe.shards import over_shards
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Outcome
 
@@ -40,49 +39,26 @@ def check_count(name: str, value: int, low: int = 1) -> None:
         raise ValueError(f"{name} is {value!r}; expected an integer of at least {low}")
 
 
-def shrinking(norms: Tensor, bounds: Tensor | float) -> Tensor:
-    """What to multiply by so that each norm is at most its bound; 1 where it is already, or where it is not finite.
-
-    ``torch.nn.utils.clip_grad_norm_`` adds 1e-6 to the norm. Nothing is added here, as no norm above a bound is 0: a
-    bound of 1e-6 is then met as well, and a second clip changes nothing.
-
-    Example:
-        >>> shrinking(torch.tensor([4.0, 0.5, float("inf")]), 1.0)
-        tensor([0.2500, 1.0000, 1.0000])
-    """
-    return torch.where((norms > bounds) & norms.isfinite(), bounds / norms, 1.0)
-
-
-def stretching(norms: Tensor, targets: Tensor | float, eps: float) -> Tensor:
-    """What to multiply by so that each norm becomes its target; 1 where it is not finite.
-
-    Example:
-        >>> stretching(torch.tensor([4.0, 0.0, float("nan")]), 1.0, eps=1e-12)
-        tensor([2.5000e-01, 1.0000e+12, 1.0000e+00])
-    """
-    return torch.where(norms.isfinite(), targets / norms.clamp(min=eps), 1.0)
-
-
 @dataclass(frozen=True)
 class ClipByValue(GradientEdit):
-    r"""Bring each entry into an interval: ``[-bound, bound]``, or from ``lowest`` to ``highest``.
+    r"""Clamp each entry to an interval: ``[-bound, bound]``, or from ``lowest`` to ``highest``.
 
     .. math:: g_i \leftarrow \min(\max(g_i, low), high)
 
-    Use it where single entries are wild and the rest is sound. It turns the direction of the gradient: the larger
-    entries lose most. ``ClipByGlobalNorm`` keeps the direction.
+    Use it where a few entries are extreme and the rest are sound. It changes the direction of the gradient, as the
+    largest entries shrink most. ``ClipByGlobalNorm`` keeps the direction.
 
-    Shapes: ``param.grad``: any shape; in place; dtype and device kept. Real and imaginary parts are clipped apart.
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept. Real and imaginary parts are clipped separately.
 
     Args:
         bound: largest absolute value, positive.
-        lowest, highest: the interval instead; it holds 0, so that no zero entry moves.
+        lowest, highest: the interval, in place of ``bound``; it must contain 0, so that no zero entry moves.
 
     Raises:
         ValueError: when neither or both are given, or the interval is empty or without 0.
 
     Non-finite gradients: Inf becomes the bound; NaN stays.
-    Cost: two passes; the first only finds out whether anything is clipped. No sync, no state.
+    Cost: two passes; the first one is for ``Outcome.clipped`` alone. No sync, no state.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(3))
@@ -118,17 +94,18 @@ class ClipByValue(GradientEdit):
 
     def edit(self, gradients: Gradients) -> Outcome:
         """Clamp all entries."""
-        beyond = [self._clamp_(values).to(gradients.home, non_blocking=True) for values in gradients.values]
-        return Outcome(clipped=(over_shards(torch.stack(beyond), gradients.grads, "max") > 0).any())
+        return Outcome(clipped=gradients.any_over_shards([self._clamp_(values) for values in gradients.values]))
 
     def _clamp_(self, values: Tensor) -> Tensor:
-        if values.numel() == 0:
-            return values.new_zeros((), dtype=torch.uint8)
+        """Clamp, and return True if an entry was outside the interval."""
+        if values.numel() == 0:  # an empty shard, which aminmax refuses
+            return values.new_zeros((), dtype=torch.bool)
+        # A bound beyond the dtype's range would become Inf in half precision, and Inf would pass the clamp.
         largest = torch.finfo(values.dtype).max
         low, high = (min(max(bound, -largest), largest) for bound in self._interval)
         least, most = torch.aminmax(values)
         values.clamp_(low, high)
-        return ((least < low) | (most > high)).to(torch.uint8)
+        return (least < low) | (most > high)
 
 
 @dataclass(frozen=True)
@@ -137,8 +114,8 @@ class ClipByNorm(GradientEdit):
 
     .. math:: g \leftarrow g \cdot \min(1, c / \lVert g \rVert_2)
 
-    Use it where a single layer explodes and should not slow the others down, as a global clip would. It changes the
-    balance between parameters; the direction of each one's gradient is kept.
+    Use it where a single layer explodes: a global clip would slow all layers down. The direction of each parameter's
+    gradient is kept, but the direction of the whole gradient changes.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept.
 
@@ -148,7 +125,7 @@ class ClipByNorm(GradientEdit):
     Raises:
         ValueError: when ``max_norm`` is not a positive number.
 
-    Non-finite gradients: a gradient with NaN or Inf in it stays as it is; the others are clipped.
+    Non-finite gradients: a gradient that contains NaN or Inf is not changed; the others are clipped.
     Cost: one fused norm pass, one multiplication a parameter. No sync, no state.
 
     Example:
@@ -168,8 +145,8 @@ class ClipByNorm(GradientEdit):
         check_number("max_norm", self.max_norm, 0, above=True)
 
     def edit(self, gradients: Gradients) -> Outcome:
-        """Scale those whose norm is above the bound."""
-        coefficients = shrinking(gradients.norms(), self.max_norm)
+        """Scale the gradients whose norm is above the bound."""
+        coefficients = clip_coefficients(gradients.norms(), self.max_norm)
         gradients.scale_each_(coefficients)
         return Outcome(clipped=(coefficients < 1).any())
 
@@ -180,22 +157,22 @@ class ClipByGlobalNorm(GradientEdit):
 
     .. math:: g \leftarrow g \cdot \min(1, c / \lVert (g_1, \dots, g_n) \rVert_p)
 
-    The first thing to try against exploding gradients, and the usual one for recurrent networks and transformers. The
-    direction is kept. If it clips on most steps it has become a part of the learning rate: lower that instead.
+    Try it first against exploding gradients; it is the usual clip for recurrent networks and transformers. The
+    direction is kept. If it clips most steps, it acts as a lower learning rate: lower the learning rate instead.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept.
 
     Args:
         max_norm: largest norm, positive.
-        p: order of the norm, above 0; ``math.inf`` for the largest absolute entry (real and imaginary parts apart).
+        p: order of the norm, above 0; ``math.inf`` means the largest absolute value of a real or imaginary part.
 
     Raises:
         ValueError: when ``max_norm`` or ``p`` is not positive.
 
-    Non-finite gradients: nothing is changed. torch's function would set every other gradient to 0 for one Inf, and to
-    NaN for one NaN; then nobody could tell where it began. Put ``SkipNonFinite`` in front to leave out such a step.
-    Cost: one fused norm pass and one fused multiplication, as torch's; no sync, no state. Unlike torch's, a finite
-    gradient of 1e20 is clipped, not set to 0. Orders other than 2 read the gradients in float64.
+    Non-finite gradients: nothing is changed. torch's function sets every other gradient to 0 for one Inf and to NaN for
+    one NaN, which hides where it began. Put ``SkipNonFinite`` before this clip to skip such a step.
+    Cost: one fused norm pass and one fused multiplication, as in torch; no sync, no state. Unlike in torch, a finite
+    gradient of 1e20 is clipped and not set to 0. Orders other than 2 read the gradients in float64.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -219,12 +196,24 @@ class ClipByGlobalNorm(GradientEdit):
             check_number("p", self.p, 0, above=True)
 
     def edit(self, gradients: Gradients) -> Outcome:
-        """Scale all by one number."""
+        """Scale all gradients by one coefficient."""
         return clip_all(gradients, gradients.total_norm(self.p), self.max_norm)
 
 
 def clip_all(gradients: Gradients, norm: Tensor, bound: Tensor | float) -> Outcome:
-    """Scale all gradients by what brings ``norm`` under ``bound``."""
-    coefficient = shrinking(norm, bound)
+    """Scale all gradients together, so that their ``norm`` is at most ``bound``."""
+    coefficient = clip_coefficients(norm, bound)
     gradients.scale_(coefficient)
     return Outcome(clipped=coefficient < 1, coefficient=coefficient)
+
+
+def clip_coefficients(norms: Tensor, bounds: Tensor | float) -> Tensor:
+    """Return the factors that bring each norm down to its bound; 1 for a norm that is within it or not finite.
+
+    Example:
+        >>> clip_coefficients(torch.tensor([4.0, 0.5, float("inf")]), 1.0)
+        tensor([0.2500, 1.0000, 1.0000])
+    """
+    # torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm against a division by 0. A norm above a bound is never 0, so
+    # it is not needed here: a bound of 1e-6 is met too, and a second clip changes nothing.
+    return torch.where((norms > bounds) & norms.isfinite(), bounds / norms, 1.0)

@@ -1,4 +1,4 @@
-"""Transforms made of transforms, and the plainest of them: a chain."""
+"""Transforms made of other transforms: a chain, a condition, a choice of parameters."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ from gradwatch.transforms.transform import Outcome, Params, StepContext, Transfo
 
 
 class Composed(Transform):
-    """Hands everything on to its parts."""
+    """Delegates checks and state to its parts."""
 
     def check(self, names: Collection[str]) -> None:
-        """Check the parts."""
+        """Check the names against each part."""
         for part in self.parts:
             part.check(names)
 
     def state_dict(self) -> dict[str, Any]:
-        """The parts' states by position, of those that keep one."""
+        """Return the states of the parts that have one, by position."""
         states = {str(position): part.state_dict() for position, part in enumerate(self.parts)}
         return {position: state for position, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand each part its state."""
+        """Restore the state of each part."""
         unknown = set(state) - {str(position) for position in range(len(self.parts))}
         if unknown:
-            raise ValueError(f"the state is of another chain: it has part {min(unknown)}, but here is {self!r}")
+            raise ValueError(f"the state is of another chain: it has a part {min(unknown)}, and {self!r} has none")
         for position, part in enumerate(self.parts):
             if str(position) in state:
                 part.load_state_dict(state[str(position)])
 
 
+class Conditional(Composed):
+    """Applies its one transform under a condition."""
+
+    transform: Transform | Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transform", as_transform(self.transform))
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """The transform."""
+        return (as_transform(self.transform),)
+
+
 @dataclass(frozen=True, init=False)
 class Chain(Composed):
-    """One transform after the other.
+    """Apply one transform after the other.
 
-    The order matters: skip or zero what is not finite first, then normalize or clip, add noise last.
+    The order matters: skip or zero non-finite gradients first, then normalize or clip, and add noise last.
 
     Shapes: as the parts.
 
@@ -47,10 +61,10 @@ class Chain(Composed):
 
     Raises:
         ValueError: when the list is empty.
-        TypeError: when an item is neither.
+        TypeError: when an item is neither a transform nor a function.
 
     Non-finite gradients: as the parts.
-    Cost: the sum of the parts. State: that of the parts, by position.
+    Cost: the sum of the parts. State: the states of the parts, by position.
 
     Example:
         >>> import torch
@@ -77,30 +91,30 @@ class Chain(Composed):
         return self.transforms
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome:
-        """Apply each."""
+        """Apply each part in order."""
         return Outcome.of_all([part(params, context) for part in self.transforms])
 
 
 @dataclass(frozen=True)
-class When(Composed):
-    """Apply a transform only while a finding of a kind is open, as the monitor says.
+class When(Conditional):
+    """Apply a transform only while the monitor has an open finding of a given kind.
 
-    Use it to interfere no more than needed: ``When("exploding", ClipByGlobalNorm(1.0))``. The step that opens a finding
-    was taken without the transform; on a CUDA device the next one or two are as well, as nobody waits for its numbers.
-    In a plain loop, say what is open with a ``StepContext``.
+    Use it to interfere no more than needed: ``When("exploding", ClipByGlobalNorm(1.0))``. The step that opens the
+    finding is not transformed. On CUDA neither are the next one or two, as measurements arrive asynchronously, without
+    synchronizing. In a plain loop, pass the open kinds in a ``StepContext``.
 
     Shapes: as the transform.
 
     Args:
         kind: one of ``vanishing exploding nonfinite dead saturated stalled spike``.
         transform: a transform, or a function of ``(params, context)``.
-        own_kind: the kind is that of a detector of your own, so that any name is taken.
+        own_kind: accept any name as ``kind``, for a detector that you wrote yourself.
 
     Raises:
-        ValueError: when the kind is not known; when it is called without a context.
+        ValueError: when the kind is unknown, or the transform is called without a context.
 
     Non-finite gradients: as the transform.
-    Cost: nothing while no such finding is open. State: that of the transform.
+    Cost: nothing while no such finding is open. State: as the transform.
 
     Example:
         >>> import torch
@@ -121,43 +135,38 @@ class When(Composed):
     own_kind: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transform", as_transform(self.transform))
+        super().__post_init__()
         known = get_args(Kind)
         if not self.own_kind and self.kind not in known:
             raise ValueError(
                 f"kind is {self.kind!r}; expected one of {', '.join(known)}; "
-                "own_kind=True takes the kind of a detector of your own"
+                "own_kind=True accepts the kind of a detector that you wrote yourself"
             )
-
-    @property
-    def parts(self) -> tuple[Transform, ...]:
-        """The transform."""
-        return (as_transform(self.transform),)
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Apply the transform if such a finding is open."""
         if context is None:
-            raise ValueError(f"{self!r} has to know what is open: pass context=StepContext(open_kinds=...)")
+            raise ValueError(f"{self!r} needs the open findings: pass context=StepContext(open_kinds=...)")
         return self.parts[0](params, context) if self.kind in context.open_kinds else None
 
 
 @dataclass(frozen=True)
-class Only(Composed):
-    """Apply a transform to the parameters whose names match a shell pattern, and to no others.
+class Only(Conditional):
+    """Apply a transform only to the parameters whose names match a shell pattern.
 
-    Norms are then those of the matching parameters alone.
+    A global norm is then the norm of the matching parameters alone.
 
     Shapes: as the transform.
 
     Args:
-        pattern: such as ``encoder.*`` or ``*.bias``; it has to match the whole name.
+        pattern: such as ``encoder.*`` or ``*.bias``; it must match the whole name.
         transform: a transform, or a function of ``(params, context)``.
 
     Raises:
-        ValueError: when the pattern matches no parameter. Among several optimizers it is enough if one has a match.
+        ValueError: when the pattern matches no parameter. With several optimizers, one match in any of them is enough.
 
     Non-finite gradients: as the transform.
-    Cost: that of the transform. State: that of the transform.
+    Cost: as the transform. State: as the transform.
 
     Example:
         >>> import torch
@@ -174,22 +183,14 @@ class Only(Composed):
     pattern: str
     transform: Transform | Callable[..., Any]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "transform", as_transform(self.transform))
-
-    @property
-    def parts(self) -> tuple[Transform, ...]:
-        """The transform."""
-        return (as_transform(self.transform),)
-
     def check(self, names: Collection[str]) -> None:
-        """Raise a ValueError where the pattern matches none of the names."""
+        """Raise a ValueError if the pattern matches none of the names."""
         check_patterns([self.pattern], names, "parameter")
         super().check([name for name in names if matches(name, [self.pattern])])
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Apply the transform to the matching parameters."""
         chosen = {name: param for name, param in params.items() if matches(name, [self.pattern])}
-        if context is None:
+        if context is None:  # a plain loop: no callback has checked the pattern before
             check_patterns([self.pattern], params, "parameter")
         return self.parts[0](chosen, context) if chosen else None

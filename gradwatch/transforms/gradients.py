@@ -1,20 +1,20 @@
-"""The gradients of named parameters, in the form that every transform edits: real, dense and held by this process."""
+"""Gradients of named parameters in the form that transforms edit: real, dense, and local to this process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.probe.norms import by_kind, norms_of
-from gradwatch.probe.shards import is_partial, local_part, norms_over_shards
+from gradwatch.probe.shards import is_partial, local_part, norms_over_shards, over_shards
 
 
 def entries(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor that this process stores, as a real strided tensor that shares its memory.
+    """Return a tensor's entries on this process, as a real strided tensor that shares its memory.
 
-    A sparse tensor has to be coalesced. A complex one gets a last dimension for the real and the imaginary part.
+    A sparse tensor must be coalesced. A complex one gets a last dimension for the real and the imaginary part.
 
     Example:
         >>> tensor = torch.tensor([3 + 4j])
@@ -30,12 +30,12 @@ def entries(tensor: Tensor) -> Tensor:
 
 
 class Gradients:
-    """The gradients that are there, each once, whatever names their parameter has; built without gradient tracking.
+    """The gradients of some parameters. A shared parameter counts once. Build it without gradient tracking.
 
     Attributes:
-        names, params: of the parameters that have a gradient.
+        names, params: the parameters with a gradient.
         grads: their gradients; sparse ones are coalesced in place.
-        values: the entries of each, see ``entries``. To write to them is to write to the gradient.
+        values: their local entries, real and dense. Writing to them writes to the gradient.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -58,7 +58,7 @@ class Gradients:
                 continue
             seen.add(id(param))
             dtype = grad.dtype
-            # Of the kinds of gradients one is common; this loop is a good part of what a global clip costs.
+            # A shortcut for plain dense gradients: this loop is a large part of the cost of a global clip.
             plain = type(grad) is Tensor and grad.layout is torch.strided and not dtype.is_complex
             if not plain:
                 grad = _usable_gradient(name, param)
@@ -71,38 +71,44 @@ class Gradients:
 
     @property
     def home(self) -> torch.device:
-        """Device of the first gradient, where numbers about all are kept."""
+        """Device of the first gradient, which holds the statistics of all."""
         return self.values[0].device
 
     def norms(self, p: float = 2.0) -> Tensor:
-        """The p-norm of each gradient, of all of it where it is sharded: one vector in float64, on ``home``."""
+        """Return the p-norm of each gradient over all its shards, as one float64 vector on ``home``."""
         norms = norms_of(self.values, list(self._kinds.values()), p)
         return norms_over_shards(norms, self.grads, p)
 
     def total_norm(self, p: float = 2.0) -> Tensor:
-        """The p-norm of all gradients as one vector."""
+        """Return the p-norm of all gradients as one vector."""
         total: Tensor = torch.linalg.vector_norm(self.norms(p), p)
         return total
 
     def weight_norms(self) -> Tensor:
-        """L2 norm of each parameter."""
+        """Return the L2 norm of each parameter over all its shards."""
         weights = [entries(param) for param in self.params]
         return norms_over_shards(norms_of(weights, by_kind(weights), 2.0), self.params, 2.0)
 
     def scale_(self, coefficient: Tensor) -> None:
-        """Multiply all gradients by one number."""
+        """Multiply all gradients by one coefficient."""
         for (device, dtype), positions in self._kinds.items():
             batch = self._batch(positions)
             if dtype.itemsize < 4:
                 for values in batch:
-                    scale_exactly_(values, coefficient.to(device, non_blocking=True))
+                    apply_exactly_(Tensor.mul_, values, coefficient.to(device, non_blocking=True))
             else:
                 torch._foreach_mul_(batch, coefficient.to(device, dtype, non_blocking=True))
 
     def scale_each_(self, coefficients: Tensor) -> None:
-        """Multiply each gradient by its own number, out of one vector."""
+        """Multiply each gradient by its own coefficient, given as one vector."""
         for values, coefficient in zip(self.values, coefficients.unbind(), strict=True):
-            scale_exactly_(values, coefficient.to(values.device, non_blocking=True))
+            apply_exactly_(Tensor.mul_, values, coefficient.to(values.device, non_blocking=True))
+
+    def any_over_shards(self, flags: Sequence[Tensor]) -> Tensor:
+        """Return True if a flag is set, given a scalar for each gradient, on any process that holds a shard of it."""
+        # uint8: not every backend can reduce a bool.
+        on_home = [flag.to(self.home, torch.uint8, non_blocking=True) for flag in flags]
+        return (over_shards(torch.stack(on_home), self.grads, "max") > 0).any()
 
     def _batch(self, positions: Sequence[int]) -> list[Tensor]:
         return self.values if len(positions) == len(self.values) else [self.values[i] for i in positions]
@@ -121,17 +127,22 @@ def _usable_gradient(name: str, param: nn.Parameter) -> Tensor:
     return grad
 
 
-def scale_exactly_(values: Tensor, coefficient: Tensor) -> None:
-    """Multiply in place, by a coefficient that is not rounded to half precision.
+def apply_exactly_(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor, operand: Tensor) -> None:
+    """Apply an in-place operation such as ``Tensor.mul_``, in float32 where the values have half precision.
 
     Example:
         >>> values = torch.tensor([60000.0], dtype=torch.float16)
-        >>> scale_exactly_(values, torch.tensor(1e-8))
+        >>> apply_exactly_(Tensor.mul_, values, torch.tensor(1e-8))
         >>> values
         tensor([0.0006], dtype=torch.float16)
     """
-    # A coefficient rounded to half precision is off by up to 0.4 %, and under 6e-8 it is 0.
+    # Rounded to half precision, a coefficient is off by up to 0.4 %, and one below 6e-8 is 0.
     if values.itemsize < 4:
-        values.copy_(values.float().mul_(coefficient))
+        values.copy_(operation(values.float(), operand))
     else:
-        values.mul_(coefficient)
+        operation(values, operand)
+
+
+def wide_dtype(values: Tensor) -> torch.dtype:
+    """Return the dtype to sum in: float64, or float32 on MPS, which has no float64."""
+    return torch.float64 if values.device.type != "mps" else torch.float32

@@ -1,4 +1,4 @@
-"""Noise on the gradient."""
+"""A transform that adds noise to the gradient."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from gradwatch.transforms.transform import GradientEdit
 
 @dataclass(eq=False)
 class AddNoise(GradientEdit):
-    r"""Add Gaussian noise that gets smaller as training goes on.
+    r"""Add Gaussian noise whose variance decays over the steps.
 
     .. math:: g \leftarrow g + \mathcal{N}(0, \sigma_t^2), \quad \sigma_t^2 = \frac{\eta}{(1 + t)^\gamma}
 
-    Use it for very deep networks that start badly. Put it behind a clip, as the paper does, else the clip scales the
-    noise too. Noise goes on every entry, so a zero gradient does not stay one: weights that should rest will drift.
+    Use it for very deep networks that start badly. Put it after a clip, as the paper does; a clip after it would scale
+    the noise too. A zero gradient gets noise as well, so weights that should not move will drift.
 
-    Shapes: ``param.grad``: any shape; in place; dtype and device kept. On a complex gradient, the variance is that of
-    the real part, and of the imaginary part.
+    Shapes: ``param.grad``: any shape; in place; dtype and device kept. In a complex gradient, real and imaginary part
+    each get noise of this variance.
 
     Args:
         eta: variance of the first step's noise, positive; the paper tries 0.01, 0.3 and 1.
-        gamma: how fast it falls, at least 0.
-        seed: noise is a function of it, of the step and of the parameters' names, so that all ranks draw the same.
+        gamma: rate of the decay, at least 0.
+        seed: the noise depends on it, on the step and on the parameters' names, so that all ranks draw the same.
 
     Raises:
         ValueError: when a setting is out of its range.
         TypeError: for a sparse gradient, which noise would fill.
 
     Non-finite gradients: NaN and Inf stay.
-    Cost: one random number an entry; of a sharded gradient every rank draws the whole, a parameter at a time. No sync.
-    State: the number of steps.
+    Cost: one random number an entry; a rank draws the noise of the whole parameter, one at a time, and keeps its shard.
+    No sync. State: the number of steps.
 
     Example:
         >>> noise, weight = AddNoise(eta=0.01), torch.nn.Parameter(torch.zeros(1000))
@@ -68,6 +68,7 @@ class AddNoise(GradientEdit):
         refuse_sparse(gradients, self)
         deviation = (self.eta / (1 + self._steps) ** self.gamma) ** 0.5
         key = zlib.crc32("\n".join([str(self.seed), str(self._steps), *gradients.names]).encode())
+        # Generators of our own: drawing from torch's would change the random numbers of the training.
         generators = {values.device: torch.Generator(values.device).manual_seed(key) for values in gradients.values}
         for values, grad in zip(gradients.values, gradients.grads, strict=True):
             noise = _normal(grad, values, generators[values.device])
@@ -75,11 +76,11 @@ class AddNoise(GradientEdit):
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps that got noise."""
+        """Return the number of steps with noise."""
         return {"steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at that step."""
+        """Restore the number of steps."""
         self._steps = state["steps"]
 
 

@@ -1,4 +1,4 @@
-"""What to do with a step whose gradient holds NaN or Inf."""
+"""Transforms for a step whose gradient contains NaN or Inf."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepCo
 
 @dataclass(eq=False)
 class SkipNonFinite(Transform):
-    """Leave out a step whose gradient holds NaN or Inf, by ``grad = None`` for all parameters.
+    """Skip a step whose gradient contains NaN or Inf, by ``grad = None`` for all parameters.
 
-    Use it against a rare bad batch. With ``grad = None`` the optimizer touches nothing: no weight decay, no momentum,
-    no step count. It does not mend BatchNorm's running statistics, which the bad batch entered in the forward pass. Put
-    it first in a chain. A loss scaler (fp16) skips such steps by itself; its overflows count here too.
+    Use it against a rare bad batch, and put it first in a chain. With ``grad = None`` the optimizer changes nothing: no
+    weight decay, no momentum, no step count. It does not repair BatchNorm's running statistics, which the forward pass
+    has updated by then. A loss scaler (fp16) skips such steps by itself; its overflows count here too.
 
     Shapes: ``param.grad``: any shape; None after a skip, else untouched.
 
     Args:
-        budget: how many steps in a row may be skipped.
+        budget: number of consecutive steps that may be skipped.
 
     Attributes:
-        skipped: how many steps were skipped so far.
+        skipped: number of steps skipped so far.
 
     Raises:
-        ValueError: when ``budget`` is not a count of at least 1.
-        FloatingPointError: at the first step beyond the budget, as this is then no rare batch.
+        ValueError: when ``budget`` is not an integer of at least 1.
+        FloatingPointError: at the first step beyond the budget, as the cause is then not a rare batch.
 
     Non-finite gradients: the whole step is skipped, on all ranks together.
-    Cost: one fused norm pass and one sync, as whether there is a gradient is decided on the host; with several ranks an
-    all-reduce of one byte. All ranks have to step the same number of times. State: two counts.
+    Cost: one fused norm pass and one sync, as ``grad = None`` is decided on the host; with several ranks an all-reduce
+    of one byte. All ranks must take the same number of steps. State: two counts.
 
     Example:
         >>> skip, weight = SkipNonFinite(budget=1), torch.nn.Parameter(torch.zeros(1))
@@ -59,6 +59,7 @@ class SkipNonFinite(Transform):
         """Remove the gradients if one of them, on any rank, is not finite."""
         with torch.no_grad():
             gradients = Gradients(params)
+            # All ranks decide together: one that skipped alone would train other weights from here on.
             if not any_rank(_is_bad(gradients, params)):
                 self._in_a_row = 0
                 return None
@@ -76,16 +77,16 @@ class SkipNonFinite(Transform):
         bad = [name for name, fine in zip(gradients.names, finite, strict=True) if not fine]
         return (
             f"{self._in_a_row} steps in a row had a gradient with NaN or Inf, and {self!r} allows {self.budget}; "
-            f"here it is in {len(bad)} parameters, the first {', '.join(bad[:3]) or 'on another rank'}. "
+            f"this one has it in {len(bad)} parameters, first {', '.join(bad[:3]) or 'on another rank'}. "
             "Lower the learning rate, or find the operation with torch.autograd.detect_anomaly()"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The two counts."""
+        """Return the two counts."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the two counts."""
         self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
 
 
@@ -100,8 +101,8 @@ def _is_bad(gradients: Gradients, params: Params) -> torch.Tensor:
 class ZeroNonFinite(GradientEdit):
     """Set entries that are NaN or Inf to 0 and keep the others.
 
-    Use it where a few entries are bad for a reason you know (a masked loss, 0 / 0 in a feature). Otherwise prefer
-    ``SkipNonFinite``: what is left of a bad gradient points nowhere in particular. The optimizer still steps.
+    Use it where a few entries are bad for a known reason (a masked loss, 0 / 0 in a feature). Otherwise prefer
+    ``SkipNonFinite``: the rest of a bad gradient has no meaningful direction, and the optimizer steps along it.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept. A complex entry is one entry.
 
@@ -121,7 +122,7 @@ class ZeroNonFinite(GradientEdit):
     elementwise = True
 
     def edit(self, gradients: Gradients) -> None:
-        """Overwrite the bad entries."""
+        """Overwrite the entries that are not finite."""
         for values, grad in zip(gradients.values, gradients.grads, strict=True):
             if grad.is_complex():
                 values.masked_fill_(~values.isfinite().all(-1, keepdim=True), 0.0)

@@ -1,4 +1,4 @@
-"""Transforms that give gradients a chosen norm, whatever it was."""
+"""Transforms that set gradients to a chosen norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.transforms.clip import check_number, stretching
+from gradwatch.transforms.clip import check_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit
 
@@ -18,15 +18,15 @@ class NormalizeByGlobalNorm(GradientEdit):
 
     .. math:: g \leftarrow g \cdot \frac{c}{\max(\lVert (g_1, \dots, g_n) \rVert_2, \epsilon)}
 
-    Use it with plain SGD where the gradient is so small that nothing moves, or changes its size by orders of magnitude:
-    the learning rate alone then sets the length of a step. The direction is kept. It takes away that steps get smaller
-    near a minimum, so let the learning rate decay. Adam undoes it for the most part, being blind to scale.
+    Use it with plain SGD where the gradient is too small to move the weights, or varies by orders of magnitude: the
+    learning rate alone then sets the length of a step. The direction is kept. Steps no longer get smaller near a
+    minimum, so decay the learning rate. Adam mostly undoes it, as its steps do not depend on the gradient's scale.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept.
 
     Args:
-        target: the norm to have, positive.
-        eps: norms under it count as it, so that rounding noise is not blown up; positive.
+        target: the new norm, positive.
+        eps: lower limit of the norm in the division, so that rounding noise is not amplified; positive.
 
     Raises:
         ValueError: when a setting is not positive.
@@ -52,8 +52,8 @@ class NormalizeByGlobalNorm(GradientEdit):
         check_number("eps", self.eps, 0, above=True)
 
     def edit(self, gradients: Gradients) -> None:
-        """Scale all by one number."""
-        gradients.scale_(stretching(gradients.total_norm(), self.target, self.eps))
+        """Scale all gradients by one coefficient."""
+        gradients.scale_(_coefficients(gradients.total_norm(), self.target, self.eps))
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,20 @@ class NormalizeByNorm(GradientEdit):
 
     .. math:: g \leftarrow g \cdot \frac{c}{\max(\lVert g \rVert_2, \epsilon)}
 
-    Use it where gradients vanish over depth: every layer then takes a step of the same length. The direction of the
-    whole is not kept, only that of each parameter (or layer), and a layer that should be at rest is kept moving.
+    Use it where gradients vanish over depth: every layer then takes a step of the same length. It keeps the direction
+    of each parameter's (or layer's) gradient, not that of the whole. A layer that has converged keeps moving.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept.
 
     Args:
-        target: the norm to have, positive.
-        by_layer: take the parameters of one layer (weight and bias) together.
-        eps: norms under it count as it, so that rounding noise is not blown up; positive.
+        target: the new norm, positive.
+        by_layer: normalize the parameters of one layer (weight and bias) together.
+        eps: lower limit of the norm in the division, so that rounding noise is not amplified; positive.
 
     Raises:
         ValueError: when a setting is not positive.
 
-    Non-finite gradients: a gradient (or layer) with NaN or Inf in it stays as it is; the others are scaled.
+    Non-finite gradients: a gradient (or layer) that contains NaN or Inf is not changed; the others are scaled.
     Cost: one fused norm pass, one multiplication a parameter. No sync, no state.
 
     Example:
@@ -98,14 +98,14 @@ class NormalizeByNorm(GradientEdit):
         check_number("eps", self.eps, 0, above=True)
 
     def edit(self, gradients: Gradients) -> None:
-        """Scale each by its own number."""
+        """Scale each gradient by its own coefficient."""
         norms = gradients.norms()
         norms = _layer_norms(gradients.names, norms) if self.by_layer else norms
-        gradients.scale_each_(stretching(norms, self.target, self.eps))
+        gradients.scale_each_(_coefficients(norms, self.target, self.eps))
 
 
 def _layer_norms(names: list[str], norms: Tensor) -> Tensor:
-    """For each parameter the norm of its layer: those whose names agree up to the last dot."""
+    """Return each parameter's layer norm, over the parameters whose names agree up to the last dot."""
     parts, layers = norms.unbind(), [name.rpartition(".")[0] for name in names]
     members: dict[str, list[Tensor]] = {}
     for layer, part in zip(layers, parts, strict=True):
@@ -116,24 +116,24 @@ def _layer_norms(names: list[str], norms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ScaleByTrustRatio(GradientEdit):
-    r"""Scale each parameter's gradient to a share of the norm of its weights (LARS).
+    r"""Scale each parameter's gradient to a fraction of the norm of its weights (LARS).
 
     .. math:: g \leftarrow g \cdot \eta \frac{\lVert w \rVert_2}{\lVert g \rVert_2}
 
-    Use it with SGD at large batches: each layer then moves by the same share of its size a step. Where weights or
-    gradient are all zero the gradient stays as it is, so that a weight that starts at 0 can grow. Biases and the
-    parameters of normalization layers are usually left out, with ``Only``. Adam undoes it for the most part.
+    Use it with SGD at large batches: each step then moves each layer by the same fraction of its size. If a gradient or
+    its weights are all zero, it is not changed, so that a weight that starts at 0 can grow. Biases and the parameters
+    of normalization layers are usually excluded, with ``Only``. Adam mostly undoes it.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept.
 
     Args:
-        coefficient: the share, positive; 0.001 in the paper, where the learning rate is above 1.
-        eps: gradient norms under it count as it; positive.
+        coefficient: the fraction, positive; 0.001 in the paper, where the learning rate is above 1.
+        eps: lower limit of the gradient's norm in the division; positive.
 
     Raises:
         ValueError: when a setting is not positive.
 
-    Non-finite gradients: a gradient with NaN or Inf in it stays as it is; the others are scaled.
+    Non-finite gradients: a gradient that contains NaN or Inf is not changed; the others are scaled.
     Cost: two fused norm passes (gradients, weights), one multiplication a parameter. No sync, no state.
 
     Example:
@@ -144,7 +144,7 @@ class ScaleByTrustRatio(GradientEdit):
         tensor([0.0000, 0.5000])
 
     References: You, Gitman, Ginsburg, Large Batch Training of Convolutional Networks, 2017,
-    https://arxiv.org/abs/1708.03888. There weight decay is part of the denominator; here the optimizer adds it after.
+    https://arxiv.org/abs/1708.03888. There the denominator contains the weight decay; here the optimizer adds it later.
     """
 
     coefficient: float = 1.0
@@ -156,7 +156,12 @@ class ScaleByTrustRatio(GradientEdit):
         check_number("eps", self.eps, 0, above=True)
 
     def edit(self, gradients: Gradients) -> None:
-        """Scale each by its own number."""
+        """Scale each gradient by its own coefficient."""
         norms, weights = gradients.norms(), gradients.weight_norms()
         usable = (norms > 0) & (weights > 0) & weights.isfinite()
-        gradients.scale_each_(torch.where(usable, stretching(norms, weights * self.coefficient, self.eps), 1.0))
+        gradients.scale_each_(torch.where(usable, _coefficients(norms, weights * self.coefficient, self.eps), 1.0))
+
+
+def _coefficients(norms: Tensor, targets: Tensor | float, eps: float) -> Tensor:
+    """Return the factors that bring each norm to its target; 1 for a norm that is not finite."""
+    return torch.where(norms.isfinite(), targets / norms.clamp(min=eps), 1.0)

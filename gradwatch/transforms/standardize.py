@@ -1,4 +1,4 @@
-"""Transforms that take the mean out of a gradient."""
+"""Transforms that subtract a gradient's mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from gradwatch.probe.shards import over_shards
 from gradwatch.transforms.adaptive import units
 from gradwatch.transforms.clip import check_number
-from gradwatch.transforms.gradients import Gradients
+from gradwatch.transforms.gradients import Gradients, apply_exactly_, wide_dtype
 from gradwatch.transforms.transform import GradientEdit, Transform
 
 
@@ -20,23 +20,23 @@ class Standardize(GradientEdit):
 
     .. math:: g \leftarrow \frac{g - \operatorname{mean}(g)}{\operatorname{std}(g) + \epsilon}
 
-    Use it against gradients that vanish over depth: entries of every layer get a standard deviation of 1. It keeps
-    neither direction nor length, so the learning rate has to be found anew, smaller by orders of magnitude; a constant
+    Use it against gradients that vanish over depth: the entries of every layer get a standard deviation of 1. It keeps
+    neither direction nor length, so tune the learning rate again; it will be smaller by orders of magnitude. A constant
     gradient becomes 0.
 
-    A gradient of one entry stays as it is: without its mean it would be 0, and a lone bias could never learn.
+    A gradient of one entry is not changed: minus its mean it would be 0, and a single bias could never learn.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept. The standard deviation is that of the
-    population (divided by n). A complex gradient has a complex mean and a real deviation.
+    population (divided by n). A complex gradient has a complex mean and a real standard deviation.
 
     Args:
         eps: added to the standard deviation, positive.
 
     Raises:
         ValueError: when ``eps`` is not positive.
-        TypeError: for a sparse gradient, as the mean would have to be taken from every entry it does not store.
+        TypeError: for a sparse gradient, as subtracting the mean would fill the entries that it does not store.
 
-    Non-finite gradients: a gradient with NaN or Inf in it stays as it is; the others are standardized.
+    Non-finite gradients: a gradient that contains NaN or Inf is not changed; the others are standardized.
     Cost: three passes over the gradients, two small operations a parameter. No sync, no state.
 
     Example:
@@ -56,7 +56,7 @@ class Standardize(GradientEdit):
         check_number("eps", self.eps, 0, above=True)
 
     def edit(self, gradients: Gradients) -> None:
-        """Take out the mean, then scale by what is left."""
+        """Subtract the mean, then divide by the standard deviation."""
         refuse_sparse(gradients, self)
         sizes = [grad.numel() for grad in gradients.grads]
         norms = gradients.norms()
@@ -64,56 +64,50 @@ class Standardize(GradientEdit):
         means = [mean / size for mean, size in zip(_sums(gradients).unbind(), sizes, strict=True)]
         for values, grad, mean, use in zip(gradients.values, gradients.grads, means, usable.unbind(), strict=True):
             shift = torch.where(use, mean if grad.is_complex() else mean[0], 0.0)
-            _subtract_(values, shift.to(values.device, non_blocking=True))
+            apply_exactly_(Tensor.sub_, values, shift.to(values.device, non_blocking=True))
+        # Without a mean, the norm is the standard deviation times the root of n. Measured again: the difference of the
+        # mean square and the squared mean would lose all digits where the mean is large.
         deviations = [norm / size**0.5 for norm, size in zip(gradients.norms().unbind(), sizes, strict=True)]
         gradients.scale_each_(torch.where(usable, 1 / (torch.stack(deviations) + self.eps), 1.0))
 
 
 def _sums(gradients: Gradients) -> Tensor:
-    """Sum of each gradient as real and imaginary part, over all shards."""
+    """Return each gradient's sum as real and imaginary part, over all shards."""
     sums = []
     for values, grad in zip(gradients.values, gradients.grads, strict=True):
-        wide = torch.float64 if values.device.type != "mps" else torch.float32
         parts = values if grad.is_complex() else values.unsqueeze(-1)
-        total = parts.reshape(-1, parts.shape[-1]).sum(0, dtype=wide)
+        total = parts.reshape(-1, parts.shape[-1]).sum(0, dtype=wide_dtype(values))
         sums.append(total.expand(2).to(gradients.home, non_blocking=True))
     return over_shards(torch.stack(sums), gradients.grads)
 
 
-def _subtract_(values: Tensor, shift: Tensor) -> None:
-    if values.itemsize < 4:
-        values.copy_(values.float().sub_(shift))
-    else:
-        values.sub_(shift)
-
-
 def refuse_sparse(gradients: Gradients, transform: Transform) -> None:
-    """Raise a TypeError for a sparse gradient, naming it and the ways out."""
+    """Raise a TypeError for a sparse gradient, with its name and two ways out."""
     for name, grad in zip(gradients.names, gradients.grads, strict=True):
         if grad.layout is not torch.strided:
             raise TypeError(
-                f"{transform!r} would fill the sparse gradient of {name!r}; leave that parameter out with "
+                f"{transform!r} would fill the sparse gradient of {name!r}; exclude that parameter with "
                 "Only(pattern, transform), or make its gradient dense (nn.Embedding(..., sparse=False))"
             )
 
 
 @dataclass(frozen=True)
 class Centralize(GradientEdit):
-    r"""Subtract from each output unit's gradient its mean, in weights of two and more dimensions.
+    r"""Subtract the mean of each output unit's gradient, in weights of two or more dimensions.
 
     .. math:: g_u \leftarrow g_u - \operatorname{mean}(g_u)
 
-    Use it for convolutional networks; it acts as a mild regularizer, since each unit's weights keep their mean. It only
-    ever makes a norm smaller. Vectors (biases, scales of normalization layers) and scalars stay as they are, and so do
-    units of a single entry, which would become 0.
+    Use it for convolutional networks, as a mild regularizer: each unit's weights keep their mean. It never makes a norm
+    larger. Vectors (biases, scales of normalization layers) and scalars are not changed, nor are units of a single
+    entry, which would become 0.
 
     Shapes: ``param.grad``: any shape; in place; dtype and device kept. Sparse: the stored rows, which is exact, as the
     mean of the others is 0.
 
     Raises:
-        TypeError: when a gradient is sparse in single entries and not in rows.
+        TypeError: when a sparse gradient stores single entries instead of rows.
 
-    Non-finite gradients: a unit with NaN or Inf in it stays as it is; the others are centralized.
+    Non-finite gradients: a unit that contains NaN or Inf is not changed; the others are centralized.
     Cost: one float64 sum and one subtraction a parameter. No sync, no state.
 
     Example:
@@ -129,8 +123,8 @@ class Centralize(GradientEdit):
     """
 
     def edit(self, gradients: Gradients) -> None:
-        """Take out the mean of each unit."""
+        """Subtract the mean of each unit."""
         for unit in units(gradients):
             if unit.grad.ndim > 1 and unit.grad.shape[1:].numel() > 1:
                 means = unit.means()
-                _subtract_(unit.values, torch.where(means.isfinite(), means, 0.0))
+                apply_exactly_(Tensor.sub_, unit.values, torch.where(means.isfinite(), means, 0.0))

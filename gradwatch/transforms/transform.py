@@ -1,4 +1,4 @@
-"""What a transform is: a callable that edits gradients in place, what it may be told, and what it tells back."""
+"""The interface of a transform: a callable that edits gradients in place, given a context, returning an outcome."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Params = Mapping[str, nn.Parameter]
 
 @dataclass(frozen=True)
 class StepContext:
-    """What is known of a step beside its parameters. In a plain loop there is none, and a transform is given None.
+    """Facts about a step beside its parameters. A plain loop has none and passes None.
 
     Attributes:
         step: index of the optimizer step.
-        open_kinds: kinds of the findings that are open.
+        open_kinds: kinds of the open findings.
     """
 
     step: int = 0
@@ -32,12 +32,12 @@ class StepContext:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a transform did, as scalars that stay on the device: reading them is up to whoever logs.
+    """The effect of a transform, as scalars that stay on the device until a logger reads them.
 
     Attributes:
-        clipped: whether a bound was met, a bool of no dimension; None from what is no clip.
-        coefficient: what all gradients were multiplied by; None where there is no such single number.
-        skipped: the gradients were removed, so that the optimizer does not step.
+        clipped: True if a bound was exceeded, a bool tensor without dimensions; None from a transform that is no clip.
+        coefficient: the factor of all gradients; None where they have no common factor.
+        skipped: True if the gradients were removed, so that the optimizer does not step.
 
     Example:
         >>> half = Outcome(torch.tensor(True), torch.tensor(0.5))
@@ -56,7 +56,7 @@ class Outcome:
 
     @staticmethod
     def of_all(outcomes: Iterable[Outcome | None]) -> Outcome:
-        """What several transforms did together."""
+        """Return the combined outcome of several transforms."""
         return functools.reduce(operator.and_, (outcome for outcome in outcomes if outcome is not None), Outcome())
 
 
@@ -67,22 +67,21 @@ def _both(combine: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tens
 
 
 class Transform(ABC):
-    """Edits ``param.grad`` of named parameters in place; a plain function of ``(params, context)`` will do as well."""
+    """Edits ``param.grad`` of named parameters in place. A plain function of ``(params, context)`` works as well."""
 
-    # Without annotations: they would have to mean something in the modules of all subclasses, where jsonargparse
-    # looks their names up.
+    # No annotations here: jsonargparse resolves them in the module of each subclass, which need not import their names.
     elementwise = False
-    """An entry's result depends on this entry alone, so that any way of sharding a gradient is right."""
+    """Each entry's result depends on that entry alone, so it is right for a gradient sharded in any way."""
     is_clip = False
-    """It is one of the clips, which should not run beside another one by accident."""
+    """It clips. Two clips side by side are refused, as the second is usually an accident."""
     parameters_only = False
-    """It needs the weights, or removes gradients, and so makes no sense for a gradient at a layer's output."""
+    """It needs the weights or removes gradients, so it can't edit the gradient at a layer's output."""
     learns_bound = False
-    """It clips by the run's own history: a large share of clipped steps is then no sign of a high learning rate."""
+    """It clips by the run's own history, so a large share of clipped steps does not mean a high learning rate."""
 
     @property
     def parts(self) -> tuple[Transform, ...]:
-        """The transforms it is made of."""
+        """The transforms inside this one."""
         return ()
 
     @abstractmethod
@@ -90,22 +89,24 @@ class Transform(ABC):
         """Edit the gradients of ``params``: those of the optimizer that steps, unscaled and accumulated."""
 
     def check(self, names: Collection[str]) -> None:  # noqa: B027 - most have no pattern to check
-        """Raise a ValueError where a pattern matches none of these parameter names."""
+        """Raise a ValueError if a pattern matches none of these parameter names."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on bit for bit; empty where nothing is kept."""
+        """Return the state that a resumed run needs to continue bit for bit; empty for a stateless transform."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that ``state_dict`` gave."""
+        """Restore a state that ``state_dict`` returned."""
         if state:
-            raise ValueError(f"{self!r} keeps no state, but was given {sorted(state)} to load; is it another chain's?")
+            raise ValueError(
+                f"{self!r} keeps no state, but got {sorted(state)} to load; is the state of another chain?"
+            )
 
 
 class GradientEdit(Transform):
-    """A transform that sees the gradients as ``Gradients``: once each, dense, real, whether sharded or not.
+    """A transform of ``Gradients``: each gradient once, as real and dense values, sharded or not.
 
-    To write one, say in ``edit`` what happens to them. Nothing there may read a value back to the host.
+    Subclass it and edit the gradients in ``edit``. Read no value back to the host there: that waits for the device.
 
     Example:
         >>> class Halve(GradientEdit):
@@ -119,19 +120,19 @@ class GradientEdit(Transform):
     """
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
-        """Edit the gradients of ``params`` that are there."""
+        """Edit the gradients of ``params``; return None if there is no gradient."""
         with torch.no_grad():
             gradients = Gradients(params)
             return self.edit(gradients) if gradients.values else None
 
     @abstractmethod
     def edit(self, gradients: Gradients) -> Outcome | None:
-        """Edit at least one gradient; called without gradient tracking."""
+        """Edit the gradients, of which there is at least one. Runs without gradient tracking."""
 
 
 @dataclass(frozen=True)
 class FunctionTransform(Transform):
-    """A plain function of ``(params, context)`` as a transform."""
+    """Adapter from a plain function of ``(params, context)`` to a transform."""
 
     function: Callable[[Params, StepContext | None], Outcome | None]
 
@@ -142,12 +143,15 @@ class FunctionTransform(Transform):
         return outcome if isinstance(outcome, Outcome) else None
 
     def __deepcopy__(self, memo: object) -> FunctionTransform:
-        """The same: what a function keeps is its own affair."""
+        """Return itself: state inside the function's closure can't be copied from here."""
         return self
 
 
 def as_transform(value: Any) -> Transform:
-    """A transform as it is, a function made one; anything else is a TypeError.
+    """Return a transform unchanged, and a function as a transform.
+
+    Raises:
+        TypeError: for anything else.
 
     Example:
         >>> as_transform(0.5)
@@ -158,13 +162,15 @@ def as_transform(value: Any) -> Transform:
         return value
     if callable(value) and not isinstance(value, type):
         return FunctionTransform(value)
-    what = f"the class {value.__name__}: make an object of it" if isinstance(value, type) else f"{value!r} of type "
-    kind = "" if isinstance(value, type) else type(value).__name__
-    raise TypeError(f"expected a transform, or a function of (params, context); got {what}{kind}")
+    if isinstance(value, type):
+        got = f"the class {value.__name__}: make an object of it"
+    else:
+        got = f"{value!r} of type {type(value).__name__}"
+    raise TypeError(f"expected a transform, or a function of (params, context); got {got}")
 
 
 def walk(transform: Transform) -> Iterator[Transform]:
-    """The transform and all it is made of.
+    """Yield the transform and, recursively, its parts.
 
     Example:
         >>> from gradwatch.transforms import Chain, ClipByNorm, Only

@@ -17,7 +17,7 @@ from gradwatch.remedies.normalization import InsertNormalization
 from gradwatch.remedies.remedy import Remedy
 from gradwatch.remedies.residual import AddSkips, count_skips
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
-from gradwatch.theory import critical_gain, gain_at_depth, normalized_gain, width_spread
+from gradwatch.theory import critical_gain, finite_width_deviation, gain_at_depth, normalized_gain
 
 
 class Flow:
@@ -98,7 +98,7 @@ def _(remedy: ReplaceActivations, flow: Flow) -> float:
         return flow.measured
     left = flow.measured * (1 - replaced / len(flow.kinds))
     gain = gain_at_depth(remedy.to, critical_gain(remedy.to), replaced)
-    spread = width_spread(_widths(flow)) if "ReLU" in remedy.to else 0.0
+    spread = finite_width_deviation(_widths(flow)) if "ReLU" in remedy.to else 0.0
     return left + replaced * math.log10(gain) - spread
 
 
@@ -106,7 +106,7 @@ def _(remedy: ReplaceActivations, flow: Flow) -> float:
 def _(remedy: InitializeAgain, flow: Flow) -> float:
     kinds = flow.kinds
     gains = [gain_at_depth(kind, critical_gain(kind), len(kinds)) for kind in kinds]
-    spread = width_spread(_widths(flow)) if "ReLU" in kinds and remedy.scheme != "orthogonal" else 0.0
+    spread = finite_width_deviation(_widths(flow)) if "ReLU" in kinds and remedy.scheme != "orthogonal" else 0.0
     return sum(map(math.log10, gains)) - spread
 
 

@@ -114,5 +114,5 @@ def test_a_scale_that_overflows_comes_down_until_gradients_are_finite() -> None:
 
 
 def test_a_trainer_in_float16_has_a_scale_already() -> None:
-    with pytest.raises(NotApplicable, match="of its own"):
+    with pytest.raises(NotApplicable, match="already scales the loss"):
         ScaleLoss().apply(Setup(Classifier(mlp()), options={"precision": "16-mixed"}))

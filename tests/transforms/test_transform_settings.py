@@ -152,7 +152,7 @@ def test_a_history_of_another_length_is_refused() -> None:
         PercentileClip(history=4).load_state_dict(clip.state_dict())
     zclip = ZScoreClip(warmup=3)
     zclip(set_gradients(network()))
-    with pytest.raises(ValueError, match="has 3 steps; expected 4"):
+    with pytest.raises(ValueError, match="has 3 norms; expected 4"):
         ZScoreClip(warmup=4).load_state_dict(zclip.state_dict())
 
 
