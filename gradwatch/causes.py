@@ -40,7 +40,7 @@ class Step:
             are judged by ``tests/benchmarks/detection/measure.py --what '[remedies]'``.
         cases: the forms of the cause for which it is told; empty for all. The rules of diagnosis name them.
         applies: takes the kinds of a network's layers and returns True if the step makes sense there; None for always.
-        line: the code to write, where a remedy can't do it from outside.
+        line: the code to write, or "" for a step in words, where ``suggest`` tells it beside the remedies.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Step:
     fit: float = 0.0
     cases: tuple[str, ...] = ()
     applies: Applies | None = None
-    line: str = ""
+    line: str | None = None
 
     def is_for(self, case: str, kinds: Sequence[str]) -> bool:
         """Return True if it is worth telling for a form of the cause and a network's layers."""
@@ -164,7 +164,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_WARM_UP, "WarmUp", 0.1),
     ),
     "unguarded operation": (
-        Step("guard the logs, roots and divisions there", "GuardOperations", 1.0, line="torch.log(x.clamp(min=1e-6))"),
+        Step("guard the logs, roots and divisions there", "GuardOperations", 1.0, line="x = x.clamp(min=1e-6).log()"),
         Step("use torch's fused losses on raw outputs"),
         Step(_SKIP, "SkipBadSteps", 0.4),
         Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2),

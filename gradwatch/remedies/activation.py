@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -48,22 +47,16 @@ class ReplaceActivations(ModelRemedy):
     kinds: tuple[str, ...] = BOUNDED
     initialize: bool = True
     seed: int = 0
-    fits: ClassVar[Mapping[str, float]] = {
-        "saturating activation": 1.0,
-        "dead ReLU": 1.0,
-        "initialization too small": 0.6,
-    }
 
     def __post_init__(self) -> None:
         made = getattr(nn, self.to, None)
         if not (isinstance(made, type) and issubclass(made, ACTIVATIONS)):
             raise ValueError(f"to is {self.to!r}; expected the name of an activation in torch.nn, such as 'ReLU'")
 
-    def fit_for(self, cause: str) -> float:
-        """Return the fit: ReLUs die, bounded activations saturate."""
-        if cause == "dead ReLU":
-            return float("ReLU" in self.kinds and self.to != "ReLU")
-        return 0.0 if "ReLU" in self.kinds else super().fit_for(cause)
+    @property
+    def key(self) -> str:
+        """Its name in the table of advice: ReLUs die, bounded activations saturate."""
+        return "ReplaceActivations of rectifiers" if "ReLU" in self.kinds else super().key
 
     def change(self, setup: Setup) -> Setup:
         """Replace the activations, then draw the weights."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,11 +60,6 @@ class NormalizeGradients(TransformRemedy):
     """
 
     norm: float = 1.0
-    fits: ClassVar[Mapping[str, float]] = {
-        "saturating activation": 0.3,
-        "initialization too small": 0.4,
-        "unscaled target": 0.3,
-    }
 
     def transform(self) -> Transform:
         """Return ``NormalizeByNorm``."""
@@ -87,7 +81,6 @@ class SkipBadSteps(TransformRemedy):
 
     budget: int = 10
     goes_first: ClassVar[bool] = True  # a transform before it would compute with NaN
-    fits: ClassVar[Mapping[str, float]] = {"unguarded operation": 0.4, "outlier batch": 0.6}
 
     def transform(self) -> Transform:
         """Return ``SkipNonFinite``."""
@@ -110,7 +103,6 @@ class ClipOutliers(TransformRemedy):
 
     z_max: float = 2.5
     warmup: int = 25
-    fits: ClassVar[Mapping[str, float]] = {"outlier batch": 1.0, "learning rate too high": 0.2}
 
     def transform(self) -> Transform:
         """Return ``ZScoreClip`` without a fixed bound."""
@@ -143,15 +135,6 @@ class Clip(Remedy):
     """
 
     max_norm: float = 1.0
-    fits: ClassVar[Mapping[str, float]] = {
-        "outlier batch": 0.8,
-        "learning rate too high": 0.6,
-        "unscaled target": 0.5,
-        "unscaled input": 0.4,
-        "initialization too large": 0.4,
-        "recurrent depth": 0.4,
-        "missing warm-up": 0.5,
-    }
 
     def __post_init__(self) -> None:
         if not self.max_norm > 0:
@@ -185,8 +168,6 @@ class RemoveClip(Remedy):
         >>> RemoveClip().apply(Setup(nn.Linear(1, 1), options={"gradient_clip_val": 1e-4})).options
         {}
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"clipping too hard": 1.0}
 
     def change(self, setup: Setup) -> Setup:
         """Remove the option and the transforms that clip."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -128,7 +128,6 @@ class GuardOperations(ModelRemedy):
     """
 
     eps: float = 1e-6
-    fits: ClassVar[Mapping[str, float]] = {"unguarded operation": 1.0}
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

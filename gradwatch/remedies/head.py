@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -35,8 +33,6 @@ class FixHead(ModelRemedy):
         >>> print(FixHead().code(network))
         model[1] = nn.Identity()
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"zero-gradient head": 1.0}
 
     def change(self, setup: Setup) -> Setup:
         """Replace the activation."""

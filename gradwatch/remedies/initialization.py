@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +100,6 @@ class InitializeAgain(ModelRemedy):
 
     scheme: Scheme = "auto"
     seed: int = 0
-    fits: ClassVar[Mapping[str, float]] = {
-        "initialization too small": 1.0,
-        "initialization too large": 1.0,
-        "saturating activation": 0.8,
-        "dead ReLU": 0.7,
-        "missing normalization or skip": 0.5,
-    }
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:

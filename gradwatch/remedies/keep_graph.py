@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ class KeepGraph(ModelRemedy):
         >>> kept.module(torch.ones(1, 2)).requires_grad
         True
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the training step, or the forward pass of a plain module."""

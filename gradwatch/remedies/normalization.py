@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -48,15 +47,6 @@ class InsertNormalization(ModelRemedy):
     """
 
     kind: Kind = "auto"
-    fits: ClassVar[Mapping[str, float]] = {
-        "saturating activation": 0.8,
-        "initialization too small": 0.7,
-        "initialization too large": 0.7,
-        "missing normalization or skip": 0.9,
-        "dead ReLU": 0.6,
-        "unscaled input": 0.5,
-        "learning rate too high": 0.3,
-    }
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -163,12 +153,6 @@ class NormalizeFirst(ModelRemedy):
     References: Xiong et al., On layer normalization in the transformer architecture, 2020,
     https://arxiv.org/abs/2002.04745.
     """
-
-    fits: ClassVar[Mapping[str, float]] = {
-        "missing warm-up": 0.9,
-        "missing normalization or skip": 0.8,
-        "learning rate too high": 0.2,
-    }
 
     def change(self, setup: Setup) -> Setup:
         """Set ``norm_first``."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,13 +66,6 @@ class ChangeOptimizer(OptimizerRemedy):
     to: str = "AdamW"
     lr: float = 1e-3
     weight_decay: float | None = None
-    fits: ClassVar[Mapping[str, float]] = {
-        "initialization too small": 0.5,
-        "saturating activation": 0.4,
-        "missing normalization or skip": 0.4,
-        "unscaled target": 0.5,
-        "learning rate too high": 0.5,
-    }
 
     def __post_init__(self) -> None:
         made = getattr(torch.optim, self.to, None)
@@ -147,14 +140,6 @@ class LowerLearningRate(_ScaleRates):
     """
 
     factor: float = 0.1
-    fits: ClassVar[Mapping[str, float]] = {
-        "learning rate too high": 1.0,
-        "missing warm-up": 0.4,
-        "unscaled target": 0.5,
-        "dead ReLU": 0.5,
-        "unscaled input": 0.4,
-        "initialization too large": 0.3,
-    }
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1:
@@ -178,7 +163,6 @@ class RaiseLearningRate(_ScaleRates):
     """
 
     factor: float = 100.0
-    fits: ClassVar[Mapping[str, float]] = {"learning rate too low": 1.0}
 
     def __post_init__(self) -> None:
         if not self.factor > 1:
@@ -214,7 +198,6 @@ class WarmUp(OptimizerRemedy):
     """
 
     steps: int = 100
-    fits: ClassVar[Mapping[str, float]] = {"missing warm-up": 1.0, "learning rate too high": 0.5, "outlier batch": 0.1}
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,8 +30,6 @@ class UseBfloat16(Remedy):
     References: Micikevicius et al., Mixed precision training, 2018, https://arxiv.org/abs/1710.03740; Kalamkar et al.,
     A study of bfloat16 for deep learning training, 2019, https://arxiv.org/abs/1905.12322.
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"precision underflow": 1.0, "unguarded operation": 0.2}
 
     def change(self, setup: Setup) -> Setup:
         """Set the option, or the dtype of the parameters."""
@@ -79,7 +77,6 @@ class ScaleLoss(Remedy):
 
     start: float = 2.0**16
     grow_after: int = 100
-    fits: ClassVar[Mapping[str, float]] = {"precision underflow": 0.9}
     # Far above the right scale, halving would lose a step for each factor of 2. Growing makes up for a cut too deep.
     shrink: ClassVar[float] = 1 / 64
 

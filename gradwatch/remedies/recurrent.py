@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +94,6 @@ class ReplaceRecurrence(ModelRemedy):
 
     cell: Cell = "GRU"
     seed: int = 0
-    fits: ClassVar[Mapping[str, float]] = {"recurrent depth": 1.0}
 
     def __post_init__(self) -> None:
         if self.cell not in ("GRU", "LSTM"):
@@ -169,7 +167,6 @@ class OrthogonalRecurrence(ModelRemedy):
     """
 
     seed: int = 0
-    fits: ClassVar[Mapping[str, float]] = {"recurrent depth": 0.7}
 
     def change(self, setup: Setup) -> Setup:
         """Draw the weights."""

@@ -6,9 +6,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, overload
+from typing import Any, overload
 
 from torch import nn
+
+from gradwatch.causes import causes_treated_by, fit_of
 
 
 class NotApplicable(ValueError):
@@ -79,17 +81,7 @@ def copy_of(module: nn.Module) -> nn.Module:
 
 
 class Remedy(ABC):
-    """One change of a model or its training, as a value whose repr shows all settings.
-
-    ``fits`` holds the causes it treats and how directly: 1 removes the cause, less only eases what comes of it.
-    """
-
-    fits: ClassVar[Mapping[str, float]] = {}
-    treats: ClassVar[frozenset[str]] = frozenset()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.treats = frozenset(cls.fits)
+    """One change of a model or its training, as a value whose repr shows all settings."""
 
     @overload
     def apply(self, target: Setup) -> Setup: ...
@@ -127,9 +119,19 @@ class Remedy(ABC):
         """Return the patch for a module alone, without a batch or options."""
         return self.patch(Setup(module))
 
+    @property
+    def key(self) -> str:
+        """Its name in the table of advice, :mod:`gradwatch.causes`."""
+        return type(self).__name__
+
+    @property
+    def treats(self) -> frozenset[str]:
+        """The causes that it treats."""
+        return causes_treated_by(self.key)
+
     def fit_for(self, cause: str) -> float:
-        """How directly it treats a cause, 0 to 1."""
-        return self.fits.get(cause, 0.0)
+        """Return how directly it treats a cause: 1 removes it, less only eases what follows, 0 does nothing."""
+        return fit_of(self.key, cause)
 
 
 class ModelRemedy(Remedy):
@@ -172,9 +174,14 @@ class Advice(Remedy):
         """The line; where there is none, the sentence."""
         return self.line or f"# {self.text}"
 
+    @property
+    def treats(self) -> frozenset[str]:
+        """The cause it is for."""
+        return frozenset({self.cause})
+
     def fit_for(self, cause: str) -> float:
-        """An advice treats one cause."""
-        return 1.0 if cause == self.cause else 0.0
+        """Return 1 for the cause it is for, else 0."""
+        return float(cause == self.cause)
 
 
 @dataclass(frozen=True)

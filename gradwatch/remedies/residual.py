@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -48,12 +47,6 @@ class AddSkips(ModelRemedy):
 
     References: He, Zhang, Ren, Sun, Deep residual learning, 2015, https://arxiv.org/abs/1512.03385.
     """
-
-    fits: ClassVar[Mapping[str, float]] = {
-        "missing normalization or skip": 1.0,
-        "saturating activation": 0.6,
-        "initialization too small": 0.6,
-    }
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the blocks."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,6 @@ class RescaleInputs(ModelRemedy):
 
     mean: float | None = None
     std: float | None = None
-    fits: ClassVar[Mapping[str, float]] = {"unscaled input": 1.0, "dead ReLU": 0.4, "saturating activation": 0.3}
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -184,7 +183,6 @@ class RescaleTargets(ModelRemedy):
     mean: float | None = None
     std: float | None = None
     power: float = 2.0
-    fits: ClassVar[Mapping[str, float]] = {"unscaled target": 1.0}
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):

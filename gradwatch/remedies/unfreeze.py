@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,8 +24,6 @@ class UnfreezeAll(ModelRemedy):
         >>> UnfreezeAll().apply(layer).weight.requires_grad
         True
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
 
     def change(self, setup: Setup) -> Setup:
         """Require gradients for the frozen parameters."""
@@ -48,8 +46,6 @@ class TrainAll(Remedy):
             ...
         gradwatch.remedies.remedy.NothingToChange: Linear has no configure_optimizers that leaves a parameter out
     """
-
-    fits: ClassVar[Mapping[str, float]] = {"frozen or detached part": 1.0}
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the method that makes the optimizers."""

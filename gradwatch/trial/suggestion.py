@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
 
+from gradwatch.causes import STEPS
 from gradwatch.records import Array, Snapshot
 from gradwatch.remedies.activation import RELUS, ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
@@ -175,14 +176,12 @@ _LATER = 0.4
 _TELLING = 0.05  # two worths that differ by less than it are alike
 _WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
 
-ADVICE = (
-    Advice("unguarded operation", "Guard the logs, roots and divisions there.", "x = torch.log(x.clamp(min=1e-6))"),
-    Advice("outlier batch", "Look at the batch of that step, and clean or drop it in the data."),
-    Advice("frozen or detached part", "Remove the detach(), no_grad() or .data between that part and the loss."),
-    Advice("weight decay too strong", "Lower the weight decay.", "AdamW(model.parameters(), weight_decay=0.01)"),
-    Advice("unbounded loss", "Look at the sign of the loss: it falls without end, so that nothing is learned by it."),
-    Advice("precision underflow", "Let the loss scaler find its scale.", "scaler = torch.amp.GradScaler()"),
-)  # fmt: skip
+ADVICE = tuple(
+    Advice(cause, f"{step.text[0].upper()}{step.text[1:]}.", step.line)
+    for cause, steps in STEPS.items()
+    for step in steps
+    if step.line is not None
+)
 
 
 def suggest(
