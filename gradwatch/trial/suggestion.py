@@ -1,4 +1,4 @@
-"""What the measured steps say about the settings of a remedy, and about which one is meant."""
+"""Which remedies to try, the most promising first, with settings that the measured steps speak for."""
 
 from __future__ import annotations
 
@@ -29,142 +29,7 @@ from gradwatch.remedies.scaling import RescaleInputs, RescaleTargets
 from gradwatch.remedies.unfreeze import TrainAll, UnfreezeAll
 from gradwatch.trial.prediction import Flow, health, predicted_flow
 
-_FIRST = 5  # steps, before a training has gone wrong for long
-_LARGEST = 20.0
-_RISE = 10.0
-
-
-def usual_norm(history: Sequence[Snapshot]) -> float:
-    """Twice the usual total norm of the first steps, as a bound that touches few healthy ones; 1 where it is too large.
-
-    Example:
-        >>> usual_norm([Snapshot(step, ("a",), total_norm=0.4) for step in range(3)]), usual_norm([])
-        (0.8, 1.0)
-    """
-    norms = np.array([snapshot.total_norm for snapshot in history])
-    norms = norms[np.isfinite(norms) & (norms > 0)][:_FIRST]
-    bound = 2 * float(np.median(norms)) if len(norms) else 1.0
-    return float(f"{bound:.2g}") if bound <= _LARGEST else 1.0
-
-
-def broke_at_once(history: Sequence[Snapshot]) -> bool:
-    """Whether NaN or Inf came out of an ordinary step: a bad batch, and no training that had grown out of hand.
-
-    Example:
-        >>> history = [Snapshot(step, ("a",), loss=loss) for step, loss in enumerate([1.0, 0.9, float("inf")])]
-        >>> broke_at_once(history), broke_at_once(history[:2])
-        (True, False)
-    """
-    losses = np.concatenate([_losses(snapshot) for snapshot in history]) if history else np.empty(0)
-    bad = np.flatnonzero(np.isinf(losses))
-    if not len(bad) or bad[0] == 0:
-        return False
-    before = losses[: bad[0]]
-    return bool(before[-1] < _RISE * np.median(before))
-
-
-def _losses(snapshot: Snapshot) -> Array:
-    known = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
-    losses: Array = known[~np.isnan(known)]
-    return losses
-
-
-# Of the weights, in the layer of the median. The healthy small networks of tests/benchmarks/detection start with 0.6 %
-# to 9 %, large ones with about 0.1 % (A. Karpathy, Neural networks: zero to hero, 2022).
-GOOD_STEP = 0.02
-USUAL_STEP = 1e-3
-_LEAST, _MOST, _OTHERWISE = 1e-4, 0.3, 0.1
-
-
-def rate_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
-    """The factor that brings the first step to 2 % of the weights; a tenth where its size is not known.
-
-    Example:
-        >>> rate_factor(nn.Linear(1, 1))
-        0.1
-    """
-    return min(max(_factor_to(GOOD_STEP, first_step(module, history), _OTHERWISE), _LEAST), _MOST)
-
-
-def raising_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
-    """The factor that brings a first step that is too small to 0.1 % of the weights; 100 where its size is not known.
-
-    Example:
-        >>> raising_factor(nn.Linear(1, 1))
-        100.0
-    """
-    return max(_factor_to(USUAL_STEP, first_step(module, history), 100.0), 10.0)
-
-
-def _factor_to(good: float, step: float, otherwise: float) -> float:
-    return float(f"{good / step:.0e}") if math.isfinite(step) and step > 0 else otherwise
-
-
-def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
-    """Size of the first step over that of the weights, in the layer of the median; NaN where it is not known."""
-    optimizers = optimizers_of(module)
-    if not optimizers:
-        return _recorded(history)
-    first = optimizers[0]
-    return _of_sgd(first, history) if isinstance(first, SGD) else _of_adaptive(first)
-
-
-def _recorded(history: Sequence[Snapshot]) -> float:
-    return _median(np.asarray(getattr(history[0], "step_to_weight", []), np.float64)) if history else math.nan
-
-
-def _of_sgd(optimizer: Optimizer, history: Sequence[Snapshot]) -> float:
-    """Rate times gradient, which momentum adds up."""
-    if not history:
-        return math.nan
-    group = optimizer.param_groups[0]
-    momentum = float(group.get("momentum", 0.0))
-    return float(group["lr"]) * _median(history[0].grad_to_weight_ratio) / max(1 - momentum, 1e-3)
-
-
-def _of_adaptive(optimizer: Optimizer) -> float:
-    """Each entry moves by about the rate, whatever its gradient."""
-    weights = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p) and p.dim() > 1]
-    sizes = np.array([weight.detach().float().square().mean().sqrt().item() for weight in weights])
-    rate = float(optimizer.param_groups[0]["lr"])
-    return _median(rate / np.where(sizes > 0, sizes, np.nan))
-
-
-def _median(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else math.nan
-
-
-def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
-    """Every remedy with the settings that the history speaks for, the simpler of two alike first."""
-    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
-    if not has_normalization(setup.module):
-        yield from (InsertNormalization("batch"), InsertNormalization())
-    yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
-    yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
-    factor = rate_factor(setup.module, history)
-    yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
-    yield RaiseLearningRate(raising_factor(setup.module, history))
-    yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
-    yield _inputs(setup, history)
-    yield _targets(setup, history)
-
-
-def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:
-    rms = next((value for s in history if np.isfinite(value := getattr(s, "input_rms", math.nan)) and value > 0), None)
-    return RescaleInputs() if setup.batch is not None or rms is None else RescaleInputs(0.0, float(f"{rms:.3g}"))
-
-
-def _targets(setup: Setup, history: Sequence[Snapshot]) -> RescaleTargets:
-    """The first loss of a squared error is about the targets' mean square."""
-    loss = next((snapshot.loss for snapshot in history if np.isfinite(snapshot.loss) and snapshot.loss > 0), None)
-    if setup.batch is not None or loss is None:
-        return RescaleTargets()
-    return RescaleTargets(0.0, float(f"{loss**0.5:.3g}"))
-
-
-# Causes that lie in how the network passes the gradient on: a remedy is then worth what it makes of that.
+# Causes in the way that the network passes the gradient on: a remedy is then worth what it makes of that.
 _OF_FLOW = {
     "saturating activation",
     "initialization too small",
@@ -174,7 +39,15 @@ _OF_FLOW = {
 _VARIANT = 0.6
 _LATER = 0.4
 _TELLING = 0.05  # two worths that differ by less than it are alike
-_WORTH_SAYING = 0.6  # a remedy that treats a cause so directly is told even where it can't be applied from outside
+_WORTH_SAYING = 0.6  # fit from which on a remedy is told even where it can't be applied from outside
+_FIRST = 5  # steps, of a training that may go wrong later
+_LARGEST = 20.0
+_RISE = 10.0
+# Of the weights, in the layer of the median. The healthy small networks of tests/benchmarks/detection start with 0.6 %
+# to 9 %, large ones with about 0.1 % (A. Karpathy, Neural networks: zero to hero, 2022).
+GOOD_STEP = 0.02
+USUAL_STEP = 1e-3
+_LEAST, _MOST, _OTHERWISE = 1e-4, 0.3, 0.1
 
 ADVICE = tuple(
     Advice(cause, f"{step.text[0].upper()}{step.text[1:]}.", step.line)
@@ -187,11 +60,11 @@ ADVICE = tuple(
 def suggest(
     diagnoses: Iterable[Any], module: nn.Module | Setup, history: Sequence[Snapshot] = (), *, batch: Any = None
 ) -> list[Remedy]:
-    """Remedies that can be applied to a module, ranked by the diagnosed causes and what the gains predict.
+    """Return remedies that can be applied to a module, ranked by the diagnosed causes and what the gains predict.
 
-    A remedy is worth, for each cause, the diagnosis's score times how directly it treats that cause; where the cause
-    lies in the network, also how well the gradient would then reach the first layer. What treats a cause but can't be
-    applied from outside comes as an :class:`Advice`.
+    For each cause a remedy is worth the diagnosis's score times its fit in :mod:`gradwatch.causes`. Where the cause
+    lies in the network, it is also weighed by how well the gradient would then reach the first layer. A treatment that
+    only the user's own code allows comes as an :class:`Advice`.
 
     Args:
         diagnoses: with ``cause`` and ``score``, as ``monitor.diagnosis()`` gives them.
@@ -222,7 +95,7 @@ def suggest(
 
 
 def usual(setup: Setup) -> list[Remedy]:
-    """What helps most often, of what can be applied: for a training that goes badly and shows no cause.
+    """Return what helps most often, as far as it applies: for a training that goes badly and shows no cause.
 
     Example:
         >>> usual(Setup(nn.Linear(2, 1).requires_grad_(False)))
@@ -236,12 +109,12 @@ def usual(setup: Setup) -> list[Remedy]:
 
 
 def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
-    """The most worthy first; what differs by less than theory can tell stays in the candidates' order."""
+    """Return the most worthy first. Worths that are too near for theory to tell keep the candidates' order."""
     return sorted(ranked, key=lambda pair: -round(pair[0] / _TELLING))
 
 
 def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
-    """A variant of a remedy that stands before it is worth less: where that fails, it may fail for the same reason."""
+    """Lower the worth of a variant of an earlier remedy: where that one fails, this may fail for the same reason."""
     seen: list[type[Remedy]] = []
     changed = []
     for worth, remedy in ranked:
@@ -251,7 +124,7 @@ def _varied(ranked: list[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
 
 
 def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
-    """Cause -> its score in units of the highest; a later one counts less, as it often follows from the first."""
+    """Return the causes' scores over the highest. Later ones count less, as they often follow from the first."""
     scores: dict[str, float] = {}
     for diagnosis in diagnoses:
         scores[diagnosis.cause] = max(scores.get(diagnosis.cause, 0.0), float(getattr(diagnosis, "score", 1.0)))
@@ -269,7 +142,7 @@ def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) 
 
 
 def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Iterator[Remedy]:
-    """The remedy; an advice where it can't be applied but would treat a cause well; else nothing."""
+    """Yield the remedy, or an advice where it can't be applied but would treat a cause well, or nothing."""
     fits = {cause: remedy.fit_for(cause) for cause in scores}
     cause = max(fits, key=lambda known: fits[known])
     if not fits[cause]:
@@ -287,8 +160,131 @@ def _applicable(remedy: Remedy, setup: Setup, scores: dict[str, float]) -> Itera
 
 
 def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
-    """The code of a remedy; empty where it can't be told."""
+    """Return the code of a remedy; empty where it can't be told."""
     try:
         return remedy.patch(setup)
     except Exception:  # as above
         return ""
+
+
+def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
+    """Yield every remedy with the settings that the history speaks for, the simpler of two alike first."""
+    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
+    if not has_normalization(setup.module):
+        yield from (InsertNormalization("batch"), InsertNormalization())
+    yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
+    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
+    yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
+    factor = rate_factor(setup.module, history)
+    yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
+    yield RaiseLearningRate(raising_factor(setup.module, history))
+    yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
+    yield _inputs(setup, history)
+    yield _targets(setup, history)
+
+
+def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:
+    rms = next((value for s in history if np.isfinite(value := getattr(s, "input_rms", math.nan)) and value > 0), None)
+    return RescaleInputs() if setup.batch is not None or rms is None else RescaleInputs(0.0, float(f"{rms:.3g}"))
+
+
+def _targets(setup: Setup, history: Sequence[Snapshot]) -> RescaleTargets:
+    """Return the remedy with the targets' scale: the first loss of a squared error is about their mean square."""
+    loss = next((snapshot.loss for snapshot in history if np.isfinite(snapshot.loss) and snapshot.loss > 0), None)
+    if setup.batch is not None or loss is None:
+        return RescaleTargets()
+    return RescaleTargets(0.0, float(f"{loss**0.5:.3g}"))
+
+
+def usual_norm(history: Sequence[Snapshot]) -> float:
+    """Return twice the usual total norm of the first steps, a bound that touches few healthy ones; at most 20, else 1.
+
+    Example:
+        >>> usual_norm([Snapshot(step, ("a",), total_norm=0.4) for step in range(3)]), usual_norm([])
+        (0.8, 1.0)
+    """
+    norms = np.array([snapshot.total_norm for snapshot in history])
+    norms = norms[np.isfinite(norms) & (norms > 0)][:_FIRST]
+    bound = 2 * float(np.median(norms)) if len(norms) else 1.0
+    return float(f"{bound:.2g}") if bound <= _LARGEST else 1.0
+
+
+def broke_at_once(history: Sequence[Snapshot]) -> bool:
+    """Return True if NaN or Inf followed an ordinary step: a bad batch, not a training that had grown out of hand.
+
+    Example:
+        >>> history = [Snapshot(step, ("a",), loss=loss) for step, loss in enumerate([1.0, 0.9, float("inf")])]
+        >>> broke_at_once(history), broke_at_once(history[:2])
+        (True, False)
+    """
+    losses = np.concatenate([_losses(snapshot) for snapshot in history]) if history else np.empty(0)
+    bad = np.flatnonzero(np.isinf(losses))
+    if not len(bad) or bad[0] == 0:
+        return False
+    before = losses[: bad[0]]
+    return bool(before[-1] < _RISE * np.median(before))
+
+
+def _losses(snapshot: Snapshot) -> Array:
+    known = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
+    losses: Array = known[~np.isnan(known)]
+    return losses
+
+
+def rate_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
+    """Return the factor that brings the first update to 2 % of the weights; 0.1 where its size is unknown.
+
+    Example:
+        >>> rate_factor(nn.Linear(1, 1))
+        0.1
+    """
+    return min(max(_factor_to(GOOD_STEP, first_step(module, history), _OTHERWISE), _LEAST), _MOST)
+
+
+def raising_factor(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
+    """Return the factor that brings a tiny first update to 0.1 % of the weights; 100 where its size is unknown.
+
+    Example:
+        >>> raising_factor(nn.Linear(1, 1))
+        100.0
+    """
+    return max(_factor_to(USUAL_STEP, first_step(module, history), 100.0), 10.0)
+
+
+def _factor_to(good: float, step: float, otherwise: float) -> float:
+    return float(f"{good / step:.0e}") if math.isfinite(step) and step > 0 else otherwise
+
+
+def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
+    """Return the first update over the weights, in the median layer; NaN where it is unknown."""
+    optimizers = optimizers_of(module)
+    if not optimizers:
+        return _recorded(history)
+    first = optimizers[0]
+    return _of_sgd(first, history) if isinstance(first, SGD) else _of_adaptive(first)
+
+
+def _recorded(history: Sequence[Snapshot]) -> float:
+    return _median(np.asarray(getattr(history[0], "step_to_weight", []), np.float64)) if history else math.nan
+
+
+def _of_sgd(optimizer: Optimizer, history: Sequence[Snapshot]) -> float:
+    """Return rate times gradient, which momentum adds up."""
+    if not history:
+        return math.nan
+    group = optimizer.param_groups[0]
+    momentum = float(group.get("momentum", 0.0))
+    return float(group["lr"]) * _median(history[0].grad_to_weight_ratio) / max(1 - momentum, 1e-3)
+
+
+def _of_adaptive(optimizer: Optimizer) -> float:
+    """Return rate over weights: each entry moves by about the rate, whatever its gradient."""
+    weights = [p for group in optimizer.param_groups for p in group["params"] if not is_lazy(p) and p.dim() > 1]
+    sizes = np.array([weight.detach().float().square().mean().sqrt().item() for weight in weights])
+    rate = float(optimizer.param_groups[0]["lr"])
+    return _median(rate / np.where(sizes > 0, sizes, np.nan))
+
+
+def _median(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else math.nan
