@@ -1,4 +1,4 @@
-"""Keeps an error of the watching out of the training that is watched."""
+"""Keeps errors of the watching out of the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIBRARIES = {
     "contextlib", "gradwatch", "lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torch",
     "torchmetrics",
 }  # fmt: skip
-ENVIRONMENT = "GRADWATCH_ON_ERROR"  # what on_error is where nobody sets it
+ENVIRONMENT = "GRADWATCH_ON_ERROR"  # gives on_error where nobody sets it
 
 
 class RaisedOnPurpose(Exception):
@@ -56,19 +56,19 @@ class OutOfService:
 
 
 class Containment:
-    """Catches what the watching raises, switches the part in question off, and says so once.
+    """Catches errors of the watching, switches the part that failed off, and says so once.
 
-    It keeps the words of an error, never the error itself, whose frames would hold tensors.
+    It keeps the words of an error, never the error itself, whose frames would keep tensors alive.
 
     Args:
         on_error: ``"warn"``, or ``"raise"`` for tests and for people who debug a detector; None takes the environment
             variable ``GRADWATCH_ON_ERROR``, and ``"warn"`` where it is not set.
-        speaks: False in the processes that leave the warning to another one.
+        speaks: False in processes that leave the warning to another one.
 
     Attributes:
-        step: the optimizer step under way; whoever counts steps sets it.
-        failures: what is out of service, in the order in which it failed.
-        shared: parts that all processes which train together have, in the same order, such as the detectors.
+        step: the current optimizer step, set from outside.
+        failures: the parts out of service, in the order in which they failed.
+        shared: parts that all processes of a training have, in the same order, such as the detectors.
 
     Raises:
         ValueError: for an unknown ``on_error``.
@@ -95,7 +95,7 @@ class Containment:
         return any(failure.part == part for failure in self.failures)
 
     def run(self, part: str, function: Callable[..., T], *args: Any) -> T | None:
-        """Call a function; return None where its part is out of service, or fails now."""
+        """Call a function and return its result; None where its part is out of service or fails now."""
         if self.is_out(part):
             return None
         with self.guard(part):
@@ -104,7 +104,7 @@ class Containment:
 
     @contextmanager
     def guard(self, part: str) -> Iterator[None]:
-        """Switch a part off if what is inside of the ``with`` raises."""
+        """Switch a part off if the body of the ``with`` raises."""
         try:
             yield
         except RaisedOnPurpose:
@@ -118,15 +118,15 @@ class Containment:
             raise error
         self._switch_off(OutOfService(part, self.step, error_in_words(error)))
 
-    def hear_of(self, part: str, step: int) -> None:
-        """Switch a part off that has failed in another process, so that all of them find the same."""
+    def failed_elsewhere(self, part: str, step: int) -> None:
+        """Switch a part off that failed in another process, so that all processes find the same."""
         if not self.is_out(part):
             if self.on_error == "raise":
                 raise RuntimeError(f"{part} has failed in another process")
             self._switch_off(OutOfService(part, step, "it failed in another process"))
 
     def shared_failures(self) -> dict[int, OutOfService]:
-        """Return the shared parts that are out of service, by their places."""
+        """Return place in ``shared`` -> failure, for the shared parts that are out of service."""
         failed = {failure.part: failure for failure in self.failures}
         return {place: failed[part] for place, part in enumerate(self.shared) if part in failed}
 
@@ -138,7 +138,7 @@ class Containment:
 
 
 def require_on_error(value: OnError | None) -> OnError:
-    """Return the value, or that of the environment for None; raise a ValueError if it is unknown.
+    """Return the value, or the environment's for None; raise a ValueError if it is unknown.
 
     Example:
         >>> require_on_error("ignore")
@@ -153,7 +153,7 @@ def require_on_error(value: OnError | None) -> OnError:
 
 
 def say(message: str) -> None:
-    """Warn, and never raise: where warnings are errors the message goes to the standard error stream.
+    """Warn, and never raise: where warnings are errors, print the message to the standard error stream.
 
     Example:
         >>> with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.callbacks.kept_callback import KeptCallback
+from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.containment import Containment, OnError, SettingError
 from gradwatch.probe.call_log import tensors_in
 from gradwatch.probe.layers import find_layers
@@ -25,34 +25,34 @@ from gradwatch.transforms.transform import walk
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # came after torch 2.4
 
 
-class BackwardTransform(KeptCallback):
+class BackwardTransform(ReleasesModule):
     """Edit the gradient as it flows back through the outputs of chosen layers, with no change to the model.
 
-    All that lies in front of such a layer gets what the transform left. That is then no gradient of the loss any more;
-    use it as a remedy for gradients that vanish or explode over depth, or over time in a cell that is called once a
-    step. A transform sees the gradient at one output of one call, as this process has it: of its own micro-batch,
-    before accumulation and before ranks are averaged.
+    All layers before a chosen one get the edited gradient, which is no longer the gradient of the loss. Use it as a
+    remedy for gradients that vanish or explode over depth, or over time in a cell that is called once a time step. A
+    transform sees the gradient at one output of one call in this process: of its own micro-batch, before accumulation
+    and before ranks are averaged.
 
     Args:
-        transforms: a transform, a function of ``(params, context)``, or a list of them. Under ``params`` they find the
-            gradient as that of a stand-in with the layer's name. Those with a history keep one for each layer.
+        transforms: a transform, a function of ``(params, context)``, or a list of them. ``params`` holds one parameter,
+            with the layer's name, whose ``.grad`` is the gradient. Transforms with a history keep one for each layer.
         layers: shell patterns of the layers, such as ``encoder.*``.
-        on_error: what happens when an output of a layer can't be edited: ``"warn"`` leaves the layer alone from then
-            on, ``"raise"`` ends the fit; None takes the environment variable ``GRADWATCH_ON_ERROR``, and ``"warn"``
-            where it is not set. An error of a transform is one of the training and always ends it.
+        on_error: ``"warn"`` skips a layer from the step on at which its output can't be edited, ``"raise"`` ends the
+            fit; None takes the environment variable ``GRADWATCH_ON_ERROR``, and ``"warn"`` where it is not set. An
+            error of a transform always ends the fit.
 
     Raises:
         ValueError: when a pattern matches no layer, or the name of a layer a TorchScript module, at the start of the
             fit; for transforms that need weights (``AdaptiveClip``, ``ScaleByTrustRatio``), remove gradients
             (``SkipNonFinite``) or wait for a finding; for an unknown ``on_error``.
 
-    Compiled code takes the hooks in, if it is compiled in the fit; with ``fullgraph=True`` torch refuses them. Left
-    alone are calls under ``torch.func`` and tracing, empty and nested tensors, and a backward pass with
+    Code that is compiled during the fit contains the hooks; with ``fullgraph=True`` torch refuses them. Gradients are
+    not edited under ``torch.func`` and tracing, of empty and nested tensors, and in a backward pass with
     ``create_graph=True`` (a gradient penalty), whose gradients are part of the loss.
 
-    Non-finite gradients: as the transforms.
-    Cost: that of the transforms, for each chosen output. Under fp16 the loss scale is read once a batch, a sync:
-    gradients are divided by it, edited in float32, and multiplied again.
+    Non-finite gradients: see the transforms.
+    Cost: one call of the transforms for each chosen output. Under fp16 gradients are divided by the loss scale, edited
+    in float32, and multiplied again; the scale is read once a batch, which is a sync.
 
     Example:
         >>> from gradwatch.transforms import Standardize
@@ -81,7 +81,7 @@ class BackwardTransform(KeptCallback):
 
     @property
     def state_key(self) -> str:
-        """Differs between callbacks for different layers, so that a Trainer may have several."""
+        """Key with the layers in it, so that a Trainer may have several of these callbacks."""
         return self._generate_state_key(layers=self.layers)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,14 +100,14 @@ class BackwardTransform(KeptCallback):
         if by_name or (scripted and len(scripted) == len(chosen)):
             raise SettingError(
                 f"layers={self.layers} chooses {(by_name or scripted)[0]!r}, a TorchScript module, which takes no "
-                "hooks; expected a module of Python, such as the layer in front of it"
+                "hooks; expected a Python module, such as the layer before it"
             )
         if scripted:
             rank_zero_warn(f"nothing is transformed at {', '.join(scripted)}: TorchScript modules take no hooks")
         return {name: module for name, module in chosen.items() if name not in scripted}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Read the loss scale, where there is one."""
+        """Read the loss scale, if there is one."""
         self._context = StepContext(trainer.global_step)
         self._containment.step = trainer.global_step
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -116,12 +116,12 @@ class BackwardTransform(KeptCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remove what would outlive the batch; after the first one, say of which layers no gradient came by."""
+        """Remove hooks that would outlive the batch; after the first one, warn of layers without a gradient."""
         self._remove_from_leaves()
         if self._silent:
             rank_zero_warn(
-                f"in the first batch no gradient came by at the output of {', '.join(sorted(self._silent))}, so "
-                "nothing was transformed there: the layer was not called, is frozen with all in front of it, or was "
+                f"in the first batch no gradient reached the output of {', '.join(sorted(self._silent))}, so nothing "
+                "was transformed there: the layer was not called, is frozen with all layers before it, or was "
                 "compiled and called before the fit began"
             )
             self._silent = set()
@@ -131,7 +131,7 @@ class BackwardTransform(KeptCallback):
         self._silent.add(name)
 
     def _after_forward(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():  # this is compiled too then, so it has to stay as plain as it is
+        if torch.compiler.is_compiling():  # this code is then compiled too, and has to stay plain
             if not _is_exporting():
                 for tensor in tensors_in(output):
                     if tensor.requires_grad:
@@ -147,30 +147,30 @@ class BackwardTransform(KeptCallback):
                 self._hook_leaf(name, tensor)
 
     def _hook_leaf(self, name: str, leaf: Tensor) -> None:
-        """Hook a parameter, or an input, that a layer puts out: it outlives the batch, so its hook is removed then."""
+        """Hook a parameter or input that a layer returns; it outlives the batch, so its hook is removed afterwards."""
         if not any(known is leaf and of == name for of, known, _ in self._leaves):
             hook = ModuleHook(self._edit, name)
             self._leaves.append((name, leaf, leaf.register_hook(hook)))  # type: ignore[no-untyped-call]
 
     def _edit(self, name: str, grad: Tensor | None) -> Tensor | None:
-        if grad is None or not _is_editable(grad):  # None: of an output that the loss does not depend on
+        if grad is None or not _is_editable(grad):  # None: the loss does not depend on this output
             return None
         self._silent.discard(name)
-        stand_in = self._containment.run(f"layer {name}", self._stand_in, grad)
-        if stand_in is None or stand_in.grad is None:
+        param = self._containment.run(f"layer {name}", self._as_parameter, grad)
+        if param is None or param.grad is None:
             return None
-        self._chain_of(name)({name: stand_in}, self._context)
+        self._chain_of(name)({name: param}, self._context)
         if self._scale is not None:
-            stand_in.grad.mul_(self._scale)
-        return stand_in.grad.to(grad.dtype)
+            param.grad.mul_(self._scale)
+        return param.grad.to(grad.dtype)
 
-    def _stand_in(self, grad: Tensor) -> nn.Parameter:
-        """Return a parameter for the transforms to find a copy of the gradient under, divided by the loss scale."""
-        stand_in = nn.Parameter(torch.empty_like(grad, dtype=self._working_dtype(grad)), requires_grad=False)
-        stand_in.grad = grad.detach().to(stand_in.dtype, copy=True)
+    def _as_parameter(self, grad: Tensor) -> nn.Parameter:
+        """Return a parameter whose ``.grad`` is a copy of a gradient, divided by the loss scale."""
+        param = nn.Parameter(torch.empty_like(grad, dtype=self._working_dtype(grad)), requires_grad=False)
+        param.grad = grad.detach().to(param.dtype, copy=True)
         if self._scale is not None:
-            stand_in.grad.div_(self._scale)
-        return stand_in
+            param.grad.div_(self._scale)
+        return param
 
     def _working_dtype(self, grad: Tensor) -> torch.dtype:
         return torch.float32 if self._scale is not None and grad.itemsize < 4 else grad.dtype
@@ -193,10 +193,10 @@ class BackwardTransform(KeptCallback):
         """Remove the hooks."""
         self._remove()
 
-    def let_go(self) -> None:
-        """Remove the hooks, and drop what holds the module."""
+    def release(self) -> None:
+        """Remove the hooks, and drop all references to the module."""
         self._remove()
-        super().let_go()
+        super().release()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, pickled or deep, has no hooks."""
@@ -215,7 +215,7 @@ class BackwardTransform(KeptCallback):
 
 
 def _is_editable(grad: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # in the forward pass: the modes are not yet those of the backward pass
+    if torch.compiler.is_compiling():  # this runs in the forward pass, whose modes say nothing
         return True
     # A backward pass runs with gradient tracking only for create_graph=True.
     return not (torch.is_grad_enabled() or grad.is_nested or grad.numel() == 0 or is_transformed())
@@ -225,6 +225,6 @@ def _refuse_unsuited(transform: Transform) -> None:
     for part in walk(transform):
         if part.parameters_only or isinstance(part, When):
             raise ValueError(
-                f"{part} can't act in the backward pass: it needs weights, removes gradients, or waits for a finding "
-                "that the whole backward pass makes; give it to GradientTransform"
+                f"{part} can't act in the backward pass: it needs weights, removes gradients, or waits for a finding, "
+                "which needs the whole backward pass; give it to GradientTransform"
             )

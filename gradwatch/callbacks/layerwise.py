@@ -12,17 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.kept_callback import KeptCallback
+from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.probe.layers import ROOT, find_layers
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers that are trained together, and for how long.
+    """Layers that are trained together for some epochs.
 
     Attributes:
         layers: shell patterns of the layers, such as ``encoder.*``.
-        epochs: how many epochs; the last stage goes on for as long as the fit does.
+        epochs: number of epochs; the last stage lasts until the fit ends.
 
     Example:
         >>> Stage(["encoder.*", "head"], epochs=3).epochs
@@ -39,21 +39,21 @@ class Stage:
             raise ValueError(f"epochs is {self.epochs!r}; expected an integer of at least 1")
 
 
-class LayerwiseTraining(BaseFinetuning, KeptCallback):
+class LayerwiseTraining(BaseFinetuning, ReleasesModule):
     """Train layers in stages, each for some epochs, while all others are frozen.
 
-    Use it where a deep network does not train as a whole, because gradients vanish on their way to the first layers:
-    greedy training from the output back, or a warm start of some layers before all of them go on together (a last
-    ``Stage(["*"])``). A frozen parameter requires no gradient and has none, so the optimizer neither moves it nor keeps
-    more state for it. A gradient still flows through a frozen layer to a trained one in front of it.
+    Use it where a deep network does not train as a whole, because gradients vanish before they reach the first layers:
+    greedy training from the output back, or a warm start of some layers before all are trained together (a last
+    ``Stage(["*"])``). A frozen parameter requires no gradient and has none, so the optimizer neither moves it nor makes
+    state for it. A gradient still flows through a frozen layer to a trained one before it.
 
-    The optimizer should hold all parameters from the beginning; those that it lacks when their stage begins are added
-    to the first optimizer, with the settings of its first group. Parameters that were frozen before the fit stay so.
+    The optimizer should hold all parameters from the beginning. Parameters that it lacks when their stage begins are
+    added to the first optimizer, with the settings of its first group. Parameters frozen before the fit stay frozen.
 
     Args:
-        stages: one after the other.
-        freeze_statistics: normalize with the running statistics in frozen BatchNorm layers and leave them as they are;
-            False lets them go on.
+        stages: the stages, in order.
+        freeze_statistics: frozen BatchNorm layers normalize with their running statistics and don't update them;
+            False lets them update.
 
     Raises:
         ValueError: when there is no stage; at the start of the fit when a pattern matches no layer, a stage has nothing
@@ -79,7 +79,7 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
         self._stage: int | None = None
 
     def stage_at(self, epoch: int) -> int:
-        """Index of the stage that an epoch belongs to."""
+        """Return the index of the stage that an epoch belongs to."""
         for index, stage in enumerate(self.stages):
             epoch -= stage.epochs
             if epoch < 0:
@@ -87,10 +87,10 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
         return len(self.stages) - 1
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        """Nothing yet: the strategy and the optimizers have to see all parameters, and FSDP2 exchanges them."""
+        """Do nothing yet: strategy and optimizers have to see all parameters, and FSDP2 replaces them later."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the stages' parameters, and refuse what could not work."""
+        """Find the stages' parameters, and check that each stage can train."""
         super().on_fit_start(trainer, pl_module)
         self._trainable = [param for param in pl_module.parameters() if param.requires_grad]
         self._of_stage = [_parameters_of(stage, pl_module) for stage in self.stages]
@@ -109,13 +109,13 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on, in the stage of the current epoch; a run may be resumed in the middle of it."""
+        """Enter the stage of the current epoch; a run may be resumed in the middle of it."""
         self._stage = None
         for optimizer in trainer.optimizers:
             self.finetune_function(pl_module, trainer.current_epoch, optimizer)
 
     def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
-        """Freeze and unfreeze what the epoch's stage says."""
+        """Freeze and unfreeze parameters as the epoch's stage says."""
         stage = self.stage_at(epoch)
         if stage == self._stage:
             return
@@ -146,19 +146,19 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
         self._frozen_norms = [*frozen] if self.freeze_statistics else []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Keep frozen BatchNorm layers out of training mode, which Lightning sets anew after a validation."""
+        """Keep frozen BatchNorm layers out of training mode, which Lightning sets again after a validation."""
         for norm in self._frozen_norms:
             norm.eval()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the model as it came: what was trainable before the fit is trainable again."""
+        """Make trainable again what was trainable before the fit."""
         self._unfreeze(pl_module)
-        self.let_go()
+        self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The same, after a fit that was broken off."""
+        """Do the same after an error, for which Lightning does not call ``teardown``."""
         self._unfreeze(pl_module)
-        self.let_go()
+        self.release()
 
     def _unfreeze(self, pl_module: LightningModule) -> None:
         for param in self._trainable:
@@ -171,6 +171,6 @@ class LayerwiseTraining(BaseFinetuning, KeptCallback):
 def _parameters_of(stage: Stage, pl_module: nn.Module) -> set[int]:
     found = set()
     for name, module in find_layers(pl_module, stage.layers).items():
-        named = name in stage.layers and name != ROOT  # "encoder" stands for all that is in it, "encoder.*" for layers
+        named = name in stage.layers and name != ROOT  # "encoder" means all that is in it, "encoder.*" its layers
         found |= {id(param) for param in module.parameters(recurse=named)}
     return found

@@ -1,4 +1,4 @@
-"""The optimizer step that is under way, over the batches it accumulates and the optimizers it steps."""
+"""Callback that watches the gradients of a fit and reports what is wrong with them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.callbacks.kept_callback import KeptCallback
+from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.reports import Reports, open_reports
+from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import ranks_of
-from gradwatch.callbacks.unannounced import UnannouncedSteps
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device, unscales_itself
@@ -25,111 +25,62 @@ from gradwatch.pipeline.schedule import require_count
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
-
-@dataclass
-class OpenStep:
-    """What is known of a step so far.
-
-    Attributes:
-        was_read: an optimizer is about to step, or has: the step ends with this batch.
-        batches: how many have ended in it.
-        loss: sum of the batches' losses, each as a share of the step, on the device.
-        loss_scale: what the loss was multiplied by, on the device; None without a loss scaler.
-
-    Example:
-        >>> import torch
-        >>> step = OpenStep()
-        >>> for loss in (0.25, 0.5):
-        ...     step.add_loss({"loss": torch.tensor(loss)})
-        >>> step.loss
-        tensor(0.7500)
-    """
-
-    was_read: bool = False
-    batches: int = 0
-    loss: Tensor | None = None
-    loss_scale: Tensor | None = None
-    _stepping: Stepping = field(default_factory=Stepping)
-
-    @property
-    def skipped(self) -> bool | Tensor:
-        """Whether a loss scaler left out an optimizer's step; on the device where only the optimizer knows."""
-        return self._stepping.skipped if self.loss_scale is not None else False
-
-    def add_loss(self, outputs: Any) -> None:
-        """Take in what ``training_step`` gave, if there is a loss in it."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
-            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
-
-    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
-        """Have the gradients of an optimizer read that is about to step, and again when it has.
-
-        Args:
-            watcher: reads them.
-            optimizer: its gradients are accumulated and not yet clipped.
-            scaler: the loss scaler, if there is one; it has unscaled them, unless the optimizer does.
-        """
-        self.was_read = True
-        unscales = scaler is not None and unscales_itself(optimizer)
-        watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
-        if watcher.norms:
-            self._stepping.expect(optimizer, watcher.read_again, early=unscales)
-            self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
-
-    def close(self) -> None:
-        """Remove the hooks from the optimizers."""
-        self._stepping.close()
+_MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
 
-_MOST_BATCHES = 64  # of one step that nobody declares; more than manual accumulation goes over, as a rule
+class GradientMonitor(ReleasesModule):
+    """Watch every layer's gradient, find problems, and show them in TensorBoard and on the terminal.
 
+    Watching changes nothing: the weights are bit for bit those of an unwatched run. It ends nothing: a part that fails
+    is switched off with one warning and listed in ``out_of_service``. Hooks are in place for measured steps only. From
+    a CUDA device Snapshots and Findings arrive asynchronously, a step or more later, without synchronising.
 
-class GradientMonitor(KeptCallback):
-    """Watch every layer's gradient, find what is wrong, and show it in TensorBoard and on the terminal.
+    Every logger gets the keys of the first part of the table at measured steps, TensorBoard those of the second too,
+    and a layout for its tab Custom Scalars.
 
-    Watching changes nothing: the weights are bit for bit those of an unwatched run. It ends nothing: what fails inside
-    of it is switched off, said once and listed in ``out_of_service``. Hooks are in place for measured steps only. Any
-    logger gets the scalars; TensorBoard also a layout, a heat map, bars and the findings as text. From a CUDA device a
-    Snapshot, and what is found in it, comes a step or more later, as nobody waits for it.
+    ====================================  =====================================================================
+    logged key                            value
+    ====================================  =====================================================================
+    ``grad_norm/<layer>``                 L2 norm of the gradient of the layer's own parameters
+    ``grad_output_norm/<layer>``          L2 norm of the gradient at the layer's output
+    ``dead_fraction/<layer>``             share of a ReLU's units that were active for no sample
+    ``saturated_fraction/<layer>``        share of a bounded activation's outputs where it is flat
+    ``grad_norm_total``                   L2 norm of all gradients, before clipping; also in ``callback_metrics``
+    ``grad_norm_total_after``             the same after clipping, when the optimizer stepped
+    ``clip_coefficient``                  ``grad_norm_total_after`` over ``grad_norm_total``
+    ------------------------------------  ---------------------------------------------------------------------
+    ``gradient_flow/1 layers by steps``   picture: heat map of ``grad_output_norm``
+    ``gradient_flow/2 latest step``       picture: bars of ``grad_norm``, coloured by the open findings
+    ``gradient_flow/3 calls of <layer>``  picture: the gradient over the calls or time steps of a recurrent layer
+    ``gradwatch/findings``                text: all findings, their likely causes and what to try
+    ``gradient/<place> <parameter>``      histogram of a gradient, with ``histogram_every_n_steps``
+    ====================================  =====================================================================
 
-    ==============================  =====================================================================
-    logged key                      what it is
-    ==============================  =====================================================================
-    ``grad_norm/<layer>``           L2 norm of the gradient of the layer's own parameters
-    ``grad_output_norm/<layer>``    L2 norm of the gradient at the layer's output
-    ``dead_fraction/<layer>``       share of a ReLU's units that fire for no sample
-    ``saturated_fraction/<layer>``  share of a Sigmoid's or Tanh's outputs where it is flat
-    ``grad_norm_total``             all gradients together, before clipping; also in ``callback_metrics``
-    ``grad_norm_total_after``       the same when the optimizer stepped
-    ``clip_coefficient``            the second over the first
-    ==============================  =====================================================================
-
-    In TensorBoard a layer's name follows its place in the network (``grad_norm/03 conv1``), so that charts stand in
-    that order. All columns of a Snapshot are in the record and in ``history``, which, like ``findings`` and
-    ``diagnosis()``, is there during the fit and after it. With
-    several processes the numbers are those of all batches together, the same in each, and the first one writes.
+    In TensorBoard a layer's name follows its place in the network (``grad_norm/03 conv1``), which puts the charts in
+    that order. All columns of a Snapshot are in the record and in ``history``. ``history``, ``findings`` and
+    ``diagnosis()`` can be read during the fit and after it. With several processes the numbers are those of all batches
+    together, the same in each, and the first process writes.
 
     Args:
-        every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
         detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
-        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of those to leave out.
+        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
-        histogram_every_n_steps: write histograms of the gradients every so many steps; None writes none.
-        history_size: how many Snapshots are kept; when there are more, every second one is let go.
-        record_path: where the JSONL record goes; None puts ``gradwatch.jsonl`` into the logger's folder.
+        histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
+        history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
+        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
         summary: print the table of layers and findings at the end of the fit.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
-            weights are then an unwatched run's but for rounding, and for dropout, which compiled code draws otherwise.
-        on_error: ``"warn"`` switches off the part of the watching that fails, says so once and lets the training go on;
-            ``"raise"`` is for tests, and for people who debug a detector. None takes the environment variable
-            ``GRADWATCH_ON_ERROR``, else ``"warn"``.
+            weights then differ from an unwatched run's by rounding, and by dropout, which compiled code draws
+            differently.
+        on_error: ``"warn"`` switches off the part of the watching that fails, and the training goes on; ``"raise"`` is
+            for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
+            ``"warn"``.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a pattern that
-            matches no layer. Nothing else of the monitor's ends a fit, but ``on_finding="raise"`` and what a function
-            given as ``on_finding`` raises.
+            matches no layer. Only ``on_finding="raise"``, or a function given as ``on_finding``, may end a fit later.
         TypeError: for a detector that can't be called.
 
     Example:
@@ -174,9 +125,9 @@ class GradientMonitor(KeptCallback):
         self._summary = summary
         self._reports: Reports | None = None
         self._restored: dict[str, Any] | None = None
-        self._step: OpenStep | None = None
-        self._unannounced: UnannouncedSteps | None = None
-        self._has_told = False  # that no optimizer is seen to step
+        self._step: StepInProgress | None = None
+        self._past_lightning: StepsPastLightning | None = None
+        self._has_warned = False  # that no optimizer steps, or only one with scaled gradients
 
     @property
     def findings(self) -> list[Finding]:
@@ -185,7 +136,7 @@ class GradientMonitor(KeptCallback):
 
     @property
     def history(self) -> list[Snapshot]:
-        """The Snapshots that are kept."""
+        """The measured steps that are kept, in order."""
         return self._watcher.history
 
     @property
@@ -199,23 +150,23 @@ class GradientMonitor(KeptCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers and open the reports."""
-        before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that goes on
+        before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that fits again
         state, self._restored = self._restored or before, None
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
-        self._step, self._has_told = None, False
+        self._step, self._has_warned = None, False
         if state:
             watcher.containment.run("the memory of an earlier run", watcher.load_state_dict, state)
         self._reports = watcher.containment.run(
             "reports", open_reports, trainer, self._record_path, watcher.containment
         )
         if self._reports:
-            watcher.intake.on_snapshot = partial(self._reports.take, watcher)
-        self._unannounced = UnannouncedSteps(partial(self._read, trainer, pl_module, False))
+            watcher.intake.on_snapshot = partial(self._reports.write, watcher)
+        self._past_lightning = StepsPastLightning(partial(self._read, trainer, pl_module, False))
         with watcher.contained():
-            self._unannounced.open(pl_module)
+            self._past_lightning.open(pl_module)
 
     def _watcher_of(self, trainer: Trainer, pl_module: LightningModule) -> Watcher:
-        """Return a Watcher of the module; one of nothing where the module can't be looked at."""
+        """Return a Watcher of the module; a blank one where looking at the module fails."""
         containment = self._watcher.containment
         with containment.guard("the model"):
             return self._make_watcher(pl_module, detectors=_copied(self._detectors), ranks=ranks_of(trainer))
@@ -226,11 +177,11 @@ class GradientMonitor(KeptCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
         if self._step is None:
-            self._step = OpenStep()
+            self._step = StepInProgress()
             self._watcher.begin()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the module alone while it is validated in the middle of a step."""
+        """Pause: a validation may run in the middle of a step that accumulates batches."""
         self._watcher.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -238,27 +189,31 @@ class GradientMonitor(KeptCallback):
         self._watcher.resume()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Tell the backward pass of the loss from others; by hand, a step may have several losses."""
+        """Note the loss, to tell its backward pass from others; with manual optimization a step may have several."""
         if pl_module.automatic_optimization:
             self._watcher.expect(loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Read the gradients: unscaled and accumulated, not yet clipped."""
+        """Read the gradients.
+
+        Lightning calls this hook when it has unscaled and accumulated them, and before it clips them. The hook
+        ``on_after_backward`` comes too early: gradients are still scaled there, and accumulated in part.
+        """
         with self._watcher.contained():
-            if self._unannounced is not None:
-                self._unannounced.announced(optimizer)
+            if self._past_lightning is not None:
+                self._past_lightning.mark_announced(optimizer)
         self._read(trainer, pl_module, True, optimizer)
 
     def _read(self, trainer: Trainer, pl_module: LightningModule, is_announced: bool, optimizer: Optimizer) -> None:
-        step = self._step = self._step or OpenStep()
+        step = self._step = self._step or StepInProgress()
         with self._watcher.contained():
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             if scaler is not None and not is_announced:
-                self._tell_of_scaled_gradients(optimizer)
+                self._warn_of_scaled_gradients(optimizer)
                 step.was_read = True
                 return
             step.read(self._watcher, optimizer, scaler)
-            if (total := self._watcher.total_norm) is not None:  # into the dict: a call of pl_module.log costs 0.5 ms
+            if (total := self._watcher.total_norm) is not None:  # not pl_module.log: a call costs 0.5 ms
                 trainer.callback_metrics["grad_norm_total"] = total
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(pl_module, self._watcher.steps)
@@ -274,7 +229,7 @@ class GradientMonitor(KeptCallback):
             step.batches += 1
             step.add_loss(outputs)
         if not step.was_read:
-            self._bound(step, trainer, pl_module)
+            self._abandon_if_endless(step, trainer, pl_module)
             return
         step.close()
         self._step = None
@@ -284,8 +239,8 @@ class GradientMonitor(KeptCallback):
                 trainer.callback_metrics["grad_norm_total"] = torch.tensor(snapshot.total_norm)
             trainer.should_stop |= self._watcher.should_stop
 
-    def _bound(self, step: OpenStep, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep a step that no optimizer ends from going on for ever: its hooks would slow every batch."""
+    def _abandon_if_endless(self, step: StepInProgress, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Abandon a step that no optimizer ends: its hooks would slow down every batch."""
         if self._watcher.is_shared or not self._watcher.is_measuring:
             return
         declared = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
@@ -293,38 +248,38 @@ class GradientMonitor(KeptCallback):
             self._watcher.abandon()  # a batch without a backward pass
         elif step.batches >= max(declared, _MOST_BATCHES):
             self._watcher.abandon()
-            self._tell_of_no_step(step.batches)
+            self._warn_of_no_step(step.batches)
         else:
             return
         if declared == 1:
             self._step = None
 
-    def _tell_of_no_step(self, batches: int) -> None:
-        if self._watcher.steps == 0 and not self._has_told:
-            self._has_told = True
+    def _warn_of_no_step(self, batches: int) -> None:
+        if self._watcher.steps == 0 and not self._has_warned:
+            self._has_warned = True
             say(
                 f"gradients came in {batches} batches, and no optimizer was seen to step, so nothing can be measured: "
                 "expected a torch.optim.Optimizer that holds the model's parameters and whose step() is called."
             )
 
-    def _tell_of_scaled_gradients(self, optimizer: Optimizer) -> None:
-        if not self._has_told:
-            self._has_told = True
+    def _warn_of_scaled_gradients(self, optimizer: Optimizer) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             say(
                 f"{type(optimizer).__name__} steps past the loss scaler of the Trainer, so its gradients can't be told "
                 "from scaled ones and are not read; expected self.optimizers(), without use_pl_optimizer=False."
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove what is left of the hooks; write the pictures, the summary and the record's end."""
+        """Remove the remaining hooks; write the pictures, the summary and the end of the record."""
         self._finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end, when the fit is interrupted; another error is under way."""
+        """End the same way after an error, which another error must not replace."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """As at the end, where neither came."""
+        """End the same way where a fit ended before ``on_train_end``."""
         self._finish(quietly=True)
 
     def _finish(self, *, quietly: bool = False) -> None:
@@ -334,38 +289,93 @@ class GradientMonitor(KeptCallback):
         self._reports = None
         try:
             watcher.close(quietly=quietly)
-        finally:  # a finding of the last steps that is raised is recorded first
+        finally:  # on_finding="raise" may raise for the last steps; their finding is recorded all the same
             if reports is not None:
                 watcher.containment.run("reports", partial(reports.close, watcher, summary=self._summary))
             watcher.intake.on_snapshot = None
             self._watcher = watcher.containment.run("the memory of the fit", copy, watcher) or self._make_blank()
-            self.let_go()
+            self.release()
 
     def _close_step(self, *, quietly: bool) -> None:
-        step, unannounced = self._step, self._unannounced
-        self._step = self._unannounced = None
-        if unannounced is not None:
-            unannounced.close()
+        step, past_lightning = self._step, self._past_lightning
+        self._step = self._past_lightning = None
+        if past_lightning is not None:
+            past_lightning.close()
         if step is not None:
             step.close()
             if step.batches and self._watcher.has_seen_gradients and not quietly:
-                self._tell_of_no_step(step.batches)
+                self._warn_of_no_step(step.batches)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy holds the settings and what was recorded; a fit that is under way stays with the original."""
-        return {**super().__getstate__(), "_step": None, "_reports": None, "_unannounced": None}
+        """A copy holds the settings and the records; the current fit stays with the original."""
+        return {**super().__getstate__(), "_step": None, "_reports": None, "_past_lightning": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """The step count, the findings, what detectors remember and some of the Snapshots, for a checkpoint."""
+        """Return the step count, findings, memories of detectors and some of the Snapshots, for a checkpoint."""
         return self._watcher.containment.run("the memory in a checkpoint", self._watcher.state_dict) or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where an earlier run stopped, once the fit starts."""
+        """Keep the state of an earlier run until the fit starts, as there is no model to watch yet."""
         self._restored = state_dict
 
 
+@dataclass
+class StepInProgress:
+    """One optimizer step, over the batches it accumulates and the optimizers that step in it.
+
+    Attributes:
+        was_read: True once an optimizer's gradients were read: the step ends with this batch.
+        batches: number of batches that have ended in it.
+        loss: sum of the batches' losses, each as a share of the step, on the device.
+        loss_scale: factor on the loss, on the device; None without a loss scaler.
+
+    Example:
+        >>> step = StepInProgress()
+        >>> for loss in (0.25, 0.5):
+        ...     step.add_loss({"loss": torch.tensor(loss)})
+        >>> step.loss
+        tensor(0.7500)
+    """
+
+    was_read: bool = False
+    batches: int = 0
+    loss: Tensor | None = None
+    loss_scale: Tensor | None = None
+    _stepping: Stepping = field(default_factory=Stepping)
+
+    @property
+    def skipped(self) -> bool | Tensor:
+        """True if a loss scaler skipped an optimizer's step; on the device where only the optimizer knows."""
+        return self._stepping.skipped if self.loss_scale is not None else False
+
+    def add_loss(self, outputs: Any) -> None:
+        """Add the loss in the result of ``training_step``, if there is one."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+
+    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
+        """Let a watcher read an optimizer's gradients now, just before its step, and again just after.
+
+        Args:
+            watcher: the reader.
+            optimizer: the optimizer, with gradients that are accumulated and not yet clipped.
+            scaler: the loss scaler, if there is one; it has unscaled the gradients, unless the optimizer does so.
+        """
+        self.was_read = True
+        unscales = scaler is not None and unscales_itself(optimizer)
+        watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
+        if watcher.norms:
+            self._stepping.expect(optimizer, watcher.read_again, early=unscales)
+            self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
+
+    def close(self) -> None:
+        """Remove the hooks from the optimizers."""
+        self._stepping.close()
+
+
 def _copied(detectors: Sequence[Detector] | None) -> Sequence[Detector] | None:
-    """Return copies, for a fit without the memory of an earlier one; a detector may refuse to be copied."""
+    """Return copies, so that a fit does not inherit memories of an earlier one; uncopyable detectors are shared."""
     try:
         return deepcopy(detectors)
     except Exception:

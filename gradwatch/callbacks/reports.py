@@ -1,4 +1,4 @@
-"""Where a fit's Snapshots and Findings are written: loggers, record, terminal."""
+"""Writes a fit's Snapshots and Findings to its loggers, the record and the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from gradwatch.callbacks.trainer_checks import is_a
+from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.containment import Containment, say
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import plain_name
@@ -24,17 +24,17 @@ _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they 
 
 
 class Reports:
-    """Everything that one fit writes to; what fails is switched off, alone, and the others go on.
+    """All places that one fit writes to; each is switched off alone when it fails.
 
     Args:
-        trainer: its loggers are written to.
-        record_path: where the JSONL record goes; None writes none.
-        containment: switches off what fails.
+        trainer: the owner of the loggers.
+        record_path: path or URL of the JSONL record; None writes none.
+        containment: switches a place off when it fails.
     """
 
     def __init__(self, trainer: Trainer, record_path: str | Path | None, containment: Containment) -> None:
         self._containment = containment
-        boards: list[Any] = [logger for logger in trainer.loggers if is_a(logger, "TensorBoardLogger")]
+        boards: list[Any] = [logger for logger in trainer.loggers if has_class_named(logger, "TensorBoardLogger")]
         reports = {f"TensorBoard in {logger.log_dir}": logger for logger in boards}
         reports = {part: containment.run(part, _report_of, logger) for part, logger in reports.items()}
         self._boards = {part: report for part, report in reports.items() if report is not None}
@@ -43,13 +43,13 @@ class Reports:
         self._record_part = f"record {record_path}"
         self._record = containment.run(self._record_part, JsonlRecord, record_path) if record_path else None
         self._written: list[Finding] = []
-        self._failures = 0  # how many of the parts that failed are in the record
+        self._failures = 0  # number of failed parts that are in the record
         self._has_news = False
         self._started = time.monotonic()
         self._drawing = 0.0
 
-    def take(self, watcher: Watcher, snapshot: Snapshot) -> None:
-        """Write the latest Snapshot, and what opened or closed with it."""
+    def write(self, watcher: Watcher, snapshot: Snapshot) -> None:
+        """Write the latest Snapshot, and the Findings that opened or closed with it."""
         self._has_news, run = True, self._containment.run
         for part, board in self._boards.items():
             run(part, board.snapshot, snapshot)
@@ -59,11 +59,11 @@ class Reports:
                 run(part, _log, logger, values, snapshot.step)
         if self._record:
             run(self._record_part, self._record.snapshot, snapshot)
-        self._take_findings(watcher)
+        self._write_findings(watcher)
         if time.monotonic() - self._started > self._drawing / _PICTURE_SHARE + 30:
             self._draw(watcher)
 
-    def _take_findings(self, watcher: Watcher) -> None:
+    def _write_findings(self, watcher: Watcher) -> None:
         known = [_state(finding) for finding in self._written]
         changed = [finding for finding in watcher.findings if _state(finding) not in known]
         self._written = list(watcher.findings)
@@ -72,10 +72,10 @@ class Reports:
                 self._containment.run(self._record_part, self._record.finding, finding)
         if changed and watcher.history:
             self._write_text(watcher, self._diagnoses(watcher))
-        self._take_failures()
+        self._write_failures()
 
-    def _take_failures(self) -> None:
-        """Write down what has failed since the last time."""
+    def _write_failures(self) -> None:
+        """Write the parts that have failed since the last call into the record."""
         failures = self._containment.failures
         new, self._failures = failures[self._failures :], len(failures)
         for failure in new if self._record else []:
@@ -104,14 +104,14 @@ class Reports:
     def close(self, watcher: Watcher, *, summary: bool) -> None:
         """Draw the last pictures, print the summary and close the record; nothing where there was no news."""
         if watcher.history and (self._has_news or len(self._written) != len(watcher.findings)):
-            self._take_findings(watcher)  # of the last steps, which were not measured
+            self._write_findings(watcher)  # of the last steps, which were not measured
             diagnoses = self._diagnoses(watcher)
-            if any(not diagnosis.findings for diagnosis in diagnoses):  # a cause that no finding told of
+            if any(not diagnosis.findings for diagnosis in diagnoses):  # a cause without a finding
                 self._write_text(watcher, diagnoses)
             self._draw(watcher)
         else:
             diagnoses = []
-        self._take_failures()
+        self._write_failures()
         notes = [*self._troubles(), *map(str, self._containment.failures)]
         if summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes)
@@ -120,7 +120,7 @@ class Reports:
             self._containment.run(self._record_part, self._record.close)
 
     def _troubles(self) -> list[str]:
-        """Return what could not be written, in words; it was not worth a warning at each step."""
+        """Return in words what was not written, and warn of it once, at the end, instead of at each step."""
         parts: list[Any] = [*self._boards.values(), *([self._record] if self._record else [])]
         troubles = [trouble for part in parts if (trouble := part.trouble)]
         for trouble in troubles:
@@ -129,11 +129,11 @@ class Reports:
 
 
 def open_reports(trainer: Trainer, record_path: str | Path | None, containment: Containment) -> Reports | None:
-    """Return what the first process writes to; None in the others.
+    """Return the reports of the first process; None in the others.
 
-    The record's place is the logger's folder by default, which may be remote (``s3://...``).
+    The record is in the logger's folder by default, which may be remote (``s3://...``).
     """
-    folder = trainer.log_dir if trainer.loggers else None  # asks all ranks, so all have to ask
+    folder = trainer.log_dir if trainer.loggers else None  # a broadcast: all ranks have to ask
     record = record_path or (f"{folder}/gradwatch.jsonl" if folder else None)
     return Reports(trainer, record, containment) if trainer.is_global_zero else None
 

@@ -1,4 +1,4 @@
-"""What a callback that edits gradients asks of the Trainer, and what it refuses to run with."""
+"""Questions to the Trainer, and the settings of it with which gradients can't be watched or edited."""
 
 from __future__ import annotations
 
@@ -16,47 +16,42 @@ from gradwatch.transforms.transform import walk
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """The Trainer's callbacks, in order."""
+    """Return the Trainer's callbacks, in order."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
 
 
 def find_monitor(trainer: Trainer) -> Any:
-    """Return the callback that knows findings, if there is one."""
-    return next(filter(_knows_findings, callbacks_of(trainer)), None)
+    """Return the first callback with Findings, if there is one."""
+    return next(filter(_has_findings, callbacks_of(trainer)), None)
 
 
-def _knows_findings(callback: Callback) -> bool:
-    findings = getattr(callback, "findings", None)  # which a callback of the user's may have too, of another kind
-    return isinstance(findings, list) and all(isinstance(finding, Finding) for finding in findings)
+def has_class_named(value: object, name: str) -> bool:
+    """Return True if a value's class, or a base class of it, has this name.
 
-
-def is_a(value: object, name: str) -> bool:
-    """Whether a value's class, or one it is derived from, has this name.
-
-    A project that imports ``pytorch_lightning`` has other classes of the same names than ``lightning.pytorch``.
+    ``isinstance`` is no use here: ``pytorch_lightning`` has other classes of the same names as ``lightning.pytorch``.
 
     Example:
-        >>> is_a(True, "int"), is_a(True, "Trainer")
+        >>> has_class_named(True, "int"), has_class_named(True, "Trainer")
         (True, False)
     """
     return any(kind.__name__ == name for kind in type(value).__mro__)
 
 
 def ranks_of(trainer: Trainer) -> Ranks | None:
-    """The processes that a Trainer's strategy has; None for one alone.
+    """Return the processes of a Trainer's strategy; None for a single process.
 
     Raises:
         ValueError: for DeepSpeed.
-        NotImplementedError: where parameters are cut up in a way whose parts are not told apart.
+        NotImplementedError: where parameters are sharded in a way that is not supported.
     """
     _refuse_deepspeed(trainer, "watch")
-    model = trainer.strategy.model  # DDP and FSDP wrap the LightningModule, which does not know of them
+    model = trainer.strategy.model  # DDP and FSDP wrap the LightningModule
     return None if model is None else find_ranks(model)
 
 
 def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) -> None:
-    """Raise a ValueError for a ``When`` that nobody can answer; warn of a monitor that would see edited gradients."""
+    """Raise a ValueError for a ``When`` without a monitor; warn of a monitor that would see edited gradients."""
     monitor = find_monitor(trainer)
     waiting = [part for part in walk(transform) if isinstance(part, When)]
     if waiting and monitor is None:
@@ -70,7 +65,7 @@ def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) ->
 
 
 def check_trainer(transform: Transform, trainer: Trainer) -> None:
-    """Raise a ValueError where the Trainer clips too, or holds gradients in a form that can't be edited rightly."""
+    """Raise a ValueError where the Trainer clips too, or its gradients are scaled or sharded and can't be edited."""
     parts = list(walk(transform))
     clips = [part for part in parts if part.is_clip]
     if clips and trainer.gradient_clip_val:
@@ -89,9 +84,14 @@ def check_trainer(transform: Transform, trainer: Trainer) -> None:
     _check_sharding([part for part in parts if not part.parts], trainer)
 
 
+def _has_findings(callback: Callback) -> bool:
+    findings = getattr(callback, "findings", None)  # a user's callback may use the name for something else
+    return isinstance(findings, list) and all(isinstance(finding, Finding) for finding in findings)
+
+
 def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
     _refuse_deepspeed(trainer, "transform")
-    if is_a(trainer.strategy, "FSDPStrategy"):
+    if has_class_named(trainer.strategy, "FSDPStrategy"):
         for part in parts:
             if not part.elementwise:
                 raise ValueError(
@@ -101,5 +101,5 @@ def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
 
 
 def _refuse_deepspeed(trainer: Trainer, what: str) -> None:
-    if is_a(trainer.strategy, "DeepSpeedStrategy"):
+    if has_class_named(trainer.strategy, "DeepSpeedStrategy"):
         raise SettingError(f"DeepSpeed keeps gradients to itself, so there is nothing to {what}; use FSDP2 or DDP")

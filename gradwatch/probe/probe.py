@@ -276,14 +276,14 @@ class Probe:
     def _hear_of(self, sums: StepSums, step: int) -> None:
         """Take in what has failed in some process; it may have been this one."""
         for layer in sums.unwatched:
-            self.containment.hear_of(f"layer {layer}", step)
+            self.containment.failed_elsewhere(f"layer {layer}", step)
         for place, (since, name) in sums.faults.items():
             for part in self.containment.shared[place : place + 1]:
                 if checksum(part) == name:  # else this process has other detectors
-                    self.containment.hear_of(part, since)
+                    self.containment.failed_elsewhere(part, since)
         if sums.failed:
             self._is_over = True
-            self.containment.hear_of(MEASURING, step)
+            self.containment.failed_elsewhere(MEASURING, step)
 
     def _agree(self) -> None:
         """Make sure that all processes watch the same; where they do not, all of them know, and none goes on."""

@@ -131,7 +131,7 @@ def test_patterns_are_checked() -> None:
 def test_a_layer_that_no_gradient_reaches_is_named() -> None:
     model = sgd()
     model.net[0].requires_grad_(False)
-    with pytest.warns(UserWarning, match=r"no gradient came by at the output of net.0, so nothing"):
+    with pytest.warns(UserWarning, match=r"no gradient reached the output of net.0, so nothing"):
         fit(BackwardTransform(Standardize(), layers=["net.0", "net.2"]), model, max_steps=2)
 
 

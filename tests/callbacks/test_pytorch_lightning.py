@@ -14,8 +14,8 @@ from models import loader, mlp
 from torch import Tensor, nn
 
 from gradwatch import BackwardTransform, GradientMonitor, GradientTransform, LayerwiseTraining, Stage
-from gradwatch.callbacks import kept_callback
-from gradwatch.callbacks.trainer_checks import is_a
+from gradwatch.callbacks import releases_module
+from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.reporting.record import read_record
 from gradwatch.transforms import ClipByGlobalNorm, NormalizeByNorm, Standardize, When
 
@@ -115,12 +115,12 @@ def test_what_is_refused_is_refused_there_too(tmp_path: Path) -> None:
 def test_callbacks_are_of_its_own_class_too_for_its_command_line() -> None:
     pl = pytest.importorskip("pytorch_lightning", reason="pytorch_lightning is not installed")
     # As gradwatch imports it in a project that has imported pytorch_lightning before, as LightningCLI's YAML does.
-    base = runpy.run_path(kept_callback.__file__)["EitherCallback"]
+    base = runpy.run_path(releases_module.__file__)["CallbackOfBothPackages"]
     assert issubclass(base, pl.Callback)
     assert issubclass(base, Callback)
 
 
 def test_sharded_strategies_are_known_by_their_names() -> None:
     strategies = pytest.importorskip("pytorch_lightning.strategies", reason="pytorch_lightning is not installed")
-    assert is_a(strategies.FSDPStrategy(), "FSDPStrategy")
-    assert not is_a(strategies.DDPStrategy(), "FSDPStrategy")
+    assert has_class_named(strategies.FSDPStrategy(), "FSDPStrategy")
+    assert not has_class_named(strategies.DDPStrategy(), "FSDPStrategy")

@@ -108,7 +108,7 @@ def test_a_resumed_raw_run_ends_bitwise_as_if_never_stopped(tmp_path: Path) -> N
 
 def test_scaled_gradients_are_left_alone_and_the_way_out_is_said_once() -> None:
     calls = Calls()
-    with pytest.warns(UserWarning, match=r"gradients of SGD alone.*'16-mixed'.*without use_pl_optimizer") as caught:
+    with pytest.warns(UserWarning, match=r"the gradients of SGD.*'16-mixed'.*without use_pl_optimizer") as caught:
         ours = fit(GradientTransform([calls, ClipByGlobalNorm(0.1)]), Raw(), **short(plugins=[fp16()]))
     assert calls.names == []
     assert same_weights(ours, fit(model=Raw(), **short(plugins=[fp16()])))

@@ -1,4 +1,4 @@
-"""UnannouncedSteps without a Trainer: whose steps it reports, and that it changes and holds nothing."""
+"""StepsPastLightning without a Trainer: whose steps it reports, and that it changes and holds nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from gradwatch.callbacks.unannounced import UnannouncedSteps
+from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 
 
-def opened(module: nn.Module) -> tuple[UnannouncedSteps, list[Optimizer]]:
+def opened(module: nn.Module) -> tuple[StepsPastLightning, list[Optimizer]]:
     seen: list[Optimizer] = []
-    steps = UnannouncedSteps(seen.append)
+    steps = StepsPastLightning(seen.append)
     steps.open(module)
     return steps, seen
 
@@ -35,7 +35,7 @@ def hook_counts() -> tuple[int, int]:
 def test_optimizers_of_other_models_are_not_reported_and_the_module_is_seldom_asked() -> None:
     asked: list[int] = []
 
-    class Asked(UnannouncedSteps):
+    class Asked(StepsPastLightning):
         def _holds_ours(self, params: Any) -> bool:
             asked.append(1)
             return super()._holds_ours(params)
@@ -71,7 +71,7 @@ def test_a_mark_is_used_once() -> None:
     module = nn.Linear(1, 1)
     optimizer, other = SGD(module.parameters(), lr=0.1), SGD([module.bias], lr=0.1)
     steps, seen = opened(module)
-    steps.announced(optimizer)
+    steps.mark_announced(optimizer)
     optimizer.step()
     optimizer.step()
     other.step()
@@ -86,7 +86,7 @@ def test_an_error_of_the_function_is_raised_and_the_next_step_is_reported() -> N
         calls.append(optimizer)
         raise RuntimeError("from before")
 
-    steps = UnannouncedSteps(before)
+    steps = StepsPastLightning(before)
     steps.open(module)
     optimizer = SGD(module.parameters(), lr=0.1)
     for arguments in ((), (lambda: torch.tensor(0.0),)):
@@ -161,7 +161,7 @@ def test_after_close_nothing_is_held() -> None:
     module = nn.Linear(1, 1)
     optimizer = SGD(module.parameters(), lr=0.1)
     steps, seen = opened(module)
-    steps.announced(optimizer)
+    steps.mark_announced(optimizer)
     optimizer.step(lambda: torch.tensor(0.0))
     optimizer.step()
     refs = [weakref.ref(value) for value in (module, optimizer, module.weight)]
@@ -197,7 +197,7 @@ def test_optimizers_are_not_kept_alive_nor_taken_for_each_other() -> None:
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_copy_is_closed(how: Callable[[Any], Any]) -> None:
     module, count = nn.Linear(1, 1), hook_counts()
-    steps = UnannouncedSteps(_nothing)
+    steps = StepsPastLightning(_nothing)
     steps.open(module)
     twin = how(steps)
     assert hook_counts() == (count[0] + 1, count[1] + 1)
@@ -230,9 +230,9 @@ def test_what_an_ordinary_step_costs() -> None:
             optimizer.param_groups[0]["params"] = []
             closure = lambda: None  # noqa: E731
             bare = _time(lambda: optimizer.step(closure))
-            steps = UnannouncedSteps(_nothing)
+            steps = StepsPastLightning(_nothing)
             steps.open(pl_module)
-            self.cost = _time(lambda: optimizer.step(closure)) - bare + _time(lambda: steps.announced(optimizer))
+            self.cost = _time(lambda: optimizer.step(closure)) - bare + _time(lambda: steps.mark_announced(optimizer))
             steps.close()
 
     timed = Timed()

@@ -1,4 +1,4 @@
-"""UnannouncedSteps in a fit: which steps it reports, which it leaves to Lightning, and that it changes nothing."""
+"""StepsPastLightning in a fit: which steps it reports, which it leaves to Lightning, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from small_fits import Regression, fit, same_weights
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from gradwatch.callbacks.unannounced import UnannouncedSteps
+from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 
 
 class Reporting(Callback):
@@ -33,13 +33,13 @@ class Reporting(Callback):
         self.told: list[str] = []
         self.optimizers: list[int] = []
         self.norms: list[float] = []
-        self.steps = UnannouncedSteps(self.before)
+        self.steps = StepsPastLightning(self.before)
 
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
         self.steps.open(pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        self.steps.announced(optimizer)
+        self.steps.mark_announced(optimizer)
         self.note("announced", optimizer)
 
     def before(self, optimizer: Optimizer) -> None:

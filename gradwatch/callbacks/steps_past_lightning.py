@@ -1,4 +1,4 @@
-"""Steps of optimizers that Lightning does not announce, found through torch's global optimizer hooks."""
+"""Optimizer steps that no hook of the Trainer announces, found through torch's global optimizer hooks."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from gradwatch.probe.modules import named_parameters
 T = TypeVar("T")
 
 
-class UnannouncedSteps:
+class StepsPastLightning:
     """Calls a function just before each optimizer step that Lightning does not announce.
 
-    Lightning calls ``on_before_optimizer_step`` only for optimizers that step through it. It never comes for
-    ``self.optimizers(use_pl_optimizer=False)``, for optimizers made by hand, and for optimizers that step inside the
-    backward pass. All of them step through torch's global hooks, which are in place while this is open.
+    Lightning calls ``on_before_optimizer_step`` only for optimizers that step through it: not for
+    ``self.optimizers(use_pl_optimizer=False)``, optimizers made by hand, or optimizers that step inside the backward
+    pass. Every torch optimizer calls torch's global hooks, which are in place while this is open.
 
-    An optimizer that steps inside the step of another one with the same parameters (SAM, Lookahead,
-    ZeroRedundancyOptimizer) is a part of that step and not reported. Neither is an optimizer without a parameter of
-    the module, a step in code that ``torch.compile`` compiles, and in automatic optimization a step with a closure,
-    since that is the way in which Lightning steps there.
+    Four kinds of steps are not reported: those of an optimizer inside the step of another one with the same parameters
+    (SAM, Lookahead, ZeroRedundancyOptimizer); of an optimizer without a parameter of the module; in code that
+    ``torch.compile`` compiles; and in automatic optimization steps with a closure, as Lightning steps with one there.
 
     Args:
-        before: called with the optimizer, when its gradients are there. What it raises reaches the user.
+        before: called with the optimizer, when its gradients are ready. Its errors reach the user.
 
     Example:
         >>> seen, layer = [], nn.Linear(1, 1)
-        >>> optimizer, steps = torch.optim.SGD(layer.parameters()), UnannouncedSteps(seen.append)
+        >>> optimizer, steps = torch.optim.SGD(layer.parameters()), StepsPastLightning(seen.append)
         >>> steps.open(layer)
         >>> optimizer.step()
-        >>> steps.announced(optimizer)  # from on_before_optimizer_step
+        >>> steps.mark_announced(optimizer)  # from on_before_optimizer_step
         >>> optimizer.step()
         >>> steps.close()
         >>> optimizer.step()
@@ -49,42 +48,42 @@ class UnannouncedSteps:
     def __init__(self, before: Callable[[Optimizer], None]) -> None:
         self._before = before
         self._module: nn.Module | None = None
-        self._remove: Callable[[], Any] = _nothing
+        self._remove: Callable[[], Any] = _do_nothing
         self._params: frozenset[int] = frozenset()
-        self._seen: _ByOptimizer[_Seen] = _ByOptimizer()
-        self._marks: _ByOptimizer[int] = _ByOptimizer()  # announced -> the global step at which
-        self._under_way: _ByOptimizer[None] = _ByOptimizer()  # steps not over whose gradients have been handed over
+        self._ownership: _ByOptimizer[_Ownership] = _ByOptimizer()
+        self._announced: _ByOptimizer[int] = _ByOptimizer()  # -> the global step at which it was announced
+        self._stepping: _ByOptimizer[None] = _ByOptimizer()  # steps that are not over and were handed over
 
     def open(self, module: nn.Module) -> None:
-        """Begin to look at the steps of optimizers that hold a parameter of this module."""
+        """Begin to report the steps of optimizers that hold a parameter of this module."""
         self.close()
         self._module = module
         handles = [
             register_optimizer_step_pre_hook(_weak(self._on_step)),
             register_optimizer_step_post_hook(_weak(self._on_end)),
         ]
-        # Also called when this object dies unclosed: a global hook would otherwise stay for the whole process.
+        # Also called when this object dies unclosed: a global hook would stay for the rest of the process.
         self._remove = weakref.finalize(self, _remove, handles)
 
-    def announced(self, optimizer: Optimizer) -> None:
+    def mark_announced(self, optimizer: Optimizer) -> None:
         """Note that the next step of an optimizer is Lightning's, or the one whose closure is running."""
-        self._marks[optimizer] = self._global_step
+        self._announced[optimizer] = self._global_step
 
     def close(self) -> None:
         """Remove the hooks and forget the module and its optimizers."""
         self._remove()
-        self._remove, self._module, self._params = _nothing, None, frozenset()
-        for kept in (self._seen, self._marks, self._under_way):
+        self._remove, self._module, self._params = _do_nothing, None, frozenset()
+        for kept in (self._ownership, self._announced, self._stepping):
             kept.clear()
 
     def __reduce__(self) -> Any:
-        """A copy, pickled or deep, is a closed one: hooks stay with the original."""
+        """A copy, pickled or deep, is closed: hooks stay with the original."""
         return type(self), (self._before,)
 
     @property
     def _global_step(self) -> int:
-        # Lightning counts a step when it is over, also one that the loss scaler skipped. A mark of an earlier count is
-        # left from such a step, and says nothing about the step that comes now.
+        # Lightning counts a step when it is over, even if the loss scaler skipped it. An announcement with an earlier
+        # count belongs to such a skipped step, not to the one that comes now.
         step: int = getattr(self._module, "global_step", 0)
         return step
 
@@ -95,46 +94,46 @@ class UnannouncedSteps:
         if not self._concerns(optimizer):
             return None
         if closure is None:
-            self._take(optimizer)
+            self._hand_over(optimizer)
             return None
         return _with_closure(args, kwargs, partial(self._run, optimizer, closure))
 
     def _run(self, optimizer: Optimizer, closure: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a closure, which makes the gradients, then take them; LBFGS does so many times a step."""
-        self._marks.pop(optimizer)
-        self._under_way.pop(optimizer)
+        """Call a closure, which makes the gradients, then report them; LBFGS does so many times a step."""
+        self._announced.pop(optimizer)
+        self._stepping.pop(optimizer)
         result = closure(*args, **kwargs)
-        self._take(optimizer)
+        self._hand_over(optimizer)
         return result
 
-    def _take(self, optimizer: Optimizer) -> None:
-        """Hand an optimizer over whose gradients are there, unless somebody did."""
-        is_announced = self._marks.pop(optimizer) == self._global_step
+    def _hand_over(self, optimizer: Optimizer) -> None:
+        """Report an optimizer whose gradients are ready, unless Lightning announced it or another step contains it."""
+        is_announced = self._announced.pop(optimizer) == self._global_step
         if not is_announced and self._module is not None and not self._is_part_of_another(optimizer):
             self._before(optimizer)
-        self._under_way[optimizer] = None
+        self._stepping[optimizer] = None
 
     def _on_end(self, optimizer: Optimizer, *_: Any) -> None:
-        self._under_way.pop(optimizer)
+        self._stepping.pop(optimizer)
 
     def _is_part_of_another(self, optimizer: Optimizer) -> bool:
-        if optimizer in self._under_way and _calls_itself(optimizer):
+        if optimizer in self._stepping and _calls_itself(optimizer):
             return True
         now = self._global_step
-        outer = [*self._under_way, *(marked for marked in self._marks if self._marks.get(marked) == now)]
+        outer = [*self._stepping, *(other for other in self._announced if self._announced.get(other) == now)]
         others = {id_ for other in outer if other is not optimizer for id_ in _parameters_of(other)}
         return bool(others) and not others.isdisjoint(_parameters_of(optimizer))
 
     def _concerns(self, optimizer: Optimizer) -> bool:
-        seen = self._seen.get(optimizer)
-        if seen is None:
-            seen = self._seen[optimizer] = _Seen()
-        if not seen.is_ours:
-            seen.steps += 1
-            # A parameter may become one of the module's later. To look at the 1st, 2nd, 4th, 8th step is cheap.
-            if seen.steps & (seen.steps - 1) == 0:
-                seen.is_ours = self._holds_ours(_parameters_of(optimizer))
-        return seen.is_ours
+        ownership = self._ownership.get(optimizer)
+        if ownership is None:
+            ownership = self._ownership[optimizer] = _Ownership()
+        if not ownership.is_ours:
+            ownership.steps += 1
+            # The module may get the parameter later. Checking at the 1st, 2nd, 4th, 8th step is cheap.
+            if ownership.steps & (ownership.steps - 1) == 0:
+                ownership.is_ours = self._holds_ours(_parameters_of(optimizer))
+        return ownership.is_ours
 
     def _holds_ours(self, params: Sequence[int]) -> bool:
         if self._params.isdisjoint(params) and self._module is not None:
@@ -142,8 +141,8 @@ class UnannouncedSteps:
         return not self._params.isdisjoint(params)
 
 
-class _Seen:
-    """Remembers of an optimizer if it has a parameter of the module, and how often it stepped without one."""
+class _Ownership:
+    """Remembers if an optimizer holds a parameter of the module, and the number of steps it took while it held none."""
 
     def __init__(self) -> None:
         self.is_ours = False
@@ -151,14 +150,14 @@ class _Seen:
 
 
 class _ByOptimizer(Generic[T]):
-    """Values by optimizer: by identity, since a subclass may define ``==``, and not for longer than it lives."""
+    """Values by optimizer, for as long as it lives; by identity, since a subclass may define ``==``."""
 
     def __init__(self) -> None:
         self._values: dict[int, tuple[weakref.ref[Optimizer], T]] = {}
         self._room = 64
 
     def __setitem__(self, optimizer: Optimizer, value: T) -> None:
-        if len(self._values) >= self._room:  # some people make a new optimizer for each batch
+        if len(self._values) >= self._room:  # some users make a new optimizer for each batch
             self._values = {key: entry for key, entry in self._values.items() if entry[0]() is not None}
             self._room = 64 + 2 * len(self._values)
         self._values[id(optimizer)] = weakref.ref(optimizer), value
@@ -182,7 +181,7 @@ class _ByOptimizer(Generic[T]):
         self._values.clear()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -192,11 +191,11 @@ def _remove(handles: Sequence[RemovableHandle]) -> None:
 
 
 def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls a method for as long as its object lives, and does not keep it alive."""
+    """Return a function that calls a method while its object lives, without keeping it alive."""
     reference = weakref.WeakMethod(method)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():  # first of all, so that no graph breaks here
+        if torch.compiler.is_compiling():  # comes first, so that no graph breaks here
             return None
         found = reference()
         return None if found is None else found(*args)
@@ -207,7 +206,7 @@ def _weak(method: Callable[..., Any]) -> Callable[..., Any]:
 def _closure_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
     """Return the closure among the arguments of ``step``, the first of which is the optimizer."""
     found = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    return found if callable(found) and not isinstance(found, nn.Module) else None  # step(model): K-FAC and its like
+    return found if callable(found) and not isinstance(found, nn.Module) else None  # step(model): K-FAC and similar
 
 
 def _with_closure(args: tuple[Any, ...], kwargs: dict[str, Any], closure: Callable[..., Any]) -> Any:
@@ -221,9 +220,9 @@ def _parameters_of(optimizer: Optimizer) -> list[int]:
 
 
 def _calls_itself(optimizer: Optimizer) -> bool:
-    """Return True if a class and one it is derived from both have a ``step`` with hooks: super().step() is no new step.
+    """Return True if super().step() calls the hooks again within one step, as a base class has a ``step`` with hooks.
 
-    Otherwise a step that is still under way when the next one begins has raised.
+    Otherwise a step that is not over when the next one begins has raised.
     """
     steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
     return len([step for step in steps if hasattr(step, "hooked")]) > 1  # torch's mark; seen in torch 2.13
