@@ -23,7 +23,7 @@ from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
 from gradwatch.records import Finding
-from gradwatch.reporting.terminal import Summary, side_by_side
+from gradwatch.reporting.terminal import SideBySide, Summary
 
 _RUNS: dict[str, type[LightningModule]] = {"Sigmoid, default init": Baseline, "ReLU, He init": He}
 _SEED = 42
@@ -57,7 +57,7 @@ def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) ->
             monitor, accuracy = _train(name, data, epochs, log_dir, progress, task)
             title = f"{name}: test accuracy {accuracy:.2f}"
             summaries.append(Summary(monitor.history[-1], monitor.findings, monitor.diagnosis(), title))
-    console.print(side_by_side(*summaries))
+    console.print(SideBySide(*summaries))
     console.print(f"\nThe same over time, in TensorBoard: [bold]tensorboard --logdir {escape(str(log_dir))}[/bold]")
     console.print("Look at Custom Scalars (all layers in one chart), Images (gradient flow) and Text (findings).")
 

@@ -122,7 +122,7 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     calls, infinite = np.arange(1, len(norms) + 1), np.isinf(norms)
     drawn = np.where((norms > 0) & ~infinite, np.minimum(norms, high), np.nan)
     axes.plot(calls, drawn, marker="o", ms=4, color=_HEALTHY)
-    axes.plot(calls[infinite], np.full(infinite.sum(), high), "x", color=_COLOURS["nonfinite"], clip_on=False)
+    axes.plot(calls[infinite], np.full(infinite.sum(), high), "x", color=_BAD, clip_on=False)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     axes.grid(alpha=0.3)
@@ -131,6 +131,7 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     where = "input" if snapshot.takes_steps(layer) else "output"
     title = f"Gradient over the {snapshot.calls_as_text(layer)} of {layer}: norm at the {where}, step {snapshot.step}"
     _add_title(axes, f"{title}\n{_CALLS_HELP}")
+    _add_legend(axes, {"NaN or Inf": _BAD} if infinite.any() else {})
     return figure
 
 

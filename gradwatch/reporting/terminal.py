@@ -20,7 +20,7 @@ from gradwatch.reporting.keys import layer_values
 from gradwatch.reporting.text import listed, number, open_kinds, percent, shortened
 
 MOST_ROWS = 40
-FLOW_HELP = "flow: the gradient at the layer's output; each missing mark means 10x smaller than the largest"
+FLOW_HELP = "flow: gradient at the layer's output; each missing mark means 10x smaller"
 _LOG_WIDTH = 120  # where the output is no terminal: rich would take 80
 _SIDE_BY_SIDE_WIDTH = 120
 _MOST_FINDINGS = 8
@@ -51,7 +51,7 @@ def print_summary(
     console: Console | None = None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Print :func:`summary`, and below it the notes about parts that could not be watched or written.
+    """Print a :class:`Summary`, and below it the notes about parts that could not be watched or written.
 
     In a file or a log it has no colours and is 120 characters wide, unless COLUMNS is set.
 
@@ -69,32 +69,7 @@ def print_summary(
         <BLANKLINE>
         No finding.
     """
-    (console or wide_console()).print(summary(snapshot, findings, diagnoses, title, notes))
-
-
-def summary(
-    snapshot: Snapshot,
-    findings: Sequence[Finding] = (),
-    diagnoses: Sequence[Diagnosis] = (),
-    title: str = "",
-    notes: Sequence[str] = (),
-) -> Summary:
-    """Return the layers of a step, the findings, and for each open one its cause and the first thing to try.
-
-    Example:
-        >>> summary(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0])).title
-        'gradwatch: gradients at step 7'
-    """
-    return Summary(snapshot, findings, diagnoses, title or f"gradwatch: gradients at step {snapshot.step}", notes)
-
-
-def side_by_side(left: RenderableType, right: RenderableType) -> RenderableType:
-    """Return two summaries side by side from 120 columns on, one below the other on a narrower terminal.
-
-    Example:
-        >>> both = side_by_side(summary(Snapshot(0, ("a",))), summary(Snapshot(0, ("a",))))
-    """
-    return _SideBySide(left, right)
+    (console or wide_console()).print(Summary(snapshot, findings, diagnoses, title, notes))
 
 
 def wide_console() -> Console:
@@ -106,7 +81,10 @@ def wide_console() -> Console:
 
 @dataclass(frozen=True)
 class Summary:
-    """A rich renderable that fits itself to the width it is given."""
+    """A step's layers, the findings, and for each open one its cause and the first thing to try.
+
+    It is a renderable of rich, and fits itself to the width it is given.
+    """
 
     snapshot: Snapshot
     findings: Sequence[Finding] = ()
@@ -117,7 +95,8 @@ class Summary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the table, the run's own numbers, and the findings."""
         mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
-        table = layer_table(self.snapshot, self.findings, self.title, options.max_width, mark)
+        title = self.title or f"gradwatch: gradients at step {self.snapshot.step}"
+        table = layer_table(self.snapshot, self.findings, title, options.max_width, mark)
         yield table
         has_flow = any(str(column.header) == "flow" for column in table.columns)
         yield Text("\n" + (f"{FLOW_HELP}\n" if has_flow else "") + _totals(self.snapshot) + "\n", style="dim")
@@ -137,6 +116,25 @@ class Summary:
             yield from _finding(finding, [d for d in self.diagnoses if finding in d.findings][:1])
         if len(ordered) > _MOST_FINDINGS:
             yield Text(f"... and {len(ordered) - _MOST_FINDINGS} more findings", style="dim")
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Two summaries side by side from 120 columns on, one below the other on a narrower terminal."""
+
+    left: RenderableType
+    right: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Render both as wide as there is room."""
+        if options.max_width < _SIDE_BY_SIDE_WIDTH:
+            yield Group(self.left, Text(), self.right)
+            return
+        grid = Table.grid(padding=(0, 4, 0, 0), pad_edge=False)
+        for _ in range(2):
+            grid.add_column(width=(options.max_width - 4) // 2)
+        grid.add_row(self.left, self.right)
+        yield grid
 
 
 def _totals(snapshot: Snapshot) -> str:
@@ -163,22 +161,6 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
 def _advice(diagnosis: Diagnosis) -> list[str]:
     tries = [f"Try first: {'; then '.join(diagnosis.remedies[:2])}."] if diagnosis.remedies else []
     return [f"Cause: {diagnosis.cause}. {diagnosis.evidence}", *tries]
-
-
-@dataclass(frozen=True)
-class _SideBySide:
-    left: RenderableType
-    right: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        if options.max_width < _SIDE_BY_SIDE_WIDTH:
-            yield Group(self.left, Text(), self.right)
-            return
-        grid = Table.grid(padding=(0, 4, 0, 0), pad_edge=False)
-        for _ in range(2):
-            grid.add_column(width=(options.max_width - 4) // 2)
-        grid.add_row(self.left, self.right)
-        yield grid
 
 
 def layer_table(

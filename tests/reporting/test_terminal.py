@@ -12,7 +12,7 @@ from rich.console import Console
 from shown_runs import DIAGNOSIS, FINDING, INF, NAN, vanishing_run
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.terminal import MOST_ROWS, layer_table, print_summary, side_by_side, summary
+from gradwatch.reporting.terminal import MOST_ROWS, SideBySide, Summary, layer_table, print_summary
 
 
 def printed(thing: Any, width: int = 120, **options: Any) -> list[str]:
@@ -85,7 +85,7 @@ def test_the_flow_loses_one_mark_a_decade() -> None:
 
 
 def test_a_summary_says_what_is_wrong_why_and_what_to_try() -> None:
-    lines = printed(summary(vanishing_run()[0], [FINDING], [DIAGNOSIS]))
+    lines = printed(Summary(vanishing_run()[0], [FINDING], [DIAGNOSIS]))
     whole = "\n".join(lines)
     assert lines[0] == "gradwatch: gradients at step 0"
     assert "vanishing since step 0, open: net.1, net.3" in lines
@@ -97,7 +97,7 @@ def test_a_summary_says_what_is_wrong_why_and_what_to_try() -> None:
 
 def test_open_findings_stand_before_closed_ones_and_many_are_counted() -> None:
     closed = [replace(FINDING, kind=f"old{i}", closed_step=4) for i in range(9)]
-    lines = printed(summary(vanishing_run()[0], [*closed, FINDING]))
+    lines = printed(Summary(vanishing_run()[0], [*closed, FINDING]))
     titles = [line for line in lines if " since step " in line]
     assert titles[0].startswith("vanishing")
     assert titles[1] == "old0 since step 0, gone at step 4: net.1, net.3"
@@ -105,17 +105,17 @@ def test_open_findings_stand_before_closed_ones_and_many_are_counted() -> None:
 
 
 def test_a_healthy_run_says_so() -> None:
-    assert printed(summary(vanishing_run()[0]))[-1] == "No finding."
+    assert printed(Summary(vanishing_run()[0]))[-1] == "No finding."
 
 
 def test_a_nan_loss_is_not_called_infinite() -> None:
-    assert "step 0, loss NaN or Inf" in printed(summary(Snapshot(0, ("a",), loss=INF)))
+    assert "step 0, loss NaN or Inf" in printed(Summary(Snapshot(0, ("a",), loss=INF)))
 
 
 def test_markup_in_names_and_messages_is_printed_as_it_is() -> None:
     snapshot = Snapshot(0, ("[red]a", "b"), grad_norm=[1.0, 1.0])
     finding = Finding("odd", ("[red]a",), 0, 1, 1, "see [link=x]y[/link]")
-    whole = "\n".join(printed(summary(snapshot, [finding])))
+    whole = "\n".join(printed(Summary(snapshot, [finding])))
     assert "[red]a" in whole
     assert "see [link=x]y[/link]" in whole
 
@@ -123,7 +123,7 @@ def test_markup_in_names_and_messages_is_printed_as_it_is() -> None:
 @pytest.mark.parametrize(("width", "beside"), [(119, False), (120, True), (160, True)])
 def test_two_runs_stand_beside_each_other_where_there_is_room(width: int, beside: bool) -> None:
     sick, well, _ = vanishing_run()
-    lines = printed(side_by_side(summary(sick, [FINDING], title="left"), summary(well, title="right")), width)
+    lines = printed(SideBySide(Summary(sick, [FINDING], title="left"), Summary(well, title="right")), width)
     assert (lines[0].split() == ["left", "right"]) == beside
     assert not any("…" in line for line in lines)
     assert max(map(cell_len, lines)) <= width
@@ -144,7 +144,7 @@ def test_a_log_gets_plain_wide_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cause_without_a_finding_is_told() -> None:
     diagnosis = Diagnosis("clipping too hard", "Clipping leaves 0.001.", 0.9, (), ("clip less", "no clip"))
-    text = "\n".join(printed(summary(Snapshot(0, ("a",), grad_norm=[1.0]), diagnoses=[diagnosis])))
+    text = "\n".join(printed(Summary(Snapshot(0, ("a",), grad_norm=[1.0]), diagnoses=[diagnosis])))
     assert "clipping too hard, no finding yet" in text
     assert "Try first: clip less; then no clip." in text
     assert "No finding." not in text
