@@ -145,3 +145,20 @@ def record_writer_of(summary_writer: Any) -> tuple[Any, Any] | None:
     is_known = type(part).__module__ == "tensorboard.summary.writer.record_writer"
     file = getattr(part, "_writer", None) if is_known else None
     return None if file is None else (part, file)
+
+
+def saved(node: Any, name: str) -> Any:
+    """Return what an autograd node keeps for its backward pass, such as ``target``; None where it keeps no such thing.
+
+    ``_saved_*`` is described in torch's notes on autograd, "Saved tensors", and seen in 2.4 to 2.13. The names are
+    those of the derivative formulas, which may change. A tensor that was changed in place raises when it is read.
+
+    Example:
+        >>> loss = torch.nn.functional.mse_loss(torch.ones(2, requires_grad=True), torch.zeros(2))
+        >>> saved(loss.grad_fn, "target"), saved(loss.grad_fn, "nothing")
+        (tensor([0., 0.]), None)
+    """
+    try:
+        return getattr(node, f"_saved_{name}", None)
+    except RuntimeError:
+        return None

@@ -1,4 +1,4 @@
-"""What stands between the last layer and the loss, read off autograd's graph."""
+"""The end of a network: the functions between its last layer and the loss, read from autograd's graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradwatch.torch_internals import saved
+
+# Names of autograd's nodes, without "Backward0". A search from the loss back ends at layers with weights.
 _LAYERS = ("Addmm", "Mm", "Bmm", "Convolution", "Linear", "Embedding", "NativeBatchNorm", "NativeLayerNorm", "Mkldnn")
 _RESHAPES = (
     "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "T", "ToCopy", "Transpose",
@@ -33,9 +36,8 @@ class Head:
         twice: the activation whose probabilities go where logits are expected, and the function that gets them.
         distance: the output and the target of a loss that measures a distance.
         binary: the targets of a binary cross-entropy.
-        bounded: where the network ends in an activation in front of such a distance: its name, and the share of the
-            targets that its outputs can't reach.
-        surprise: a cross-entropy over classes, and over how many.
+        bounded: for an activation in front of such a distance, its name and the share of the targets out of its range.
+        surprise: the value of a cross-entropy over classes, and the number of classes.
     """
 
     over_one: bool = False
@@ -47,7 +49,7 @@ class Head:
 
 
 def read_head(loss: Tensor) -> Head:
-    """Look at the graph from the loss back to the last layer; before the backward pass, which frees it.
+    """Read the graph from the loss back to the last layer. Call it before the backward pass, which frees the graph.
 
     Example:
         >>> import torch
@@ -56,20 +58,20 @@ def read_head(loss: Tensor) -> Head:
         ('Softmax', 'LogSoftmax')
     """
     nodes = list(_nodes(loss.grad_fn))
-    distances = [(node._saved_self, node._saved_target) for node in nodes if _name(node) in _DISTANCES]
-    binary = [node._saved_target for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
+    distances = [(saved(node, "self"), saved(node, "target")) for node in nodes if _name(node) in _DISTANCES]
+    binary = [saved(node, "target") for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
     return Head(
         over_one=any(_is_over_one(node) for node in nodes),
         twice=next((pair for node in nodes for pair in _twice(node)), None),
-        distance=distances[0] if distances else None,
-        binary=binary[0] if binary else None,
+        distance=next(((a, b) for a, b in distances if a is not None and b is not None), None),
+        binary=next((target for target in binary if target is not None), None),
         bounded=next((pair for node in nodes if _name(node) in _DISTANCES for pair in _bounded(node)), None),
         surprise=next((pair for node in nodes if _name(node) == "NllLoss" for pair in _surprise(node)), None),
     )
 
 
 def _nodes(start: Any, end: tuple[str, ...] = _LAYERS) -> Iterator[Any]:
-    """The nodes down to the nearest layers, each once."""
+    """Yield the nodes from the loss back to the nearest layers, each once."""
     waiting, seen = deque([start]), {start}
     while waiting:
         node = waiting.popleft()
@@ -88,8 +90,10 @@ def _name(node: Any) -> str:
 def _is_over_one(node: Any) -> bool:
     if _name(node) not in ("Softmax", "LogSoftmax"):
         return False
-    dim = node._saved_dim
-    return bool(node._saved_result.shape[dim - 2**64 if dim >= 2**63 else dim] == 1)  # unsigned: -1 is 2**64 - 1
+    dim, result = saved(node, "dim"), saved(node, "result")
+    if dim is None or result is None:
+        return False
+    return bool(result.shape[dim - 2**64 if dim >= 2**63 else dim] == 1)  # autograd keeps it unsigned: -1 is 2**64 - 1
 
 
 def _twice(node: Any) -> Iterator[tuple[str, str]]:
@@ -99,7 +103,7 @@ def _twice(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _given(node: Any) -> Iterator[Any]:
-    """What a node is given, behind reshapes."""
+    """Yield the nodes whose outputs a node gets, past reshapes."""
     for parent, _ in node.next_functions:
         while parent is not None and _name(parent) in _RESHAPES:
             parent = parent.next_functions[0][0]
@@ -111,19 +115,23 @@ def _bounded(node: Any) -> Iterator[tuple[str, float]]:
     for parent in _given(node):
         if _name(parent) in _RANGES:
             low, high = _RANGES[_name(parent)]
-            target = node._saved_target
-            yield _name(parent), float(((target < low) | (target > high)).float().mean())
+            target = saved(node, "target")
+            if target is not None:
+                yield _name(parent), float(((target < low) | (target > high)).float().mean())
 
 
 def _surprise(node: Any) -> Iterator[tuple[float, int]]:
-    logs, target = node._saved_self, node._saved_target
-    if logs.dim() == 2 and (counted := (target >= 0) & (target < logs.shape[1])).any():
-        told = logs[counted].gather(1, target[counted, None])
-        yield -float(told.mean()), logs.shape[1]
+    logs, target = saved(node, "self"), saved(node, "target")
+    if logs is None or target is None or logs.dim() != 2:
+        return
+    counted = (target >= 0) & (target < logs.shape[1])  # ignore_index is -100
+    if counted.any():
+        of_targets = logs.detach()[counted].gather(1, target[counted, None])
+        yield -float(of_targets.mean()), logs.shape[1]
 
 
 def params_of(loss: Tensor) -> Iterator[nn.Parameter]:
-    """The parameters that a loss depends on, whichever module has them.
+    """Yield the parameters that a loss depends on, whichever module has them.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
