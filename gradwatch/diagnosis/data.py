@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import NORMS, after, before, beginning, fallen, found, is_rising, told
+from gradwatch.diagnosis.evidence import after, before, beginning, fallen, found, is_rising, told
+from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 
 _LARGE_INPUT, _SMALL_INPUT, _LARGE_TARGET = 10.0, 0.01, 5.0
@@ -93,4 +94,4 @@ def _median(row: Array) -> float:
 
 def _is_normalized(snapshot: Snapshot) -> bool:
     """The first layer itself normalizes what comes in."""
-    return bool(snapshot.kinds) and snapshot.kinds[0] in NORMS
+    return bool(snapshot.kinds) and is_normalization(snapshot.kinds[0])

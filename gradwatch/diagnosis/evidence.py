@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gradwatch.layer_kinds import is_bounded, is_softmax
 from gradwatch.records import Array, Finding, Snapshot
 
 EARLY = 10  # steps: what is wrong so soon is a matter of how training was set up, not of how it went
@@ -118,11 +119,6 @@ def told(history: Sequence[Snapshot]) -> str:
     return f"The loss was {row[0]:.3g} at first and {'NaN or Inf' if np.isinf(last) else f'{last:.3g}'} at the end."
 
 
-BOUNDED = {"Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid", "Softmax", "LogSoftmax"}
-NORMS = {"BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "LayerNorm", "GroupNorm", "RMSNorm",
-         "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"}  # fmt: skip
-
-
 def gain_by_kind(snapshot: Snapshot, column: str = "gain") -> dict[str, tuple[int, float]]:
     """Kind of layer -> how many have a gain, and their geometric mean gain.
 
@@ -179,14 +175,14 @@ def weights_gain_in_all(snapshot: Snapshot) -> float:
 
 def activation_gain(snapshot: Snapshot) -> float:
     """Geometric mean gain of the bounded activations; NaN without any."""
-    bounded = np.array([kind in BOUNDED for kind in snapshot.kinds], bool)
+    bounded = np.array([is_bounded(kind) or is_softmax(kind) for kind in snapshot.kinds], bool)
     usable = snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)]
     return _mean(usable) if len(usable) else float("nan")
 
 
-def has(snapshot: Snapshot, *kinds: str) -> bool:
-    """Whether some layer is of one of the kinds."""
-    return any(kind in kinds for kind in snapshot.kinds)
+def has(snapshot: Snapshot, is_kind: Callable[[str], bool]) -> bool:
+    """Return True if some layer is of a kind."""
+    return any(map(is_kind, snapshot.kinds))
 
 
 def fall(snapshot: Snapshot) -> float:

@@ -8,7 +8,6 @@ import numpy as np
 
 from gradwatch.diagnosis.evidence import (
     EARLY,
-    NORMS,
     activation_gain,
     beginning,
     dead_share,
@@ -23,6 +22,7 @@ from gradwatch.diagnosis.evidence import (
     weights_gain,
     weights_gain_in_all,
 )
+from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 SMALL, LARGE = 0.5, 1.75  # torch's own weights have a gain of 0.58, He's of 1.41; critical is 1 to 1.41
@@ -39,7 +39,7 @@ def initialization_too_small(findings: Sequence[Finding], history: Sequence[Snap
         return None
     weights, activation = weights_gain(first), activation_gain(first)
     faded = weights < SMALL / 2 and weights_gain_in_all(first) < _LITTLE and fall(first) < _LEFT
-    stuck = faded and is_stuck(history, 0.05) and not has(first, *NORMS)
+    stuck = faded and is_stuck(history, 0.05) and not has(first, is_normalization)
     if not ((about and weights < 0.75) or stuck) or activation < weights:
         return None
     score = 0.85 if weights < SMALL else 0.55
@@ -51,7 +51,7 @@ def initialization_too_small(findings: Sequence[Finding], history: Sequence[Snap
 def initialization_too_large(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """The weights alone blow up the signal and the gradient at each layer."""
     first = beginning(history)
-    if first is None or has(first, *NORMS):
+    if first is None or has(first, is_normalization):
         return None
     weights = weights_gain(first)
     about = tuple(f for f in found(findings, "exploding", "saturated", "nonfinite", "dead") if f.step < 2 * EARLY)

@@ -8,7 +8,6 @@ import numpy as np
 
 from gradwatch.diagnosis.evidence import (
     EARLY,
-    NORMS,
     activation_gain,
     beginning,
     dead_share,
@@ -24,9 +23,8 @@ from gradwatch.diagnosis.evidence import (
     told,
     weights_gain,
 )
+from gradwatch.layer_kinds import is_normalization, is_rectifier
 from gradwatch.records import Array, Diagnosis, Finding, Snapshot
-
-RECTIFIERS = ("ReLU", "ReLU6", "Threshold")
 
 
 def saturating_activation(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
@@ -76,7 +74,7 @@ def _shut(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis
     """A layer of few ReLUs, all of which are off: it passes nothing back."""
     for finding in found(findings, "vanishing"):
         snapshot = nearest(history, finding.step)
-        shut = [i for i in np.flatnonzero(snapshot.gain == 0) if snapshot.kinds[i] in RECTIFIERS]
+        shut = [i for i in np.flatnonzero(snapshot.gain == 0) if is_rectifier(snapshot.kinds[i])]
         if shut and finding.value == 0:
             evidence = (
                 f"{snapshot.kinds[shut[-1]]} {snapshot.layers[shut[-1]]} fires for no sample: the gradient ends there."
@@ -95,7 +93,7 @@ def missing_normalization_or_skip(findings: Sequence[Finding], history: Sequence
     if weights < 0.45 or activation < 0.5:
         return None
     evidence = f"{gains_as_text(first)}{fall_as_text(first)} No single layer is to blame: the depth is."
-    score = 0.7 if not has(first, *NORMS) else 0.5
+    score = 0.7 if not has(first, is_normalization) else 0.5
     remedies = ("a normalization layer after each Linear", "skip connections", "He initialization")
     return Diagnosis("missing normalization or skip", evidence, score, about, remedies)
 

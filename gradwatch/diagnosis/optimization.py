@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradwatch.diagnosis.evidence import EARLY, before, beginning, fallen, found, has, is_stuck, losses, told
+from gradwatch.layer_kinds import is_attention, is_layer_norm
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 LARGE_STEP = 0.1  # of the weights, in one step; 1e-3 is what is usual
@@ -14,7 +15,6 @@ _LATE = 50  # steps, by which a rate that is too high for a run's first steps ha
 _HUGE_STEP = 1.0
 _USUAL_STEP = 1e-3
 _GROWN = 30.0  # OneCycleLR's peak is 25 times its start
-_ATTENTION = ("MultiheadAttention", "LayerNorm", "RMSNorm")
 
 
 def learning_rate_too_high(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
@@ -59,10 +59,15 @@ def _fell_until(history: Sequence[Snapshot], about: Sequence[Finding]) -> bool:
     return len(past) > 1 and float(past[-1]) < 0.9 * float(past[0]) and float(past.max()) < 1.5 * float(past[0])
 
 
+def _is_of_transformer(kind: str) -> bool:
+    return is_attention(kind) or is_layer_norm(kind)
+
+
 def missing_warm_up(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosis | None:
     """Adam on attention and normalization layers takes full steps at once, and the loss does not come down."""
     first, step = beginning(history), first_steps(history)
-    if first is None or not has(first, *_ATTENTION) or not first.optimizer.startswith(("Adam", "NAdam", "AdamW")):
+    is_adam = first is not None and first.optimizer.startswith(("Adam", "NAdam"))
+    if first is None or not is_adam or not has(first, _is_of_transformer):
         return None
     rates = [s.learning_rate for s in history]
     harmed = (_rose(history) > 1.2 and not fallen(history) > 0.5) or (

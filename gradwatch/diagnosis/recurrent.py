@@ -8,6 +8,7 @@ import numpy as np
 
 from gradwatch.diagnosis.evidence import EARLY, found, is_stuck, nearest, over_calls
 from gradwatch.diagnosis.optimization import LARGE_STEP, first_steps
+from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.records import RECURRENT, Diagnosis, Finding, Snapshot
 
 
@@ -64,6 +65,5 @@ def _fused(findings: Sequence[Finding], history: Sequence[Snapshot]) -> Diagnosi
 def _remedies(fades: bool, kind: str) -> tuple[str, ...]:
     if not fades:
         return ("clip by the global norm", "orthogonal recurrent weights", "an LSTM or GRU")
-    gated = "LSTM" in kind or "GRU" in kind
-    first = "a shorter way back through time" if gated else "an LSTM or GRU"
+    first = "a shorter way back through time" if is_gated_recurrent(kind) else "an LSTM or GRU"
     return (first, "orthogonal recurrent weights", "shorter sequences")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from gradwatch.diagnosis.evidence import with_gradient
+from gradwatch.layer_kinds import is_normalization
 from gradwatch.preflight.first_pass import LARGE, Seen, measure
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.text import listed
@@ -110,7 +111,7 @@ def dead(seen: Seen) -> Iterator[Diagnosis]:
 
 def large(seen: Seen) -> Iterator[Diagnosis]:
     """Weights under which the gradient grows with every block, and nothing that normalizes."""
-    if not seen.run.history or any("Norm" in kind for kind in seen.run.history[0].kinds):
+    if not seen.run.history or any(map(is_normalization, seen.run.history[0].kinds)):
         return
     chi = chi_of(seen.run.history[0], seen.recorder.spreads, smaller=True)
     if len(chi) >= _BLOCKS and typical(chi.values()) > _GROWTH:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
 
+from gradwatch.layer_kinds import RECTIFIERS
 from gradwatch.records import Array, Snapshot
-from gradwatch.remedies.activation import RELUS, ReplaceActivations
+from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
@@ -136,7 +137,7 @@ def _median(values: Array) -> float:
 
 def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
     """Every remedy with the settings that the history speaks for, the simpler of two alike first."""
-    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
+    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RECTIFIERS))
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
