@@ -20,6 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import activation_name, is_softmax, is_weighted, weight_outputs_first
 from gradwatch.records import Snapshot
 
 _NODES = 800  # an even number: none lies at 0, where a ReLU has no slope
@@ -108,15 +109,11 @@ def finite_width_deviation(widths: list[int]) -> float:
 
 
 def _function(kind: str) -> nn.Module:
-    made = getattr(nn, kind, nn.Identity)
+    made = getattr(nn, activation_name(kind) or kind, nn.Identity)
     try:
         return made() if issubclass(made, nn.Module) else nn.Identity()
     except TypeError:  # no activation: its constructor needs sizes
         return nn.Identity()
-
-
-_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-_ACROSS_UNITS = (nn.Softmax, nn.LogSoftmax, nn.Softmin)  # not functions of one unit: they have no phi'
 
 
 @dataclass(frozen=True)
@@ -145,9 +142,9 @@ def spreads(layers: Mapping[str, nn.Module]) -> dict[str, Spread]:
     """
     known = {}
     for name, layer in layers.items():
-        if isinstance(layer, _WEIGHTED):
-            known[name] = _spread(layer.weight.detach())
-        elif isinstance(layer, _ACROSS_UNITS) or any(True for _ in layer.parameters(recurse=False)):
+        if is_weighted(layer):
+            known[name] = _spread(weight_outputs_first(layer))
+        elif is_softmax(layer) or any(True for _ in layer.parameters(recurse=False)):
             known[name] = Spread()
     return known
 

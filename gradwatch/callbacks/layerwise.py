@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
+from gradwatch.layer_kinds import is_batch_norm
 from gradwatch.probe.layers import ROOT, find_layers
 
 
@@ -138,7 +138,7 @@ class LayerwiseTraining(BaseFinetuning, ReleasesModule):
             optimizer.add_param_group({**settings, "params": missing})
 
     def _set_norms(self, pl_module: LightningModule, chosen: set[int]) -> None:
-        norms = [module for module in pl_module.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in pl_module.modules() if is_batch_norm(module)]
         frozen = [norm for norm in norms if not any(id(param) in chosen for param in norm.parameters())]
         for norm in self._frozen_norms:
             if norm not in frozen:

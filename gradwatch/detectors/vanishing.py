@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradwatch.detectors.thresholds import require_share, require_whole
+from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.records import Array, Finding, Snapshot
-
-_GATED = ("GRU", "LSTM")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Vanishing:
     def _over_calls(self, snapshot: Snapshot) -> Iterator[Finding]:
         for layer, norms in snapshot.calls.items():
             shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
-            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if kind.startswith(_GATED) else 1):
+            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if is_gated_recurrent(kind) else 1):
                 where = f"at the first of {snapshot.calls_as_text(layer)} of layer {layer}"
                 yield self._finding(snapshot, (layer,), float(shares[0]), where)
 

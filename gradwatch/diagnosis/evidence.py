@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gradwatch.layer_kinds import is_bounded, is_normalization
+from gradwatch.layer_kinds import is_bounded, is_normalization, is_softmax
 from gradwatch.records import Array, Finding, Snapshot
 
 # Where a constant of this room names no source, it follows from the mechanism in its rule and was checked on half
@@ -249,7 +249,7 @@ def hidden_weight_gains(snapshot: Snapshot) -> Array:
 
 def activation_gain(snapshot: Snapshot) -> float:
     """Return the geometric mean gain of the bounded activations; NaN without any."""
-    bounded = np.array([is_bounded(kind) for kind in snapshot.kinds], np.bool_)
+    bounded = np.array([is_bounded(kind) or is_softmax(kind) for kind in snapshot.kinds], np.bool_)
     usable = snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)]
     return _geometric_mean(usable) if len(usable) else float("nan")
 

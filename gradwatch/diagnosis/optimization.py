@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwatch.diagnosis.evidence import EARLY, LEARNS, Evidence
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_attention, is_normalization
+from gradwatch.layer_kinds import is_attention, is_layer_norm
 from gradwatch.records import Finding
 
 # Update over weight, of one step: 1e-3 is usual (A. Karpathy, Neural networks: zero to hero, 2022); fine-tunes take
@@ -122,7 +122,7 @@ def missing_warm_up(evidence: Evidence) -> Claim | None:
 
 def _wants_warm_up(kind: str) -> bool:
     """Return True for attention, and for the normalizations of transformers (Xiong et al., 2020, arXiv:2002.04745)."""
-    return is_attention(kind) or (is_normalization(kind) and ("LayerNorm" in kind or "RMSNorm" in kind))
+    return is_attention(kind) or is_layer_norm(kind)
 
 
 @rule("clipping too hard", 0.85)

@@ -7,7 +7,7 @@ import numpy as np
 from gradwatch.diagnosis.evidence import EARLY, Evidence
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_gated, is_recurrent
+from gradwatch.layer_kinds import is_gated_recurrent, is_recurrent
 
 MIN_CALLS = 4
 GROWTH_OVER_CALLS = 30.0  # at the first step, before growth could last
@@ -37,7 +37,7 @@ def recurrent_depth(evidence: Evidence) -> Claim | None:
         f"Over {snapshot.calls_as_text(layer)} of {kind} {layer} the gradient {'falls' if fades else 'grows'} from "
         f"{calls[-1]:.1e} at the last to {calls[0]:.1e} at the first."
     )
-    case = "grows" if not fades else "gated fades" if is_gated(kind) else "fades"
+    case = "grows" if not fades else "gated fades" if is_gated_recurrent(kind) else "fades"
     started_well = finding.step >= EARLY and evidence.first_updates > LARGE_UPDATE
     return Claim(text, about, case, "later" if started_well else None)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.layer_kinds import is_normalization
 from gradwatch.preflight.loss_head import Head, params_of, read_head
 from gradwatch.probe.call_log import tensors_in
 from gradwatch.probe.layers import find_layers, plain_name
@@ -100,7 +101,6 @@ def _outlier(values: Tensor) -> float:
     return float(sizes.max()) / median if median > 0 else 1.0
 
 
-_NORMALIZING = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _CLOSED = 1e-2  # LayerScale starts at 1e-4 to 1e-6 (Touvron et al., Going deeper with Image Transformers, 2021)
 _MOST_ROWS = 4096  # a pair of equal rows shows in fewer; an embedding may have millions
 
@@ -158,7 +158,7 @@ class Recorder:
             return
         self._was_called = True
         given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
-        if given and not isinstance(layer, _NORMALIZING):
+        if given and not is_normalization(layer):
             self.first = name, given[0].detach().clone()
 
     def before_backward(self, loss: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from gradwatch.diagnosis import diagnose
 from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.preflight.first_pass import FirstPass, Recorder
 from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.probe.layers import ROOT
@@ -22,7 +23,6 @@ from gradwatch.short_runs.trainer import train_with_a_trainer
 # Half the units of a deep ReLU network may rest in one batch; AUTOTRAINER (Zhang et al., ICSE 2021) calls a network
 # dying where 70 % of the gradient's entries are zero.
 _DEAD = 0.7
-_GATED = ("LSTM", "GRU")
 
 
 def believed(run: Run, recorder: Recorder) -> Run:
@@ -70,7 +70,7 @@ def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> 
 
 def _is_gated(layer: str, snapshot: Snapshot) -> bool:
     kind = snapshot.kinds[snapshot.layers.index(layer)]
-    return layer in snapshot.calls and any(gate in kind for gate in _GATED)
+    return layer in snapshot.calls and is_gated_recurrent(kind)
 
 
 def _owner(param: str) -> str:

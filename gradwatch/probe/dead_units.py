@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import runs_forward_of
 from gradwatch.probe.norms import batches
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Rows, SumLayout, Sums
 from gradwatch.records import Array
 
-_RELUS = (nn.ReLU, nn.ReLU6)
+_RELUS = (nn.ReLU, nn.ReLU6)  # a unit at 0 is off; other rectifiers are off at other values
 ENOUGH_UNITS = 8  # of four units, two that are off are no trouble, and a gate may have no more
 ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead that is active less than 1 % of the time
 
@@ -30,13 +31,13 @@ _SATURATION: dict[type[nn.Module], tuple[float, float]] = {
 
 
 def is_relu(module: nn.Module) -> bool:
-    """Whether a unit of this activation can be off for good."""
-    return isinstance(module, _RELUS)
+    """Return True if a unit of this activation is off where its output is 0; a ``forward`` of the user's may differ."""
+    return runs_forward_of(module, _RELUS)
 
 
 def saturation_of(module: nn.Module) -> tuple[float, float] | None:
     """Where a bounded activation is flat, as centre and distance of its output; None for any other module."""
-    return _SATURATION.get(type(module))
+    return next((flat for kind, flat in _SATURATION.items() if runs_forward_of(module, [kind])), None)
 
 
 def saturated_share(saturation: tuple[float, float], output: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.containment import Containment
+from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.module_hooks import TRACKER, LossPass, TrainingThread, WatchingHook, add_hook, add_pre_hook
@@ -27,10 +28,6 @@ from gradwatch.torch_internals import (
     past_dispatch_modes,
     past_torch_function,
 )
-
-# These, like ReLUs, put out NaN and Inf where such came in, so that the layer before them tells. On ResNet-18 (32
-# images of 32 x 32) their outputs are 75 MB, which need not be read.
-_PASS_ON = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 # Calls of one step beyond which no further is noted: a loop that never steps an optimizer would fill the memory with
 # their norms. A cell that is called 500 times in each of 100 batches stays below it.
@@ -234,7 +231,10 @@ class LayerHooks:
         """Return the reading of an output: at once, not in a batch, as an in-place module may overwrite it next."""
         if is_relu(module):
             return self._look_at_units
-        if isinstance(module, _PASS_ON):
+        # These, like ReLUs, put out NaN and Inf only where such came in, so that the layer before them tells. On
+        # ResNet-18 (32 images of 32 x 32) their outputs are 75 MB, which need not be read. A forward of the user's may
+        # make NaN itself: it is read.
+        if runs_forward_of(module, NORMALIZATIONS):
             return _do_nothing
         return partial(self._look_at_size, saturation_of(module))
 

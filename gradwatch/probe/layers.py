@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.modules import activation
 
 from gradwatch.containment import SettingError
+from gradwatch.layer_kinds import is_activation, is_conv1d_of_transformers, is_convolution, is_transposed_convolution
 from gradwatch.probe.modules import named_modules, named_parameters, own_parameters
 from gradwatch.probe.norms import is_readable
 from gradwatch.probe.ranks import is_flat_piece
@@ -53,13 +53,11 @@ def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str) -> 
 ROOT = "(root)"
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
-_ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
-
 
 def find_layers(
     model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = (), *, strict: bool = True
 ) -> dict[str, nn.Module]:
-    """Return the layers of a model by name: modules with parameters of their own, and torch's activations.
+    """Return the layers of a model by name: modules with parameters of their own, and activations.
 
     Args:
         model: any module.
@@ -98,7 +96,7 @@ def plain_name(name: str) -> str:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, _ACTIVATIONS) or bool(own_parameters(module))
+    return bool(own_parameters(module)) or is_activation(module)
 
 
 def kind_of(module: nn.Module) -> str:
@@ -128,10 +126,6 @@ def network_order(names: Sequence[str], first_call: Mapping[str, float]) -> list
     return sorted(names, key=keys.__getitem__)
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
 def inputs_of(module: nn.Module) -> int | None:
     """Over how many inputs a layer spreads the gradient's energy, in units of its outputs; None for other modules.
 
@@ -145,10 +139,12 @@ def inputs_of(module: nn.Module) -> int | None:
     own = module.__dict__  # a class of the user's may lack these, or compute them
     if isinstance(module, nn.Linear):
         return _as_count(own.get("in_features"))
-    if isinstance(module, _TRANSPOSED):
+    if is_conv1d_of_transformers(module):
+        return own_parameters(module)["weight"].shape[0]
+    if is_transposed_convolution(module):
         return _as_count(own.get("in_channels"))
     channels, stride = _as_count(own.get("in_channels")), own.get("stride")
-    if isinstance(module, _CONVOLUTIONS) and channels and isinstance(stride, tuple):
+    if is_convolution(module) and channels and isinstance(stride, tuple):
         return channels * math.prod(stride)
     return None
 

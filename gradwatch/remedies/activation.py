@@ -7,13 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from gradwatch.layer_kinds import BOUNDED, activation_name, is_activation
 from gradwatch.remedies.initialization import initialization_code, initialize_pairs
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import construction_of, path_of, replace_module
-from gradwatch.remedies.tracing import ACTIVATIONS, Event, events_of, hidden_pairs
-
-BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardsigmoid", "Hardtanh", "LogSigmoid")
-RELUS = ("ReLU", "ReLU6", "Hardshrink", "Threshold")
+from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class ReplaceActivations(ModelRemedy):
 
     def __post_init__(self) -> None:
         made = getattr(nn, self.to, None)
-        if not (isinstance(made, type) and issubclass(made, ACTIVATIONS)):
+        if not (isinstance(made, type) and is_activation(made)):
             raise ValueError(f"to is {self.to!r}; expected the name of an activation in torch.nn, such as 'ReLU'")
 
     @property
@@ -85,14 +83,17 @@ class ReplaceActivations(ModelRemedy):
         last = max((index for index, event in enumerate(events) if event.is_weighted), default=0)
         # A module may be called twice: if it is also the activation of the output, replacing it would change that too.
         behind = {id(event.module) for event in events[last:]}
-        found = {event.name: event.module for event in events[:last] if event.module and event.kind in self.kinds}
+        found = {event.name: event.module for event in events[:last] if event.module and self._is_meant(event)}
         names = [name for name, module in found.items() if id(module) not in behind]
         if not names:
             raise NotApplicable(self._refusal(root, events))
         return names
 
+    def _is_meant(self, event: Event) -> bool:
+        return event.kind in self.kinds or (event.is_activation and activation_name(event.kind) in self.kinds)
+
     def _refusal(self, root: nn.Module, events: list[Event]) -> str:
-        called = sorted({event.kind for event in events if event.module is None and event.kind in self.kinds})
+        called = sorted({event.kind for event in events if event.module is None and self._is_meant(event)})
         if called:
             return f"forward of {type(root).__name__} calls {', '.join(called)} as a function; write {self.to} there"
         return f"{type(root).__name__} has no hidden layer of {', '.join(self.kinds)} to replace"

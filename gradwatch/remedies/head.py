@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import is_rectifier, is_softmax
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 
-_SOFTMAXES = ("Softmax", "LogSoftmax")
-_ENDS = (*_SOFTMAXES, "ReLU")
 _ONE_UNIT = (
     "the softmax is over one unit, so its output is always 1 and its gradient 0. Give the head two units, "
     "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
@@ -52,7 +51,7 @@ class FixHead(ModelRemedy):
 def _blocking(root: nn.Module, events: list[Event]) -> str:
     """Return the name of the softmax or ReLU that blocks the gradient."""
     last = max((index for index, event in enumerate(events) if event.is_weighted), default=len(events))
-    found = [event for event in events[last + 1 :] if event.kind in _ENDS and _enters_loss(event, events)]
+    found = [event for event in events[last + 1 :] if _can_stop(event.kind) and _enters_loss(event, events)]
     if not found:
         raise NotApplicable(
             f"{type(root).__name__} has no softmax or ReLU between its last layer and its loss; other reasons for a "
@@ -65,6 +64,10 @@ def _blocking(root: nn.Module, events: list[Event]) -> str:
     return found[0].name
 
 
+def _can_stop(kind: str) -> bool:
+    return is_softmax(kind) or is_rectifier(kind)
+
+
 def _enters_loss(softmax: Event, events: list[Event]) -> bool:
     """Return True if its own output enters a loss that does not expect it, or if no pass was recorded."""
     losses = [event for event in events if event.kind in ("cross_entropy", "binary_cross_entropy", "mse_loss")]
@@ -73,13 +76,13 @@ def _enters_loss(softmax: Event, events: list[Event]) -> bool:
     # Compare storage, not objects: the loss may be given a view, and an output used elsewhere must not count.
     wanted = softmax.output.data_ptr()
     direct = [e for e in losses if any(isinstance(part, Tensor) and part.data_ptr() == wanted for part in e.inputs)]
-    is_relu = softmax.kind not in _SOFTMAXES
+    is_relu = is_rectifier(softmax.kind)
     return any(is_relu or event.kind == "cross_entropy" or softmax.output.shape[-1] == 1 for event in direct)
 
 
 def _new_end(events: list[Event]) -> nn.Module:
     last = next((event.module for event in reversed(events) if event.is_weighted), None)
-    softmaxes = any(event.kind in _SOFTMAXES for event in events)
+    softmaxes = any(is_softmax(event.kind) for event in events)
     if not isinstance(last, nn.Linear) or last.out_features > 1 or not softmaxes:
         return nn.Identity()
     if any(event.kind in ("binary_cross_entropy", "mse_loss") for event in events):

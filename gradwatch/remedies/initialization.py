@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import activation_name, is_bounded, is_conv1d_of_transformers, weight_outputs_first
 from gradwatch.remedies.recurrent import draw_recurrent_, recurrent_names
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of
@@ -17,7 +18,6 @@ from gradwatch.theory import critical_gain
 
 Scheme = Literal["auto", "he", "xavier", "lecun", "orthogonal"]
 SCHEMES = ("auto", "he", "xavier", "lecun", "orthogonal")
-_BOUNDED = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Draw:
     """A function of ``torch.nn.init`` with its settings, to call or to print.
 
     Example:
-        >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head")
+        >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head.weight")
         'nn.init.xavier_normal_(model.head.weight, gain=1.0)'
     """
 
@@ -39,10 +39,10 @@ class Draw:
         with torch.no_grad():
             weight.copy_(function(made, generator=generator, **self.settings))
 
-    def line(self, path: str) -> str:
+    def line(self, weight: str) -> str:
         """Return the draw as a line of code."""
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
-        return f"nn.init.{self.function}({path}.weight{settings})"
+        return f"nn.init.{self.function}({weight}{settings})"
 
 
 def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
@@ -57,7 +57,7 @@ def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
         >>> draw_for("he", None, torch.empty(2, 2)).settings
         {'nonlinearity': 'relu'}
     """
-    kind = after.kind if after else "Identity"
+    kind = activation_name(after.kind) or after.kind if after else "Identity"
     if scheme == "lecun" or (scheme == "auto" and kind in ("Identity", "SELU")):
         return Draw("kaiming_normal_", {"nonlinearity": "linear"})
     if scheme == "he" or (scheme == "auto" and kind == "ReLU"):
@@ -65,7 +65,7 @@ def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
     gain = round(critical_gain(kind), 3)
     if scheme == "orthogonal":
         return Draw("orthogonal_", {"gain": gain})
-    if scheme == "xavier" or kind in _BOUNDED:
+    if scheme == "xavier" or is_bounded(kind):
         return Draw("xavier_normal_", {"gain": gain})
     return Draw("normal_", {"std": float(f"{gain / weight[0].numel() ** 0.5:.3g}")})  # kaiming_normal_ has no gain
 
@@ -129,7 +129,7 @@ def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], s
     generator, draws = torch.Generator().manual_seed(seed), list(_draws(root, pairs, scheme))
     for name, draw in draws:
         layer: Any = root.get_submodule(name)
-        draw.fill(layer.weight, generator)
+        draw.fill(weight_outputs_first(layer), generator)
         if isinstance(layer.bias, nn.Parameter):
             with torch.no_grad():
                 layer.bias.zero_()
@@ -145,8 +145,10 @@ def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]]
     lines = []
     for name, draw in _draws(root, pairs, scheme):
         path = path_of(root, name)
-        lines.append(draw.line(path))
-        if isinstance(root.get_submodule(name).bias, nn.Parameter):
+        layer: Any = root.get_submodule(name)
+        weight = f"{path}.weight.T" if is_conv1d_of_transformers(layer) else f"{path}.weight"
+        lines.append(draw.line(weight))
+        if isinstance(layer.bias, nn.Parameter):
             lines.append(f"nn.init.zeros_({path}.bias)")
     return "\n".join(lines)
 
@@ -160,4 +162,4 @@ def _draws(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Sch
         weight: Any = root.get_submodule(layer.name).weight
         if isinstance(weight, nn.Parameter) and weight.requires_grad and id(weight) not in others | done:
             done.add(id(weight))
-            yield layer.name, draw_for(scheme, after, weight)
+            yield layer.name, draw_for(scheme, after, weight_outputs_first(root.get_submodule(layer.name)))

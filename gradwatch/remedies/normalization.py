@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from gradwatch.layer_kinds import is_linear, is_normalization, is_weighted, weight_outputs_first
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import construction_of, is_inside, path_of, replace_module
-from gradwatch.remedies.tracing import WEIGHTED, Event, events_of
+from gradwatch.remedies.tracing import Event, events_of
 
 Kind = Literal["auto", "layer", "batch", "group"]
 KINDS = ("auto", "layer", "batch", "group")
 ENOUGH_SAMPLES = 8  # of a batch, for its statistics not to be too noisy: Wu and He, Group normalization, 2018, figure 1
 _FEWEST_UNITS = 4  # over two features LayerNorm keeps only a sign
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _OWN_ORDER = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
@@ -85,7 +85,7 @@ class InsertNormalization(ModelRemedy):
     def _can_follow(self, root: nn.Module, event: Event) -> bool:
         if not event.is_weighted or event.name == "" or is_inside(root, event.name, _OWN_ORDER):
             return False
-        if self.kind == "batch" and isinstance(event.module, nn.Linear) and _dimensions(event) not in (2, None):
+        if self.kind == "batch" and is_linear(event.module) and _dimensions(event) not in (2, None):
             return False  # of a sequence, BatchNorm1d would read time steps as features
         if self.kind == "batch" and _samples(event) < ENOUGH_SAMPLES:
             return False
@@ -93,7 +93,7 @@ class InsertNormalization(ModelRemedy):
 
     def _norm_for(self, event: Event) -> nn.Module:
         units = _units(event.module)
-        if isinstance(event.module, nn.Linear):
+        if is_linear(event.module):
             return nn.BatchNorm1d(units) if self.kind == "batch" else nn.LayerNorm(units)
         if self.kind in ("group", "layer") or (self.kind == "auto" and _samples(event) < ENOUGH_SAMPLES):
             divisors = [groups for groups in range(1, units // 2 + 1) if units % groups == 0 and groups <= 32]
@@ -110,13 +110,12 @@ def has_normalization(root: nn.Module) -> bool:
         >>> has_normalization(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
         True
     """
-    kinds = [module for module in root.modules() if isinstance(module, (*_NORMS, *WEIGHTED))]
-    norms = sum(isinstance(module, _NORMS) for module in kinds)
-    return norms > 0 and 5 * norms >= len(kinds)
+    norms, weighted = (sum(map(is_kind, root.modules())) for is_kind in (is_normalization, is_weighted))
+    return norms > 0 and 4 * norms >= weighted
 
 
 def _units(layer: Any) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+    return len(weight_outputs_first(layer)) if is_linear(layer) else int(layer.out_channels)
 
 
 def _dimensions(event: Event) -> int | None:
@@ -131,7 +130,7 @@ def _samples(event: Event) -> float:
 def _is_normalized(events: list[Event]) -> bool:
     """Return True if a norm comes before the next weighted layer."""
     for event in events:
-        if isinstance(event.module, _NORMS):
+        if is_normalization(event.module):
             return True
         if event.is_weighted:
             return False

@@ -8,9 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import (
+    is_activation,
+    is_convolution,
+    is_dropout,
+    is_gated_linear,
+    is_normalization,
+    is_weighted,
+)
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import is_inside, path_of, replace_module
-from gradwatch.remedies.tracing import ACTIVATIONS, WEIGHTED
 
 
 class Skip(nn.Module):
@@ -110,27 +117,27 @@ def _find_blocks(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]
 def _rows(sequence: nn.Sequential) -> list[tuple[int, int]]:
     """Return the ranges from a weighted layer to the last activation before the next one that keep the shape."""
     parts = list(sequence)
-    starts = [index for index, part in enumerate(parts) if any(isinstance(m, WEIGHTED) for m in part.modules())]
+    starts = [index for index, part in enumerate(parts) if any(map(is_weighted, part.modules()))]
     rows = []
     for start, end in pairwise([*starts, len(parts)]):
-        ends = [index for index in range(start, end) if isinstance(parts[index], ACTIVATIONS)]
+        ends = [index for index in range(start, end) if is_activation(parts[index])]
         if ends and all(_keeps_shape(part) for part in parts[start : ends[-1] + 1]):
             rows.append((start, ends[-1]))
     return rows
 
 
-def _keeps_shape(part: nn.Module) -> bool:
+def _keeps_shape(part: Any) -> bool:
     if isinstance(part, nn.Linear):
         return part.in_features == part.out_features
-    if isinstance(part, nn.modules.conv._ConvNd):
+    if is_convolution(part):
         return part.in_channels == part.out_channels and not part.transposed and _keeps_extent(part)
     if isinstance(part, nn.Sequential):
         return all(_keeps_shape(inner) for inner in part)
-    keeping = (*ACTIVATIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.modules.dropout._DropoutNd)
-    return isinstance(part, (*keeping, nn.Identity))
+    is_keeping = is_normalization(part) or is_dropout(part) or isinstance(part, nn.Identity)
+    return is_keeping or (is_activation(part) and not is_gated_linear(part))
 
 
-def _keeps_extent(conv: nn.modules.conv._ConvNd) -> bool:
+def _keeps_extent(conv: Any) -> bool:
     if any(step != 1 for step in conv.stride):
         return False
     if isinstance(conv.padding, str):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch.layer_kinds import is_convolution
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
@@ -149,8 +150,8 @@ def _first(root: nn.Module, events: list[Event]) -> Event:
 
 
 def _feature_dim(event: Event) -> int:
-    layer = event.module
-    return -1 - len(layer.kernel_size) if isinstance(layer, nn.modules.conv._ConvNd) else -1
+    layer: Any = event.module
+    return -1 - len(layer.kernel_size) if is_convolution(layer) else -1
 
 
 LOSS_IN_UNIT = "loss_in_unit"

@@ -13,15 +13,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import activation as activations
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from gradwatch.layer_kinds import is_activation, is_softmax, is_weighted
 from gradwatch.remedies.remedy import Setup, copy_of
 from gradwatch.short_runs.sandbox import kept_randomness
-
-ACTIVATIONS = tuple(getattr(activations, name) for name in activations.__all__ if name != "MultiheadAttention")
-WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 
 # Functions by the name of the equivalent module.
 _FUNCTIONS = {
@@ -56,12 +53,13 @@ class Event:
     @property
     def is_activation(self) -> bool:
         """Return True for a nonlinearity, be it a module or a function."""
-        return isinstance(self.module, ACTIVATIONS) or (self.module is None and self.kind not in LOSSES)
+        return self.kind not in LOSSES if self.module is None else is_activation(self.module)
 
     @property
     def is_weighted(self) -> bool:
         """Return True for a Linear or a convolution, unless it is lazy and has no shape yet."""
-        return isinstance(self.module, WEIGHTED) and not any(is_lazy(param) for param in self.module.parameters())
+        layer = self.module
+        return is_weighted(layer) and layer is not None and not any(map(is_lazy, layer.parameters()))
 
 
 def events_of(module: nn.Module, batch: Any = None) -> list[Event]:
@@ -100,7 +98,7 @@ def hidden_pairs(events: list[Event]) -> list[tuple[Event, Event | None]]:
 
 def _activation_after(events: list[Event]) -> Event | None:
     for event in events:
-        if event.is_activation and event.kind not in ("Softmax", "LogSoftmax"):
+        if event.is_activation and not is_softmax(event.kind):
             return event
         if event.is_weighted:
             return None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from gradwatch.layer_kinds import is_linear, is_normalization, weight_outputs_first
 from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.initialization import InitializeAgain
@@ -48,7 +49,7 @@ class Flow:
 def _measured(history: Sequence[Snapshot]) -> float:
     """Of the first Snapshot that has two hidden layers with weights and a gradient: a remedy starts there again."""
     for snapshot in history:
-        is_layer = np.array(["Norm" not in kind for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
+        is_layer = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
         norms = snapshot.grad_output_rms[is_layer][:-1]  # without the head, whose few outputs say nothing of depth
         norms = norms[(norms > 0) & np.isfinite(norms)]
         if len(norms) > 1:
@@ -57,7 +58,7 @@ def _measured(history: Sequence[Snapshot]) -> float:
 
 
 def _sigma(layer: Event) -> float:
-    weight: Any = getattr(layer.module, "weight", None)
+    weight: Any = weight_outputs_first(layer.module)
     if weight is None or weight.dim() < 2 or weight.numel() < 2:
         return 0.0
     return float(weight.detach().float().std()) * math.sqrt(weight[0].numel())
@@ -128,9 +129,9 @@ def _each(flow: Flow) -> list[tuple[str, Event]]:
 
 
 def _over_batch(remedy: InsertNormalization, layer: Event) -> bool:
-    return remedy.kind == "batch" or (remedy.kind == "auto" and not isinstance(layer.module, nn.Linear))
+    return remedy.kind == "batch" or (remedy.kind == "auto" and not is_linear(layer.module))
 
 
 def _widths(flow: Flow) -> list[int]:
-    weights: list[Any] = [getattr(layer.module, "weight", None) for layer, _ in flow.pairs]
+    weights: list[Any] = [weight_outputs_first(layer.module) for layer, _ in flow.pairs]
     return [weight[0].numel() for weight in weights if weight is not None and weight.dim() > 1]

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Finding, Snapshot
 from gradwatch.remedies.remedy import Advice, Remedy
 from gradwatch.reporting.text import number
@@ -56,7 +57,7 @@ def first_and_last(history: Sequence[Snapshot]) -> tuple[float, float]:
         (0.1, 2.0)
     """
     for snapshot in reversed(history):
-        no_norm = np.array(["Norm" not in kind for kind in snapshot.kinds], bool)
+        no_norm = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool)
         norms = snapshot.grad_norm[no_norm & (snapshot.weight_norm >= 0)]
         if len(norms):
             return float(norms[0]), float(norms[-1])

@@ -12,8 +12,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
 
 from gradwatch.causes import STEPS
+from gradwatch.layer_kinds import RECTIFIERS
 from gradwatch.records import Array, Snapshot
-from gradwatch.remedies.activation import RELUS, ReplaceActivations
+from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
@@ -169,7 +170,7 @@ def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
 
 def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
     """Yield every remedy with the settings that the history speaks for, the simpler of two alike first."""
-    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RELUS))
+    yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RECTIFIERS))
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
