@@ -1,1 +1,1 @@
-"""Small trainings that show one problem, or one remedy, each; every file also runs as a script."""
+"""Small trainings that each show one problem or one remedy. Every file also runs as a script."""

@@ -1,6 +1,6 @@
-"""The dying ReLU: units that are off for every image, and get no gradient that could switch them on again.
+"""The dying ReLU: units that are off for every image and get no gradient to switch them on again.
 
-- Symptom: gradwatch reports ``dead``; the gradient of whole layers is exactly zero, and the loss stays where it is.
+- Symptom: gradwatch reports ``dead``; the gradient of whole layers is exactly zero, and the loss does not change.
 - Idea: an activation with some slope below 0 passes a gradient to units that are off. The biases of -0.5 stand for what
   one step at too large a learning rate leaves behind.
 - Paper: L. Lu, Y. Shin, Y. Su and G. Karniadakis, Dying ReLU and initialization, 2019,

@@ -38,14 +38,14 @@ class AddingData(SequenceData):
     in_features = 2
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw all parts, once."""
+        """Draw all parts; later calls do nothing."""
         if not self.parts:
             generator = torch.Generator().manual_seed(self.seed)  # its own: the global state stays as it is
             self.parts = {part: Batches(*draw(size, self.length, generator)) for part, size in SIZES.items()}
 
 
 def draw(size: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """So many sequences, with one mark in each half, and their sums.
+    """Return ``size`` sequences with one mark in each half, and their sums.
 
     Example:
         >>> sequences, sums = draw(3, 4, torch.Generator().manual_seed(0))

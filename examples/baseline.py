@@ -1,6 +1,6 @@
 """The vanishing case: seven Sigmoid layers, and no gradient left for the first.
 
-- Symptom: the loss stays where it began, at log(10), and the accuracy at that of guessing.
+- Symptom: the loss stays at log(10) and the accuracy at 10 %, as for a guess.
 - Idea: the slope of a Sigmoid is at most 1/4, and PyTorch draws weights too small to make up for it, so each layer
   passes back about a seventh of the gradient it gets.
 - Paper: X. Glorot and Y. Bengio, Understanding the difficulty of training deep feedforward neural networks, 2010,

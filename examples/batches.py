@@ -1,4 +1,4 @@
-"""Data in memory, served in whole batches, which costs a fraction of collating them one by one."""
+"""Data in memory, served in whole batches: collating single samples takes many times longer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Batches(Dataset[Batch]):
-    """Inputs and their targets, of which a DataLoader takes a whole batch at once.
+    """Inputs and their targets, from which a DataLoader reads a whole batch at once.
 
-    Any sampler works with it, so that Lightning can put in its own to share the samples among ranks.
+    It works with any sampler, so that Lightning can insert its own to split the samples among ranks.
 
     Example:
         >>> data = Batches(torch.zeros(10, 5), torch.arange(10))
@@ -33,17 +33,17 @@ class Batches(Dataset[Batch]):
         return self.inputs[index], self.targets[index]
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """One batch: a DataLoader calls this where a data set has it."""
+        """Return one batch. A DataLoader calls this method if a data set has it."""
         chosen = torch.as_tensor(indices)
         return self.inputs[chosen], self.targets[chosen]
 
     def loader(self, batch_size: int, shuffle_seed: int | None = None, num_workers: int = 0) -> DataLoader[Batch]:
-        """A DataLoader over all samples; the last batch may be smaller.
+        """Return a DataLoader over all samples; the last batch may be smaller.
 
         Args:
             batch_size: samples a batch.
-            shuffle_seed: seed of an order that is new in each epoch; None keeps the order.
-            num_workers: processes that make batches; 0 is quickest for data in memory.
+            shuffle_seed: seed of the order, which changes each epoch; None keeps the order.
+            num_workers: processes that load batches; 0 is fastest for data in memory.
         """
         return DataLoader(
             self,

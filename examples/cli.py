@@ -1,4 +1,4 @@
-"""LightningCLI over the examples: a remedy is chosen, trained and tested by a YAML file, with no Python written.
+"""LightningCLI for the examples: a YAML file chooses, trains and tests a remedy.
 
 python examples/cli.py fit --config examples/remedy.yaml
 """
@@ -12,15 +12,15 @@ from lightning.pytorch.cli import LightningCLI
 
 
 class ExamplesCLI(LightningCLI):
-    """The command line of Lightning; the model gets its number of inputs from the data."""
+    """Lightning's command line; the model gets its number of inputs from the data."""
 
     def add_arguments_to_parser(self, parser: ArgumentParser) -> None:
-        """Link what has to agree."""
+        """Link the settings that must agree."""
         parser.link_arguments("data.in_features", "model.init_args.in_features", apply_on="instantiate")
 
 
 def main(args: list[str] | None = None) -> LightningCLI:
-    """Run a subcommand (fit, validate, test); ``args`` of None takes the program's own."""
+    """Run a subcommand (fit, validate, test); ``args`` default to the program's own."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # with data in memory one process is quickest
     return ExamplesCLI(args=args, save_config_kwargs={"overwrite": True})
 

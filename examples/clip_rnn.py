@@ -1,8 +1,8 @@
 """Gradient clipping on a recurrent network that explodes: by norm, by value, adaptive, or not at all.
 
 - Symptom: the loss jumps by powers of ten or becomes NaN; gradwatch reports ``exploding``, ``nonfinite`` or ``spike``.
-- Idea: at a cliff of the loss surface one huge gradient throws the weights far away. A bound makes that step a short
-  one; a bound on the norm of all gradients together keeps its direction too. Under Adam, which divides by the size of
+- Idea: at a cliff of the loss surface one huge gradient moves the weights far away. A bound makes that step
+  short; a bound on the norm of all gradients together keeps its direction too. Under Adam, which divides by the size of
   past gradients, it is all later steps that one huge gradient spoils: they become tiny.
 - Paper: R. Pascanu, T. Mikolov and Y. Bengio, On the difficulty of training recurrent neural networks, 2013,
   https://arxiv.org/abs/1211.5063; adaptive: A. Brock, S. De, S. Smith and K. Simonyan, High-performance large-scale
@@ -28,8 +28,8 @@
   ``python examples/clip_rnn.py --model.clip l2 --model.optimizer sgd --model.lr 0.01``
   ``python examples/clip_rnn.py --model.clip l2 --model.optimizer sgd --model.lr 3 --model.width 128
   --model.identity false --dataset text --data-dir DIR``
-- When not to use it: against vanishing gradients, see ``clip_vanishing.py``. And where it acts on most steps it has
-  become a part of the learning rate: lower that first.
+- When not to use it: against vanishing gradients, see ``clip_vanishing.py``. If it acts on most steps, lower the
+  learning rate first.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Clipping, which does not cure vanishing gradients.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: none that holds: clipping only ever makes gradients smaller.
+- Idea: none that works: clipping never makes a gradient larger.
 - Paper: R. Pascanu, T. Mikolov and Y. Bengio, On the difficulty of training recurrent neural networks, 2013,
-  https://arxiv.org/abs/1211.5063, where it is the cure of explosion alone; see ``clip_rnn.py``.
+  https://arxiv.org/abs/1211.5063, where it cures only explosion; see ``clip_rnn.py``.
 - The change: ``configure_callbacks``.
 - Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.102 ± 0.002 on digits, mean and deviation of
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
   head's (baseline: 4e-6).
   ``python examples/clip_vanishing.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
-- When not to use it: against vanishing gradients; it is there against explosion.
+- When not to use it: against vanishing gradients; it is made against explosion.
 """
 
 from __future__ import annotations

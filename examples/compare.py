@@ -1,4 +1,4 @@
-"""Trains any set of the remedies on one data set, with the same seeds, and writes a scoreboard.
+"""Train any set of the remedies on one data set, with the same seeds, and write a scoreboard.
 
     python examples/compare.py --dataset fashion-mnist --data-dir DIR --max-epochs 100 --jobs 2 --out FOLDER
 
@@ -36,10 +36,10 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run what is asked for; the exit code is 1 if a run failed, 130 if it was interrupted.
+    """Train the chosen remedies; the exit code is 1 if a run failed, 130 if it was interrupted.
 
     Args:
-        args: the command line; None takes the program's own.
+        args: the command line; default: the program's own.
     """
     parser = make_parser(str(__doc__).splitlines()[0])
     add_options(parser)
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The options that only this example has."""
+    """Add the options of this example alone."""
     parser.add_argument("--seeds", type=int, nargs="+", help="train with each of these; --seed is one")
     parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=Path("lightning_logs/comparison"), help="where all is written")
@@ -68,7 +68,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def make_tasks(parser: ArgumentParser, options: Namespace) -> list[Task]:
-    """What the options ask for; ends the program with a message for what can't be."""
+    """Return the chosen tasks; exit with a message if the options are invalid."""
     try:
         chosen = [find(name) for name in options.only] if options.only else RUNS
     except ValueError as error:
@@ -84,7 +84,7 @@ def make_tasks(parser: ArgumentParser, options: Namespace) -> list[Task]:
 
 
 def refuse_to_mix(parser: ArgumentParser, task: Task, folder: Path) -> None:
-    """End the program if the folder holds runs that were trained in another way: a table must not mix them."""
+    """Exit if the folder contains runs with other settings, as one table must not mix them."""
     for result in load_all(folder):
         for name, new in task.shared_settings().items():
             if (old := result.settings.get(name)) != new:
@@ -92,7 +92,7 @@ def refuse_to_mix(parser: ArgumentParser, task: Task, folder: Path) -> None:
 
 
 def run(tasks: Sequence[Task], jobs: int, console: Console) -> None:
-    """Train what has not ended yet, the longest first, and leave a result of each in its folder."""
+    """Train the unfinished tasks, the longest first, and write each result to its folder."""
     todo = sorted((task for task in tasks if not task.has_ended()), key=lambda task: -task.epochs)
     for task in todo:
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -111,7 +111,7 @@ def run(tasks: Sequence[Task], jobs: int, console: Console) -> None:
 
 
 def write_tables(folder: Path, console: Console) -> None:
-    """The scoreboard of all runs in the folder, and the spread over their seeds on the terminal."""
+    """Write the scoreboard of all runs in the folder, and print the spread over their seeds."""
     results = load_all(folder)
     if not results:
         return
@@ -122,7 +122,7 @@ def write_tables(folder: Path, console: Console) -> None:
 
 
 def draw_pictures(folder: Path, console: Console) -> None:
-    """The pictures of all runs in the folder that ended well."""
+    """Draw all successful runs in the folder."""
     if all(result.error for result in load_all(folder)):
         return
     try:
@@ -135,7 +135,7 @@ def draw_pictures(folder: Path, console: Console) -> None:
 
 
 def as_rich(table: scoreboard.Table) -> Table:
-    """The table for the terminal."""
+    """Return the table for the terminal."""
     shown = Table(*table.header, title=table.title)
     for row in table.rows:
         shown.add_row(*map(escape, row))

@@ -28,10 +28,10 @@ class ImageData(LightningDataModule):
 
     Args:
         dataset: ``"digits"`` (8 x 8, comes with scikit-learn) or ``"fashion-mnist"`` (28 x 28).
-        data_dir: folder of Fashion-MNIST's four ``.gz`` files, or the one above it; digits need none.
+        data_dir: folder of Fashion-MNIST's four ``.gz`` files, or its parent; digits need none.
         batch_size: images a batch; an epoch's last batch may be smaller.
         seed: of the split and of the order of the training images.
-        num_workers: processes that make batches; 0 is quickest for data in memory.
+        num_workers: processes that load batches; 0 is fastest for data in memory.
 
     Raises:
         ValueError: for an unknown data set, a missing ``data_dir`` or a batch size below 1.
@@ -76,7 +76,7 @@ class ImageData(LightningDataModule):
         return math.prod(self.image_shape)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the data, once."""
+        """Read and split the data; later calls do nothing."""
         if self.parts:
             return
         if self.dataset == "digits":
@@ -88,15 +88,15 @@ class ImageData(LightningDataModule):
         self.parts = {"train": train, "val": val, "test": test}
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled anew each epoch, by the seed."""
+        """Return a loader with a new order each epoch, by the seed."""
         return self.parts["train"].loader(self.batch_size, self.seed, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """In a fixed order."""
+        """Return a loader with a fixed order."""
         return self.parts["val"].loader(self.batch_size, num_workers=self.num_workers)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """In a fixed order."""
+        """Return a loader with a fixed order."""
         return self.parts["test"].loader(self.batch_size, num_workers=self.num_workers)
 
 
@@ -118,7 +118,7 @@ def _scaled(images: npt.NDArray[Any], labels: npt.NDArray[Any], brightest: int) 
 
 
 def _split(data: ImageBatches, size: int, seed: int) -> tuple[ImageBatches, ImageBatches]:
-    """Everything but ``size`` images, and these."""
+    """Split off ``size`` images; return the rest and them."""
     from sklearn.model_selection import train_test_split
 
     rest, drawn = train_test_split(np.arange(len(data)), test_size=size, random_state=seed, stratify=data.labels)

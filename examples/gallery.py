@@ -1,4 +1,4 @@
-"""Writes the gallery, ``examples/README.md``, from what ``compare.py`` measured and the cards of the files.
+"""Write the gallery, ``examples/README.md``, from the results of ``compare.py`` and the docstrings of the files.
 
 python examples/gallery.py comparison comparison-digits
 """
@@ -25,12 +25,12 @@ def write(results: Path, seeds: Path, to: Path = FOLDER / "README.md") -> None:
     """Write the gallery.
 
     Args:
-        results: what ``compare.py`` wrote on Fashion-MNIST.
-        seeds: what it wrote on digits, with several seeds.
-        to: the file; its pictures go into ``images`` beside it.
+        results: folder of ``compare.py`` on Fashion-MNIST.
+        seeds: its folder on digits, with several seeds.
+        to: the file; the pictures go into ``images`` beside it.
 
     Raises:
-        ValueError: where a folder has no results.
+        ValueError: when a folder has no results.
     """
     for folder in (results, seeds):
         if not load_all(folder):
@@ -49,7 +49,7 @@ def write(results: Path, seeds: Path, to: Path = FOLDER / "README.md") -> None:
 
 
 def remedies(results: Sequence[Result]) -> str:
-    """The table of all remedies, the best first."""
+    """Return the table of all remedies, the best first."""
     header = ["remedy", "test accuracy", "published", "train loss", "first / last at the start", "at the end"]
     lines = [[*header, "steps to 70 %", "findings"], ["---"] * 8]
     for result in results:
@@ -62,18 +62,18 @@ def remedies(results: Sequence[Result]) -> str:
 
 
 def file_of(name: str) -> str:
-    """The file of a run's remedy."""
+    """Return the file of a run's remedy."""
     return find(name).target.split(".")[0] + ".py"
 
 
 def with_cards() -> list[Path]:
-    """The baseline, then the files with a remedy."""
+    """Return the baseline's file, then the files with a remedy."""
     marked = [path for path in sorted(FOLDER.glob("*.py")) if MARK in path.read_text(encoding="utf-8")]
     return [FOLDER / "baseline.py", *marked]
 
 
 def card(path: Path) -> str:
-    """A file's docstring, under its name.
+    """Return a file's docstring, under its name.
 
     Example:
         >>> print(card(FOLDER / "baseline.py").splitlines()[0])

@@ -1,8 +1,8 @@
 """Gradient ascent, which does not cure vanishing gradients.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: none that holds: ``maximize=True`` turns the step round, and the loss goes up.
-- Paper: none; ``torch.optim.SGD`` has the option for objectives that are to grow, such as a reward.
+- Idea: none that works: ``maximize=True`` reverses the step, and the loss goes up.
+- Paper: none; ``torch.optim.SGD`` has the option for objectives to maximize, such as a reward.
 - The change: ``configure_optimizers``.
 - Measured: test accuracy 0.1000 on Fashion-MNIST (baseline: 0.1000); 0.100 ± 0.000 on digits, mean and deviation of
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
@@ -19,7 +19,7 @@ from gradwatch.examples.baseline import Baseline
 
 
 class GradientAscent(Baseline):
-    """The baseline, trained to a larger loss; takes the same arguments."""
+    """The baseline, trained to increase the loss; takes the same arguments."""
 
     # --- the remedy --------------------------------------------------------------------------------------------------
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -1,7 +1,7 @@
 """``GradientNormalization`` after each activation.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: on the way back, the gradient is brought to mean 0 and deviation 1 after each layer.
+- Idea: in the backward pass, the gradient gets mean 0 and deviation 1 after each layer.
 - Paper: J. Yun, ZNorm, 2024, https://arxiv.org/abs/2408.01215, for the statistics; there they are of the parameters'
   gradients.
 - The change: ``build_block``.
@@ -9,8 +9,8 @@
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 6e+03 times the norm of the
   head's (baseline: 4e-6).
   ``python examples/gradient_normalization.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
-- When not to use it: where the gradient's size says something, which is nearly everywhere: the step no longer shrinks
-  near a minimum, and one sample's gradient depends on the others in the batch.
+- When not to use it: where the gradient's size matters, which is nearly everywhere: the step no longer shrinks near a
+  minimum, and one sample's gradient depends on the others in the batch.
 """
 
 from __future__ import annotations

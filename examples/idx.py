@@ -1,4 +1,4 @@
-"""Reads Fashion-MNIST's official files: gzipped IDX, a header of big-endian integers followed by bytes."""
+"""Reader of Fashion-MNIST's official files: gzipped IDX, a header of big-endian integers followed by bytes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _IMAGES, _LABELS = 2051, 2049  # magic numbers: bytes in three dimensions, and i
 
 
 def read_images_and_labels(data_dir: Path, part: str) -> tuple[Bytes, Bytes]:
-    """The images and labels of ``train`` (60,000) or ``t10k`` (10,000).
+    """Return the images and labels of ``train`` (60,000) or ``t10k`` (10,000).
 
     Args:
-        data_dir: the folder of the four ``.gz`` files, or the one above it.
+        data_dir: folder of the four ``.gz`` files, or its parent.
         part: ``"train"`` or ``"t10k"``.
 
     Raises:
         FileNotFoundError: when a file is missing.
-        ValueError: when a file is damaged, or the two don't belong together.
+        ValueError: when a file is damaged, or the numbers of images and labels differ.
     """
     images_file = _find(data_dir, f"{part}-images-idx3-ubyte.gz")
     labels_file = _find(data_dir, f"{part}-labels-idx1-ubyte.gz")
@@ -51,14 +51,14 @@ def _find(data_dir: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, magic: int) -> Bytes:
-    """The array that a gzipped IDX file of bytes holds.
+    """Return the array in a gzipped IDX file of bytes.
 
     Args:
         path: the file.
-        magic: the number it has to start with; its last byte is the number of dimensions.
+        magic: expected first number; its last byte is the number of dimensions.
 
     Raises:
-        ValueError: when the file is no complete gzip, starts with another number or has another size than it says.
+        ValueError: when the gzip is incomplete, the first number is another, or the size differs from the header.
 
     Example:
         >>> from tempfile import TemporaryDirectory

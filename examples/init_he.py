@@ -1,7 +1,7 @@
 """He initialization, with the factor that belongs to the activation.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: weights of variance gain^2 / inputs make up for what the activation takes away: a ReLU is on for half of its
+- Idea: weights of variance gain^2 / inputs compensate for the activation: a ReLU is on for half of its
   inputs, so its gain is the root of 2.
 - Paper: K. He, X. Zhang, S. Ren and J. Sun, Delving deep into rectifiers, 2015, https://arxiv.org/abs/1502.01852. The
   gains of the other activations are ``torch.nn.init.calculate_gain``'s.

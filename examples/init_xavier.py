@@ -8,7 +8,7 @@
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 1e-4 times the norm of the
   head's (baseline: 4e-6).
   ``python examples/init_xavier.py --dataset fashion-mnist --data-dir DIR``
-- When not to use it: with Sigmoid, whose slope of 1/4 it does not make up for; with ReLU, which wants ``init_he.py``.
+- When not to use it: with Sigmoid, whose slope of 1/4 it does not make up for; with ReLU, which needs ``init_he.py``.
 """
 
 from __future__ import annotations

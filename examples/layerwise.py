@@ -1,8 +1,8 @@
-"""Layers trained one by one, each on top of those that are done.
+"""Layers trained one by one, each on top of the trained ones.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: the network starts with one hidden layer, which has the head right above it. When it is trained it is frozen,
-  and the next one is put on top: no gradient ever has to pass more than one layer.
+- Idea: the network starts with one hidden layer under the head. Once trained, it is frozen and the next one is added on
+  top: no gradient ever has to pass more than one layer.
 - Paper: Y. Bengio, P. Lamblin, D. Popovici and H. Larochelle, Greedy layer-wise training of deep networks, 2006,
   https://proceedings.neurips.cc/paper/2006/hash/5da713a690c067105aeb2fae32403405-Abstract.html. There the layers are
   trained without labels first; here each learns the labels.

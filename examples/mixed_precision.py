@@ -1,11 +1,11 @@
-"""fp16: small gradients are lost on the way back unless the loss is scaled.
+"""fp16: small gradients are lost in the backward pass unless the loss is scaled.
 
 - Symptom: the run learns in fp32 and does not in fp16; gradwatch reports ``stalled``, parameters whose gradient is
   exactly zero.
 - Idea: the smallest number of fp16 is 6e-8. A loss multiplied by 65,536 keeps small gradients above it, and the
   optimizer divides the factor out again; it is lowered whenever a gradient overflows.
 - Paper: P. Micikevicius et al., Mixed precision training, 2018, https://arxiv.org/abs/1710.03740.
-- The change: ``configure_trainer``; ``--model.loss_scaling false`` leaves the scaling out.
+- The change: ``configure_trainer``; ``--model.loss_scaling false`` switches the scaling off.
 - Measured: on digits, mean and deviation of three seeds, 0.101 ± 0.002 without the scaling and 0.201 ± 0.006 with it;
   in fp32 it is 0.200 ± 0.007 (``optimizer_adam.py``).
   ``python examples/mixed_precision.py --model.init_std 0.05 --model.lr 1e-3``

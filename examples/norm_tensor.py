@@ -1,7 +1,7 @@
 """(x - mean) / std over the whole tensor after each Linear.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: the plainest of normalizations: one mean and one deviation for all samples and units together, and nothing to
+- Idea: the simplest normalization: one mean and one deviation for all samples and units together, and nothing to
   learn.
 - Paper: none; BatchNorm without its running statistics and parameters, over all units at once.
 - The change: ``build_block``.
@@ -9,7 +9,7 @@
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 0.002 times the norm of the
   head's (baseline: 4e-6).
   ``python examples/norm_tensor.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
-- When not to use it: where samples are predicted one by one: each one's output depends on the batch it comes in.
+- When not to use it: where samples are predicted one by one: each output depends on the other samples of the batch.
 """
 
 from __future__ import annotations

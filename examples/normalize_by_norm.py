@@ -1,7 +1,7 @@
 """Each parameter's gradient divided by its norm.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: every parameter makes a step of the same length, however small its gradient is.
+- Idea: every parameter takes a step of the same length, however small its gradient is.
 - Paper: Y. You, I. Gitman and B. Ginsburg, Large batch training of convolutional networks, 2017,
   https://arxiv.org/abs/1708.03888, which also multiplies by the weights' norm.
 - The change: ``configure_callbacks``.

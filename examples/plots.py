@@ -46,7 +46,7 @@ def surface(to: Path = Path("surface.png")) -> Path:
 
 
 def main(args: list[str] | None = None) -> Path:
-    """Draw one of them; ``args`` of None takes the program's own."""
+    """Draw one of the pictures; ``args`` default to the program's own."""
     try:
         path: Path = CLI([curves, layers, surface], args=args)
     except ValueError as error:

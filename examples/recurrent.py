@@ -1,8 +1,8 @@
 """The vanishing case over time: a vanilla recurrent network on sequences of 100 time steps.
 
-- Symptom: the loss stays where predicting the mean has it, at 1/6: what was marked in the first half does not arrive.
+- Symptom: the loss stays at 1/6, as for predicting the mean: the number marked in the first half does not arrive.
 - Idea: on its way back through time the gradient is multiplied by the same recurrent weights and by tanh's slope at
-  each step. Where that makes it smaller it vanishes; where it makes it larger it explodes, see ``clip_rnn.py``.
+  each step. If they shrink it, it vanishes; if they enlarge it, it explodes, see ``clip_rnn.py``.
 - Paper: Y. Bengio, P. Simard and P. Frasconi, Learning long-term dependencies with gradient descent is difficult, 1994,
   https://doi.org/10.1109/72.279181.
 - The change: none; ``clip_rnn.py``, ``lstm.py`` and ``gru.py`` each differ from it in one marked block.
@@ -10,7 +10,7 @@
   at the cell's first call has 2e-24, 2e-21 and 1e-25 of the norm at its last; ``vanishing`` is open from there to the
   end. On the characters of a text, where each time step has a loss of its own, nothing vanishes.
   ``python examples/recurrent.py --seed 42``
-- When not to use it: wherever something has to be remembered for more than a few time steps.
+- When not to use it: wherever something must be remembered for more than a few time steps.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CLOSE = 0.04  # a sum counts as right when it is off by less: Hochreiter and Sch
 
 
 class Recurrent(LightningModule):
-    """Reads a sequence with one recurrent cell; a Linear makes a number of its last state, or classes of each.
+    """Reads a sequence with one recurrent cell; a Linear maps the last state to a number, or each state to classes.
 
-    The cell is called once a time step, so that gradwatch shows the gradient at each: ``Snapshot.calls["cell"]``. A
+    The cell is called once a time step, so gradwatch shows the gradient at each: ``Snapshot.calls["cell"]``. A
     remedy is a subclass that overrides what it changes, between the same marks.
 
     Args:
         in_features: numbers at each time step.
-        num_classes: of the next element, in sequences of whole numbers (a text); None predicts one number at the end.
+        num_classes: classes of the next element, for sequences of integers (a text); None predicts a number at the end.
         width: units of the cell.
         lr: learning rate.
         optimizer: ``"adam"`` or ``"sgd"``.
-        activation: of the vanilla cell, ``"tanh"`` or ``"relu"``.
+        activation: ``"tanh"`` or ``"relu"``, in the vanilla cell.
         identity: start the vanilla cell's recurrent weights as the identity, as Le et al. do with ReLU; False leaves
             all weights as PyTorch draws them.
 
@@ -67,7 +67,7 @@ class Recurrent(LightningModule):
 
     # --- what a remedy changes ---------------------------------------------------------------------------------------
     def build_cell(self, inputs: int, width: int) -> nn.Module:
-        """What is called at each time step: (input, state) -> state."""
+        """Return the cell, a function (input, state) -> state of each time step."""
         cell = nn.RNNCell(inputs, width, nonlinearity=self.hparams.activation)
         if self.hparams.identity:
             nn.init.eye_(cell.weight_hh)
@@ -77,7 +77,7 @@ class Recurrent(LightningModule):
         return cell
 
     def configure_optimizers(self) -> Any:
-        """The chosen optimizer, with PyTorch's own settings but for the learning rate."""
+        """Return the chosen optimizer, with PyTorch's defaults except for the learning rate."""
         return OPTIMIZERS[self.hparams.optimizer](self.parameters(), lr=self.hparams.lr)
 
     def configure_trainer(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Recurrent(LightningModule):
     # -----------------------------------------------------------------------------------------------------------------
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """A number for each sequence, or logits for each of its time steps."""
+        """Return a number for each sequence, or logits for each time step."""
         if self.hparams.num_classes is None:
             outputs: Tensor = self.head(self.unroll(sequences)[-1]).squeeze(1)
             return outputs
@@ -96,7 +96,7 @@ class Recurrent(LightningModule):
         return logits
 
     def unroll(self, sequences: Tensor) -> list[Tensor]:
-        """The cell's output after each time step."""
+        """Return the cell's output after each time step."""
         state, outputs = None, []
         for inputs in sequences.unbind(1):
             state = self.cell(inputs, state)

@@ -1,8 +1,8 @@
-"""The three cells side by side: the gradient at each time step, and what each has learned.
+"""The three cells side by side: the gradient at each time step, and the test loss.
 
 Trains ``recurrent.py``, ``lstm.py`` and ``gru.py`` one after the other on the same data with the same seed; prints the
 gradient at the cell's output at its calls, at the first and the last measured optimizer step, and draws it. All of that
-is in ``GradientMonitor.history``: there is not a hook in this file.
+is in ``GradientMonitor.history``: this file needs no hook.
 
 - Symptom: gradwatch reports ``vanishing`` over the calls of the vanilla cell.
 - Measured: the cards of the three have the figures; all of it takes some 90 seconds on one core.
@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> dict[str, Run]:
 
 
 def shares(snapshot: Snapshot) -> npt.NDArray[np.float64]:
-    """The gradient's norm at each call of the cell, as a share of that at the last.
+    """Return the gradient's norm at each call of the cell, relative to the last call.
 
     Example:
         >>> shares(Snapshot(0, ("cell",), calls={"cell": np.array([1.0, 2.0, 4.0])}))
@@ -73,7 +73,7 @@ def shares(snapshot: Snapshot) -> npt.NDArray[np.float64]:
 
 
 def table(runs: Mapping[str, Run]) -> Table:
-    """Time steps by cells, each at its first and its last measured optimizer step."""
+    """Return a table of time steps by cells, at the first and the last measured optimizer step."""
     ends = [(name, monitor.history[place]) for name, (_, monitor) in runs.items() for place in (0, -1)]
     found = Table(title="gradient at the cell's output, as a share of that at the last time step", box=SIMPLE_HEAD)
     found.add_column("time step", justify="right")
@@ -89,7 +89,7 @@ def table(runs: Mapping[str, Run]) -> Table:
 
 
 def draw(runs: Mapping[str, Run], path: Path) -> None:
-    """Save a picture of the same: the first measured step on the left, the last on the right.
+    """Save a picture of the table: the first measured step on the left, the last on the right.
 
     Raises:
         ImportError: when matplotlib is missing; it says how to install it.

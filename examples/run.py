@@ -1,4 +1,4 @@
-"""What all examples share: the command line, the Trainer and the test at the end."""
+"""The command line, the Trainer and the final test of all examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(model_class: type[Baseline], args: list[str] | None = None) -> float:
 
     Args:
         model_class: the example; its arguments are options too, ``--model.<name>``.
-        args: the command line; None takes the program's own.
+        args: the command line; default: the program's own.
     """
     parser = make_parser(f"Train {model_class.__name__} under gradwatch's monitor.")
     parser.add_argument("--log-dir", type=Path, default=Path("lightning_logs"), help="where TensorBoard's logs go")
@@ -38,11 +38,11 @@ def main(model_class: type[Baseline], args: list[str] | None = None) -> float:
 
 
 def make_parser(description: str, datasets: Any = Name) -> ArgumentParser:
-    """The options of all examples.
+    """Return the parser with the options of all examples.
 
     Args:
-        description: what the program does.
-        datasets: a Literal of the data sets to choose from; the first is the default.
+        description: purpose of the program.
+        datasets: Literal of the data sets; the first is the default.
 
     Example:
         >>> make_parser("An example.").parse_args(["--max-epochs", "5"]).max_epochs
@@ -59,7 +59,7 @@ def make_parser(description: str, datasets: Any = Name) -> ArgumentParser:
 
 
 def load_data(parser: ArgumentParser, options: Namespace) -> ImageData:
-    """The data that the options ask for; ends the program with a message where they can't be had."""
+    """Return the chosen data; exit with a message if they can't be loaded."""
     try:
         data = ImageData(options.dataset, options.data_dir, options.batch_size, options.seed)
         data.setup()
@@ -77,7 +77,7 @@ def train(model: Baseline, data: ImageData, *, max_epochs: int, log_dir: Path, f
 
 
 def make_trainer(model: Baseline, max_epochs: int, fast: bool, **options: Any) -> Trainer:
-    """What all runs have in common; ``options`` are the Trainer's, and the model has the last word on them."""
+    """Return the Trainer of all runs; the model may override its ``options``."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # with data in memory one process is quickest
     return Trainer(
         max_epochs=min(max_epochs, FAST_EPOCHS) if fast else max_epochs,

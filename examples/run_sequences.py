@@ -1,4 +1,4 @@
-"""What the examples on sequences share: their command line, and a training with a test at the end."""
+"""The command line, the training and the final test of the examples on sequences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(model_class: type[Recurrent], args: list[str] | None = None) -> Run:
 
     Args:
         model_class: the example; its arguments are options too, ``--model.<name>``.
-        args: the command line; None takes the program's own.
+        args: the command line; default: the program's own.
 
     Returns:
         The test's ``test_loss`` and ``test_accuracy``, and the monitor with its history.
@@ -40,7 +40,7 @@ def main(model_class: type[Recurrent], args: list[str] | None = None) -> Run:
 
 
 def make_sequence_parser(description: str, model_class: type[Recurrent]) -> ArgumentParser:
-    """The options of all examples, those of sequences, and the model's own.
+    """Return the parser with the options of all examples, of sequences and of the model.
 
     Example:
         >>> options = make_sequence_parser("An example.", Recurrent).parse_args(["--model.width", "32"])
@@ -56,7 +56,7 @@ def make_sequence_parser(description: str, model_class: type[Recurrent]) -> Argu
 
 
 def load_sequences(parser: ArgumentParser, options: Namespace) -> SequenceData:
-    """The data that the options ask for; ends the program with a message where they can't be had."""
+    """Return the chosen data; exit with a message if they can't be loaded."""
     settings = (options.length, options.batch_size, options.seed)
     try:
         data = AddingData(*settings) if options.dataset == "adding" else TextData(options.data_dir, *settings)

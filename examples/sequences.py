@@ -1,4 +1,4 @@
-"""What data sets of sequences share: a length, three parts in memory, and how they are served."""
+"""Base of the data sets of sequences: one length, three parts in memory, and their loaders."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SequenceData(LightningDataModule):
         seed: of the order of the training sequences.
 
     Attributes:
-        in_features: numbers (or characters to choose from) at each time step.
-        num_classes: what is to be told apart after each time step; None where a number is asked for at the end.
+        in_features: numbers (or size of the alphabet) at each time step.
+        num_classes: classes of the target at each time step; None if the target is one number at the end.
 
     Raises:
         ValueError: for a length below 2 or a batch size below 1.
@@ -37,13 +37,13 @@ class SequenceData(LightningDataModule):
         self.parts: dict[str, Batches] = {}
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled anew each epoch, by the seed."""
+        """Return a loader with a new order each epoch, by the seed."""
         return self.parts["train"].loader(self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """In a fixed order."""
+        """Return a loader with a fixed order."""
         return self.parts["val"].loader(self.batch_size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """In a fixed order."""
+        """Return a loader with a fixed order."""
         return self.parts["test"].loader(self.batch_size)

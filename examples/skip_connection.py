@@ -1,7 +1,7 @@
 """Two skip connections: h1 is added after h3, and h4 after h7.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: along a sum the gradient flows back as it is, past the layers in between.
+- Idea: along a sum the gradient flows back unchanged, past the layers in between.
 - Paper: K. He, X. Zhang, S. Ren and J. Sun, Deep residual learning for image recognition, 2015,
   https://arxiv.org/abs/1512.03385; for layers that are not next to each other, R. Srivastava, K. Greff and J.
   Schmidhuber, Highway networks, 2015, https://arxiv.org/abs/1505.00387.

@@ -1,7 +1,7 @@
-"""Residual blocks: each hidden layer is added to what it got.
+"""Residual blocks: each hidden layer is added to its input.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: a block passes the gradient back as it is, plus what comes through its layer.
+- Idea: a block passes the gradient back unchanged, plus the part through its layer.
 - Paper: K. He, X. Zhang, S. Ren and J. Sun, Identity mappings in deep residual networks, 2016,
   https://arxiv.org/abs/1603.05027.
 - The change: ``build_block``; the first block, whose input has another size, has no sum.

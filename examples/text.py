@@ -1,4 +1,4 @@
-"""The characters of a text, and at each the one that follows."""
+"""The characters of a text, with the next character as target."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WAY_OUT = "give a .txt file, or a folder that holds one, as data_dir (--data-di
 
 
 class TextData(SequenceData):
-    """Pieces of a text, as places in its alphabet, and the same pieces one character further on.
+    """Pieces of a text as indices into its alphabet, and the same pieces shifted by one character.
 
     The first 80 % of the text are for training, the next 10 % for validation, the last 10 % for the test.
 
     Args:
-        data_dir: a text file in UTF-8, or a folder that holds one ``.txt``.
+        data_dir: a text file in UTF-8, or a folder with one ``.txt``.
         length: characters of a piece.
         batch_size: pieces a batch.
         seed: of the order of the training pieces.
@@ -65,7 +65,7 @@ class TextData(SequenceData):
         return len(self.alphabet)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the text, once."""
+        """Read and split the text; later calls do nothing."""
         if self.parts:
             return
         path = find_text(self.data_dir)
@@ -81,7 +81,7 @@ class TextData(SequenceData):
 
 
 def find_text(data_dir: Path) -> Path:
-    """The file itself, or the only ``.txt`` of a folder.
+    """Return the file itself, or the only ``.txt`` in a folder.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -108,7 +108,7 @@ def _read(path: Path) -> str:
 
 
 def encode(text: str) -> tuple[str, Tensor]:
-    """The alphabet of a text, and each character's place in it.
+    """Return the alphabet of a text, and each character's index in it.
 
     Example:
         >>> encode("noon")
@@ -119,6 +119,6 @@ def encode(text: str) -> tuple[str, Tensor]:
 
 
 def cut(places: Tensor, length: int) -> Batches:
-    """Pieces of one length, end to end, each with what follows; what is left over at the end is not used."""
+    """Return adjacent pieces of one length, and each shifted by one; the rest at the end is not used."""
     used = (len(places) - 1) // length * length
     return Batches(places[:used].view(-1, length), places[1 : used + 1].view(-1, length))

@@ -1,7 +1,7 @@
 """Weight decay, which does not cure vanishing gradients.
 
 - Symptom: the gradient shrinks layer by layer towards the input, as in ``baseline.py``.
-- Idea: none that holds: it is in lists of cures since it keeps weights small, and here they are too small already.
+- Idea: none that works: lists of cures have it as it keeps weights small, but here they are too small already.
 - Paper: A. Krogh and J. Hertz, A simple weight decay can improve generalization, 1991,
   https://proceedings.neurips.cc/paper/1991/hash/8eefcfdf5990e441f0fb6f3fad709e21-Abstract.html.
 - The change: ``configure_optimizers``.
@@ -9,7 +9,7 @@
   three seeds (baseline: 0.102 ± 0.002). At the first step the first Linear's gradient has 4e-6 times the norm of the
   head's (baseline: 4e-6).
   ``python examples/weight_decay.py --dataset fashion-mnist --data-dir DIR --model.init_std 0.05``
-- When not to use it: against vanishing gradients; it is there against overfitting.
+- When not to use it: against vanishing gradients; it is made against overfitting.
 """
 
 from __future__ import annotations

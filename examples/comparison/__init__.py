@@ -1,1 +1,1 @@
-"""What ``compare.py`` and ``plots.py`` are made of."""
+"""The parts of ``compare.py`` and ``plots.py``."""

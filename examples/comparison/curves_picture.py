@@ -21,7 +21,7 @@ Family = dict[str, Runs]
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """The picture; runs of one remedy with several seeds are their mean, with the span between them."""
+    """Draw the picture; several seeds of a remedy become their mean and their range."""
     names = by_name(results)
     families = families_of(names)
     columns = min(COLUMNS, len(families))
@@ -54,14 +54,14 @@ def _set_axes(accuracy: Axes, loss: Axes, lowest: float, is_first: bool) -> None
 
 
 def lowest_loss(names: Family) -> float:
-    """The power of ten below all training losses, but no less than a thousandth."""
+    """Return the power of ten below all training losses, at least 0.001."""
     losses = [loss for runs in names.values() for run in runs for loss in run.curves["train_loss"]]
     lowest = min((loss for loss in losses if 0 < loss < _HIGHEST_LOSS), default=1.0)
     return max(1e-3, 10.0 ** math.floor(math.log10(lowest)))
 
 
 def families_of(names: Family) -> dict[str, Family]:
-    """The remedies by family; the baselines are a family only if there is nothing else."""
+    """Return the remedies by family; the baselines are a family only if there is no other."""
     families: dict[str, Family] = {}
     for name, runs in names.items():
         families.setdefault(runs[0].family, {})[name] = runs
@@ -90,7 +90,7 @@ def _draw_curve(axes: Axes, runs: Runs, curve: str, colour: str, width: float = 
 
 
 def _label(axes: Axes, family: Family) -> None:
-    """Each remedy's name at the end of its line, pushed apart where they would overlap."""
+    """Write each remedy's name at the end of its line, moved apart if they would overlap."""
     ends = {name: float(np.mean([run.curves["val_accuracy"][-1] for run in runs])) for name, runs in family.items()}
     heights = spread_out(list(ends.values()), _LINE)
     for (name, end), height, colour in zip(ends.items(), heights, COLOURS * len(ends), strict=False):
@@ -98,7 +98,7 @@ def _label(axes: Axes, family: Family) -> None:
 
 
 def spread_out(heights: Sequence[float], distance: float) -> list[float]:
-    """The heights, moved up as little as it takes for ``distance`` between any two; within 0 to 1 if they fit.
+    """Return the heights, moved apart to at least ``distance``; within 0 to 1 if they fit.
 
     Example:
         >>> spread_out([0.5, 0.1, 0.5], 0.1)

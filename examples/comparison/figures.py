@@ -1,4 +1,4 @@
-"""What the pictures share: figures without pyplot's global state, colours, names and files."""
+"""Figures without pyplot's global state, colours, names and files of the pictures."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gradwatch.examples.comparison.results import Result
 BASELINE = "baseline"
 GREY = "#d0d0d0"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe and Ito, told apart by the colour-blind too; https://jfly.uni-koeln.de/color/."""
+"""Colours of Okabe and Ito, which colour-blind readers can distinguish; https://jfly.uni-koeln.de/color/."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches."""
+    """Return an empty figure of that size in inches."""
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the picture; an old one is only replaced by a whole new one."""
+    """Write the picture at once, so that a crash never leaves a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     figure.savefig(part)
@@ -33,13 +33,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def plain(axes: Axes) -> None:
-    """Only what is needed of the frame."""
+    """Remove the frame lines that are not needed."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, length=2)
 
 
 def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs that ended well, by remedy, in the order of the registry; those it does not know come last.
+    """Return the successful runs by remedy, in the order of the registry; unknown remedies last.
 
     Raises:
         ValueError: when there is none.

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """The picture, the most accurate remedy at the top; of several seeds the median."""
+    """Draw the picture, the most accurate remedy at the top; several seeds become their median."""
     names = by_name(results)
     accuracies = {name: float(np.mean([run.test_accuracy for run in runs])) for name, runs in names.items()}
     ranked = sorted(names, key=lambda name: -accuracies[name])
@@ -41,7 +41,7 @@ def draw(results: Sequence[Result]) -> Figure:
 
 
 def norms(runs: Sequence[Result], layers: Sequence[str], when: str) -> Array:
-    """The median over the seeds for each of the layers; NaN where the remedy has no such layer or no gradient in it."""
+    """Return the median over the seeds for each layer; NaN for a layer that is missing or has no gradient."""
     of_runs = [dict(zip(run.layers, getattr(run, when), strict=True)) for run in runs]
     values = np.array([[of_run.get(layer, np.nan) for layer in layers] for of_run in of_runs])
     middle: Array = np.median(values, axis=0)
@@ -61,7 +61,7 @@ def _draw_map(axes: Axes, values: Array, layers: Sequence[str]) -> None:
 
 
 def _heights(values: Array) -> Array:
-    """Powers of ten within the colours; what is exactly zero lies below them, what is infinite above."""
+    """Return powers of ten within the range of the colours; exact zeros are below it, infinities above."""
     with np.errstate(divide="ignore"):
         powers = np.log10(values)
     return np.select([values == 0, np.isinf(values)], [LOWEST - 1, HIGHEST + 1], powers.clip(LOWEST, HIGHEST))
@@ -86,7 +86,7 @@ def _draw_bars(axes: Axes, accuracies: Sequence[float]) -> None:
 
 
 def short_name(layer: str) -> str:
-    """What tells a layer from the others of a network.
+    """Return the part of a layer's name that differs from the others.
 
     Example:
         >>> short_name("network.block1.linear"), short_name("network.head")

@@ -1,4 +1,4 @@
-"""Runs tasks in processes of their own, a few at a time, and survives the end of any of them."""
+"""Runs each task in a separate process, a few at a time, and survives a crash of any of them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Message:
-    """What the work has sent."""
+    """The work has sent something."""
 
     content: Any
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process is gone; minus the number of the signal where one killed it."""
+    """A process has ended; its exit code is minus the number of the signal that killed it, if one did."""
 
     exit_code: int
 
@@ -49,8 +49,8 @@ class Processes(Generic[Task]):
     """Runs ``work(task, send)`` in a new process for each task, at most ``jobs`` of them at a time.
 
     Args:
-        work: a function of a module, as the process has to find it by its name.
-        jobs: how many processes.
+        work: a function at the top level of a module, so that the process can import it.
+        jobs: number of processes.
     """
 
     def __init__(self, work: Work[Task], jobs: int) -> None:
@@ -62,7 +62,7 @@ class Processes(Generic[Task]):
         self._running: dict[Connection, tuple[BaseProcess, Task]] = {}
 
     def events(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Event]]:
-        """What happens, until all have ended. Processes that still run when nobody listens any more are killed."""
+        """Yield events until all tasks have ended. Closing the iterator early kills the running processes."""
         waiting = deque(tasks)
         try:
             while waiting or self._running:

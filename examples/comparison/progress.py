@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs: a bar for each running remedy, one for all, a line for each that ended."""
+"""Progress of a comparison: a bar for each running remedy, one for all, and a line for each that ended."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Display:
     """The bars, counted in epochs; a context manager.
 
     Args:
-        tasks: all that are asked for.
-        console: where they are shown.
+        tasks: all tasks.
+        console: output of the bars.
     """
 
     def __init__(self, tasks: Sequence[Task], console: Console) -> None:
@@ -39,7 +39,7 @@ class Display:
         self._progress.stop()
 
     def skipped(self, task: Task) -> None:
-        """The run had ended before."""
+        """Count a run that had ended before."""
         self._progress.advance(self._all, task.epochs)
 
     def started(self, task: Task) -> None:
@@ -48,13 +48,13 @@ class Display:
         self._bars[task.title] = self._progress.add_task(escape(task.title), total=task.epochs)
 
     def epochs(self, task: Task, done: int) -> None:
-        """So many epochs of the run are done."""
+        """Set the number of finished epochs of a run."""
         self._progress.update(self._bars[task.title], completed=done)
         self._progress.advance(self._all, done - self._done[task.title])
         self._done[task.title] = done
 
     def ended(self, task: Task, result: Result) -> None:
-        """Write a line in place of the run's bar."""
+        """Replace the run's bar by a line."""
         self.epochs(task, task.epochs)
         self._progress.remove_task(self._bars.pop(task.title))
         if result.error:

@@ -1,4 +1,4 @@
-"""The results as numbers: in order, and one flat record a run."""
+"""The results as numbers: ranked, and as one flat record a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradwatch.examples.comparison.results import Result
 
 
 def record(result: Result) -> dict[str, Any]:
-    """All numbers of a run, as they are; empty where there is none."""
+    """Return all numbers of a run, unrounded; empty for a missing one."""
     values = {
         "remedy": result.name,
         "family": result.family,
@@ -33,13 +33,13 @@ def record(result: Result) -> dict[str, Any]:
 
 
 def ranked(results: Iterable[Result]) -> list[Result]:
-    """The best remedies first, each by seed; runs that failed last."""
+    """Sort by remedy, the best first, then by seed; failed runs last."""
     runs = [run for runs in by_remedy(results).values() for run in runs]
     return sorted(runs, key=lambda run: bool(run.error))
 
 
 def by_remedy(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs of each remedy by seed, that with the best mean test accuracy first."""
+    """Group the runs by remedy, the one with the best mean test accuracy first."""
     names: dict[str, list[Result]] = {}
     for result in sorted(results, key=lambda result: (result.name, result.seed)):
         names.setdefault(result.name, []).append(result)
@@ -47,12 +47,12 @@ def by_remedy(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def has_seeds(results: Iterable[Result]) -> bool:
-    """Whether there is more than one."""
+    """Return True if there are several seeds."""
     return len({result.seed for result in results}) > 1
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """Each kind once, with its first step and its last.
+    """Return each kind of finding once, with its first and last step.
 
     Example:
         >>> def at(step, closed): return Finding("vanishing", ("first",), step, 1e-7, 1e-3, "", closed_step=closed)

@@ -1,4 +1,4 @@
-"""The runs that are compared: each remedy, at the settings of the published experiment."""
+"""The compared runs: each remedy, with the settings of the published experiment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gradwatch.examples.baseline import Baseline
 
 @dataclass(frozen=True)
 class Run:
-    """A remedy and how it is trained.
+    """A remedy and the settings of its training.
 
     Attributes:
-        name: what ``--only`` and all tables call it.
-        family: remedies of the same kind share a panel of a picture.
+        name: its name for ``--only`` and in all tables.
+        family: remedies of one family share a panel of a picture.
         target: ``file.Class`` of this folder, or ``module.Class`` of your own. It is imported when it is built, so that
             one that can't be is a failed run and not the end of all.
         settings: arguments of the class.
-        epochs_factor: trained for so many times the epochs of the others.
-        published: test accuracy that was published for it, on Fashion-MNIST after 100 epochs.
+        epochs_factor: factor of the number of epochs.
+        published: its published test accuracy, on Fashion-MNIST after 100 epochs.
 
     Example:
         >>> type(find("relu").build(64, 10)).__name__
@@ -37,7 +37,7 @@ class Run:
     published: float | None = None
 
     def build(self, in_features: int, num_classes: int) -> Baseline:
-        """The network."""
+        """Build the network."""
         module, _, name = self.target.rpartition(".")
         path = module if self.family == YOUR_OWN else f"gradwatch.examples.{module}"
         model: Baseline = getattr(import_module(path), name)(in_features, num_classes, **self.settings)
@@ -92,10 +92,10 @@ _BY_NAME = {run.name: run for run in RUNS}
 
 
 def find(name: str) -> Run:
-    """The run of that name; a name with a dot in it is the path of a class of your own.
+    """Return the run of that name; a name with a dot is the import path of a class that you wrote.
 
     Raises:
-        ValueError: when there is none; it names those that are alike.
+        ValueError: when there is none; the message gives similar names.
 
     Example:
         >>> find("adam").settings, find("my_remedies.Best").family
@@ -114,5 +114,5 @@ def find(name: str) -> Run:
 
 
 def published_accuracy(name: str) -> float | None:
-    """What was published for the run of that name, if anything."""
+    """Return the published accuracy of the run of that name, if there is one."""
     return _BY_NAME[name].published if name in _BY_NAME else None

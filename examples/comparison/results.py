@@ -1,4 +1,4 @@
-"""What a run came to, and the file it is kept in."""
+"""The result of a run, and its file."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ GOOD_ACCURACY = 0.70
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of one run; a failed one has an ``error`` and what was known until then.
+    """The numbers of one run; a failed one has an ``error`` and the numbers known until then.
 
     Attributes:
         name, family: of the remedy.
         seed: of the run.
-        settings: all that the numbers depend on, but for the code.
-        error: why it failed; empty where it did not.
-        seconds: how long it took.
+        settings: everything that the numbers depend on, except for the code.
+        error: reason of the failure; empty after a success.
+        seconds: duration.
         test_accuracy: after the last epoch.
         steps_per_epoch: optimizer steps in an epoch.
         curves: ``train_loss``, ``train_accuracy``, ``val_loss`` and ``val_accuracy``, a value an epoch.
-        layers: the layers with weights, normalization aside, in network order.
+        layers: the layers with weights except for normalization, in network order.
         start, end: norm of the gradient of each, at the first and at the last measured step; NaN where it had none,
             being frozen.
-        findings: what the monitor found.
+        findings: findings of the monitor.
 
     Example:
         >>> curves = {"train_loss": [2.3, 0.9], "val_accuracy": [0.10, 0.72]}
@@ -56,41 +56,41 @@ class Result:
 
     @property
     def reason(self) -> str:
-        """The error in one line."""
+        """Return the error in one line."""
         return " ".join(self.error.split())
 
     @property
     def train_loss(self) -> float:
-        """Mean over the last epoch's batches."""
+        """Return the mean over the last epoch's batches."""
         return _last(self.curves.get("train_loss", []))
 
     @property
     def ratio_start(self) -> float:
-        """Gradient norm of the first layer over that of the last, at the first measured step."""
+        """Return the gradient norm of the first layer over that of the last, at the first measured step."""
         return _ratio(self.start)
 
     @property
     def ratio_end(self) -> float:
-        """The same at the last measured step."""
+        """Return the same ratio at the last measured step."""
         return _ratio(self.end)
 
     @property
     def steps_to_good(self) -> int | None:
-        """Optimizer steps until the first validation of 70 % accuracy; there is one after each epoch."""
+        """Return the optimizer steps until the first validation, one each epoch, with 70 % accuracy."""
         for epoch, accuracy in enumerate(self.curves.get("val_accuracy", []), start=1):
             if accuracy >= GOOD_ACCURACY:
                 return epoch * self.steps_per_epoch
         return None
 
     def save(self, folder: Path) -> None:
-        """Write it all at once, so that there is either a whole file or none."""
+        """Write the file at once, so that a crash never leaves a part of it."""
         part = folder / f"{FILE}.part"
         part.write_text(json.dumps(_strict(asdict(self)), indent=1, allow_nan=False))
         os.replace(part, folder / FILE)
 
 
 def load(folder: Path) -> Result | None:
-    """The result in a run's folder; None where the run has not ended."""
+    """Return the result in a run's folder; None if the run has not ended."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -105,7 +105,7 @@ def load(folder: Path) -> Result | None:
 
 
 def load_all(folder: Path) -> list[Result]:
-    """The results in all folders below, by name and seed."""
+    """Return the results in all folders below, by name and seed."""
     found = [load(path.parent) for path in folder.rglob(FILE)]
     return sorted((result for result in found if result is not None), key=lambda result: (result.name, result.seed))
 
@@ -119,7 +119,7 @@ def _ratio(norms: tuple[float, ...]) -> float:
 
 
 def _strict(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become text."""
+    """Return a value that JSON can hold: NaN and infinity become text."""
     if isinstance(value, dict):
         return {key: _strict(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -27,7 +27,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -55,7 +55,7 @@ ended. Over several seeds the ratio is the median.
 
 
 def of_runs(results: Sequence[Result]) -> Table:
-    """A row a run, the best first, failed ones last."""
+    """Return a table with a row a run, the best first, failed ones last."""
     header = ["remedy", "seed", "test accuracy", "published", "train loss", "first layer's gradient, start", "end"]
     header += ["first / last, start", "end", "steps to 70 %", "findings"]
     return Table("Runs", header, [_row(record(result)) for result in ranked(results)])
@@ -70,7 +70,7 @@ def _row(values: dict[str, Any]) -> list[str]:
 
 
 def over_seeds(results: Sequence[Result]) -> Table:
-    """A row a remedy: mean and standard deviation over its seeds."""
+    """Return a table with a row a remedy: mean and standard deviation over its seeds."""
     header = ["remedy", "runs", "test accuracy", "lowest to highest", "train loss", "first / last, start", "at 70 %"]
     rows = [_seeds_row(name, runs) for name, runs in by_remedy(results).items()]
     return Table("Mean ± standard deviation over the seeds", header, rows)
@@ -90,7 +90,7 @@ def _seeds_row(name: str, runs: Sequence[Result]) -> list[str]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Mean and sample standard deviation.
+    """Return mean and sample standard deviation.
 
     Example:
         >>> spread([0.25, 0.75], ".2f"), spread([0.5], ".2f"), spread([], ".2f")
@@ -105,5 +105,5 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """The value in that format, or a dash for none."""
+    """Return the value in that format, or a dash for None."""
     return NO_VALUE if value is None or math.isnan(value) else format(value, form)

@@ -29,7 +29,7 @@ PATH, GOAL = "#D55E00", "#009E73"
 
 
 def output(w: Tensor, b: Tensor) -> Tensor:
-    """What the unit says in the end."""
+    """Return the unit's last output."""
     x = torch.full_like(w, 0.5)
     for _ in range(STEPS_IN_TIME):
         x = w * x.sigmoid() + b
@@ -37,7 +37,7 @@ def output(w: Tensor, b: Tensor) -> Tensor:
 
 
 def error(w: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of that from what it should say.
+    """Return the squared distance of the last output from its target.
 
     Example:
         >>> error(torch.tensor(0.0), torch.tensor(0.0))  # sigmoid(0) is 0.5
@@ -48,7 +48,7 @@ def error(w: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Path:
-    """Where SGD went: the points, with the error and the norm of the gradient, before clipping, at each."""
+    """The path of SGD: its points, with the error and the norm of the unclipped gradient at each."""
 
     points: list[tuple[float, float]] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Path:
 
 
 def descend(clip: ClipByGlobalNorm | None, start: tuple[float, float] = START) -> Path:
-    """Plain SGD on the surface.
+    """Return the path of plain SGD on the surface.
 
     Example:
         >>> descend(None).errors[-1] > 0.05 > 0.01 > descend(ClipByGlobalNorm(MAX_NORM)).errors[-1]
@@ -79,7 +79,7 @@ def descend(clip: ClipByGlobalNorm | None, start: tuple[float, float] = START) -
 
 
 def draw() -> Figure:
-    """Both paths, over the error and the steps that SGD would take elsewhere."""
+    """Draw both paths, over the error and the steps that SGD would take elsewhere."""
     figure: Figure = new_figure(14, 6.4)
     left, right = figure.subplots(1, 2, sharey=True)
     clip = ClipByGlobalNorm(MAX_NORM)

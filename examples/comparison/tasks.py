@@ -1,4 +1,4 @@
-"""A run with all that it depends on, and what is in its folder."""
+"""A run with all its settings, and the files in its folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Task:
 
     Attributes:
         run: the remedy.
-        seed: of the weights, the split and the shuffling.
-        folder: where its logs and its result go.
+        seed: seed of the weights, the split and the shuffling.
+        folder: folder of its logs and its result.
         dataset, data_dir, batch_size: as in ``ImageData``.
-        max_epochs: of a run whose factor is 1.
-        fast: a few batches and epochs only.
+        max_epochs: number of epochs of a run whose factor is 1.
+        fast: train only a few batches and epochs.
     """
 
     run: Run
@@ -36,22 +36,22 @@ class Task:
 
     @property
     def title(self) -> str:
-        """Remedy and seed."""
+        """Return remedy and seed."""
         return f"{self.run.name}, seed {self.seed}"
 
     @property
     def epochs(self) -> int:
-        """Epochs of this run."""
+        """Return the number of epochs of this run."""
         epochs: int = self.max_epochs * self.run.epochs_factor
         return min(epochs, FAST_EPOCHS) if self.fast else epochs
 
     def shared_settings(self) -> dict[str, Any]:
-        """What runs have to have in common to be compared."""
+        """Return the settings that all compared runs must share."""
         names = ("dataset", "batch_size", "max_epochs", "fast")
         return {name: getattr(self, name) for name in names}
 
     def settings(self) -> dict[str, Any]:
-        """All that the result depends on."""
+        """Return all settings that the result depends on."""
         own = {
             "target": self.run.target,
             "arguments": dict(self.run.settings),
@@ -61,21 +61,21 @@ class Task:
         return {**self.shared_settings(), **own}
 
     def result(self, error: str = "") -> Result:
-        """The result of this run, without its numbers."""
+        """Return a result of this run without numbers."""
         return Result(self.run.name, self.run.family, self.seed, self.settings(), error)
 
     @property
     def output(self) -> Path:
-        """File for what the run prints."""
+        """Return the file for the run's output."""
         return self.folder / "output.log"
 
     def has_ended(self) -> bool:
-        """Whether there is a good result of the same settings."""
+        """Return True if there is a successful result with the same settings."""
         result = load(self.folder)
         return result is not None and not result.error and result.settings == self.settings()
 
     def outcome(self, end: object) -> Result:
-        """The result that the process left; if it left none, a failed one, which is put in its place."""
+        """Return the result that the process wrote; if there is none, write and return a failed one."""
         result = load(self.folder)
         if result is None:
             result = self.result(f"the process ended before the run did ({end}); see {self.output}")

@@ -1,4 +1,4 @@
-"""Trains one run, in a process of its own, and keeps what it came to."""
+"""Training of one run in its process, and its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradwatch.examples.run import make_trainer
 
 
 class _Curves(Callback):
-    """Keeps the metrics of each epoch, and tells how many are done."""
+    """Records the metrics of each epoch, and sends the number of epochs done."""
 
     def __init__(self, send: Callable[[int], None]) -> None:
         self._send = send
@@ -39,11 +39,11 @@ class _Curves(Callback):
 
 
 def train(task: Task, send: Callable[[int], None]) -> None:
-    """Train, and leave a result or an error in the task's folder; what is printed goes into a file there.
+    """Train, and write a result or an error to the task's folder, and the output to a file there.
 
     Args:
-        task: what to train.
-        send: is told the number of epochs done after each.
+        task: the task to train.
+        send: called with the number of epochs done, after each.
     """
     torch.set_num_threads(1)
     task.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def train(task: Task, send: Callable[[int], None]) -> None:
 
 
 def measure(task: Task, send: Callable[[int], None] = lambda epochs: None) -> Result:
-    """The result of a run that is trained here and now, and its logs in the task's folder."""
+    """Train in this process, write the logs to the task's folder, and return the result."""
     started = time.monotonic()
     data = ImageData(task.dataset, task.data_dir, task.batch_size, task.seed)
     data.setup()
@@ -86,7 +86,7 @@ def measure(task: Task, send: Callable[[int], None] = lambda epochs: None) -> Re
 
 
 def first_and_last(history: list[Snapshot]) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
-    """Names of the layers with weights, and the norms of their gradients at the first and the last measured step."""
+    """Return the layers with weights, and their gradient norms at the first and the last measured step."""
     first, last = history[0], history[-1]
     learns = np.any([snapshot.weight_norm >= 0 for snapshot in history], axis=0)  # a frozen layer has no norm
     chosen = [i for i, kind in enumerate(first.kinds) if learns[i] and "Norm" not in kind]
@@ -95,7 +95,7 @@ def first_and_last(history: list[Snapshot]) -> tuple[tuple[str, ...], tuple[floa
 
 
 def log_hyperparameters(logger: TensorBoardLogger, task: Task, model: Baseline, result: Result) -> None:
-    """Settings and final metrics for TensorBoard's HParams tab; it needs the same settings in all runs."""
+    """Log settings and final metrics for TensorBoard's HParams tab, which needs the same settings in all runs."""
     arguments = ", ".join(f"{name}={value}" for name, value in task.run.settings.items())
     settings = {"remedy": result.name, "family": result.family, "arguments": arguments or "defaults"}
     settings |= {"lr": model.hparams.lr, "seed": task.seed, "epochs": task.epochs}
@@ -112,7 +112,7 @@ def log_hyperparameters(logger: TensorBoardLogger, task: Task, model: Baseline, 
 
 
 def _redirect_output(path: Path) -> None:
-    """Of Python and of what it calls, so that a crash leaves its trace there too."""
+    """Redirect the output of Python and of native code, so that the trace of a crash is in the file too."""
     sys.stdout.flush()
     with path.open("w") as file:
         os.dup2(file.fileno(), 1)

@@ -1,4 +1,4 @@
-"""What is not finite at a place of its own is kept off that place, and nothing else is changed."""
+"""Guarded operations have finite values and slopes at their singular points, and change nothing elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every remedy: the original stays, the copy trains, copies and pickles, and the code is Python."""
+"""The contract of every remedy: the original stays, the copy trains, copies and pickles, and the code is Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every exported transform."""
+"""The contract of every exported transform."""
 
 from __future__ import annotations
 
