@@ -190,7 +190,7 @@ class GradientMonitor(KeptCallback):
 
     @property
     def steps(self) -> int:
-        """How many optimizer steps of the fit have ended."""
+        """The number of optimizer steps of the fit so far."""
         return self._watcher.steps
 
     @property
