@@ -9,6 +9,8 @@ from typing import ClassVar
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
 from gradwatch.transforms import NormalizeByNorm, SkipNonFinite, Transform, ZScoreClip
 
+CLIP = "gradient_clip_val"  # option of the Trainer
+
 
 class TransformRemedy(Remedy):
     """A remedy that adds one transform to a set-up."""
@@ -107,9 +109,6 @@ class ClipOutliers(TransformRemedy):
     def transform(self) -> Transform:
         """Return ``ZScoreClip`` without a fixed bound."""
         return ZScoreClip(self.z_max, warmup=self.warmup, max_norm=None)
-
-
-CLIP = "gradient_clip_val"  # option of the Trainer
 
 
 @dataclass(frozen=True)

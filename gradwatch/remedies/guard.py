@@ -21,6 +21,73 @@ _QUOTIENTS = {"div", "true_divide", "divide", "__truediv__"}
 _DIVISOR_FIRST = {"__rtruediv__", "__rdiv__", "reciprocal"}
 
 
+@dataclass(frozen=True)
+class GuardOperations(ModelRemedy):
+    """Run the model with the arguments of roots, logs, quotients, deviations and powers kept off singular points.
+
+    It prints the lines where the batch gets to such a point: add the guard there yourself. A moved argument changes the
+    result slightly, and its gradient is 0.
+
+    Args:
+        eps: smallest distance from a singular point.
+
+    Raises:
+        ValueError: when ``eps`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> class Root(torch.nn.Linear):
+        ...     def forward(self, x):
+        ...         return (0 * super().forward(x)).sqrt()
+        >>> guarded = GuardOperations().apply(Setup(Root(2, 1), batch=torch.ones(1, 2))).module
+        >>> guarded(torch.ones(1, 2)).sum().backward()
+        >>> guarded.weight.grad
+        tensor([[0., 0.]])
+    """
+
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"eps is {self.eps!r}; expected a number above 0")
+
+    def change(self, setup: Setup) -> Setup:
+        """Wrap the training step, and the forward pass of each module that is not torch's."""
+        own = [part for part in setup.module.modules() if not type(part).__module__.startswith("torch.")]
+        if setup.batch is not None:
+            self._unguarded(setup)
+        elif not own:
+            raise NothingToChange(
+                f"{type(setup.module).__name__} has only torch's own modules, which are guarded already"
+            )
+        if setup.trains_itself:
+            wrap_method(setup.module, "training_step", self)
+        for part in own:
+            wrap_method(part, "forward", self)
+        return setup
+
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the method in the mode, unless an outer module has entered it."""
+        with nullcontext() if Guarded.depth else Guarded(self.eps):
+            return method(*args, **kwargs)
+
+    def patch(self, setup: Setup) -> str:
+        """Return the lines that need a guard."""
+        with suppress(NothingToChange):
+            if setup.batch is not None and (places := self._unguarded(setup)):
+                return f"# to be guarded:\n{quoted(places)}"
+        return f"# add {self.eps:g} under roots, in logs and to divisors; take no deviation of a single value"
+
+    def _unguarded(self, setup: Setup) -> list[str]:
+        guarded = Guarded(self.eps)
+        reached(setup, guarded)
+        if not guarded.operations:
+            raise NothingToChange(
+                f"{type(setup.module).__name__} calls no root, log, division or deviation that could be guarded"
+            )
+        return guarded.places
+
+
 class Guarded(TorchFunctionMode):
     """Mode that moves the arguments of operations away from singular points, such as 0 for a root, a log or a divisor.
 
@@ -101,70 +168,3 @@ class Guarded(TorchFunctionMode):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-@dataclass(frozen=True)
-class GuardOperations(ModelRemedy):
-    """Run the model with the arguments of roots, logs, quotients, deviations and powers kept off singular points.
-
-    It prints the lines where the batch gets to such a point: add the guard there yourself. A moved argument changes the
-    result slightly, and its gradient is 0.
-
-    Args:
-        eps: smallest distance from a singular point.
-
-    Raises:
-        ValueError: when ``eps`` is not positive.
-
-    Example:
-        >>> import torch
-        >>> class Root(torch.nn.Linear):
-        ...     def forward(self, x):
-        ...         return (0 * super().forward(x)).sqrt()
-        >>> guarded = GuardOperations().apply(Setup(Root(2, 1), batch=torch.ones(1, 2))).module
-        >>> guarded(torch.ones(1, 2)).sum().backward()
-        >>> guarded.weight.grad
-        tensor([[0., 0.]])
-    """
-
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps!r}; expected a number above 0")
-
-    def change(self, setup: Setup) -> Setup:
-        """Wrap the training step, and the forward pass of each module that is not torch's."""
-        own = [part for part in setup.module.modules() if not type(part).__module__.startswith("torch.")]
-        if setup.batch is not None:
-            self._unguarded(setup)
-        elif not own:
-            raise NothingToChange(
-                f"{type(setup.module).__name__} has only torch's own modules, which are guarded already"
-            )
-        if setup.trains_itself:
-            wrap_method(setup.module, "training_step", self)
-        for part in own:
-            wrap_method(part, "forward", self)
-        return setup
-
-    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the method in the mode, unless an outer module has entered it."""
-        with nullcontext() if Guarded.depth else Guarded(self.eps):
-            return method(*args, **kwargs)
-
-    def patch(self, setup: Setup) -> str:
-        """Return the lines that need a guard."""
-        with suppress(NothingToChange):
-            if setup.batch is not None and (places := self._unguarded(setup)):
-                return f"# to be guarded:\n{quoted(places)}"
-        return f"# add {self.eps:g} under roots, in logs and to divisors; take no deviation of a single value"
-
-    def _unguarded(self, setup: Setup) -> list[str]:
-        guarded = Guarded(self.eps)
-        reached(setup, guarded)
-        if not guarded.operations:
-            raise NothingToChange(
-                f"{type(setup.module).__name__} calls no root, log, division or deviation that could be guarded"
-            )
-        return guarded.places

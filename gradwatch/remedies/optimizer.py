@@ -219,24 +219,6 @@ class WarmUp(OptimizerRemedy):
         return configuration_code(setup.module, optimizer_code(setup.module, "AdamW"), ramp, result=result)
 
 
-class _Ramp:
-    """Lowers the learning rates during a step, and restores them so that a scheduler reads its own values."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.steps_done = steps, 0
-        self._full: list[Any] = []
-
-    def lower(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.steps_done += 1
-        self._full = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * min(self.steps_done / self.steps, 1.0)
-
-    def restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, self._full, strict=True):
-            group["lr"] = rate
-
-
 def configured_copy(module: nn.Module) -> tuple[nn.Module, list[Optimizer]]:
     """Return a copy of a module and the optimizers that it configures; none if that fails outside of a Trainer."""
     copied: Any = copy_of(module)
@@ -290,3 +272,21 @@ def configuration_code(module: nn.Module, optimizer: str, *lines: str, result: s
         return "\n".join(line.format(model="model") for line in body)
     indented = [f"    {line.format(model='self')}" for line in [*body, f"return {result}"]]
     return "\n".join(["def configure_optimizers(self):", *indented])
+
+
+class _Ramp:
+    """Lowers the learning rates during a step, and restores them so that a scheduler reads its own values."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.steps_done = steps, 0
+        self._full: list[Any] = []
+
+    def lower(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.steps_done += 1
+        self._full = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * min(self.steps_done / self.steps, 1.0)
+
+    def restore(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._full, strict=True):
+            group["lr"] = rate

@@ -14,6 +14,7 @@ from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
 from gradwatch.short_runs.wrap_method import owner_of, wrap_method
 
 _HALF = {"16": "bf16-mixed", "16-mixed": "bf16-mixed", "16-true": "bf16-true"}
+_STATE = "_gradwatch_loss_scale"  # an attribute of the module, so that a copy continues with it
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,6 @@ class UseBfloat16(Remedy):
         if setup.trains_itself:
             return 'trainer = Trainer(precision="bf16-mixed")'
         return "model = model.bfloat16()"
-
-
-_STATE = "_gradwatch_loss_scale"  # an attribute of the module, so that a copy continues with it
 
 
 @dataclass(frozen=True)

@@ -15,43 +15,6 @@ _GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell":
 _KEEP_GATE = {"GRU": 1, "GRUCell": 1, "LSTM": 1, "LSTMCell": 1}  # index of the update or forget gate in torch's order
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
-
-def recurrent_names(root: nn.Module) -> list[str]:
-    """Return the names of torch's recurrent networks and cells in a module."""
-    return [name for name, part in root.named_modules() if isinstance(part, _RECURRENT)]
-
-
-def draw_recurrent_(network: nn.Module, seed: int = 0) -> None:
-    """Draw recurrent weights orthogonally and input weights by Xavier, gate by gate; set biases to 0.
-
-    The bias of an LSTM's forget gate and of a GRU's update gate is set to 1: near 1 these gates keep the state.
-
-    Example:
-        >>> lstm = nn.LSTM(2, 3)
-        >>> draw_recurrent_(lstm)
-        >>> lstm.bias_hh_l0.view(4, 3)[:, 0].tolist()
-        [0.0, 1.0, 0.0, 0.0]
-    """
-    kind = next(base.__name__ for base in type(network).__mro__ if base.__name__ in _GATES)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        # torch stacks the gates' matrices in one parameter. Drawn as one, the stack has no orthogonal gate.
-        for name, param in network.named_parameters():
-            gates = torch.zeros(param.shape).chunk(_GATES[kind])
-            for index, gate in enumerate(gates):
-                _draw_gate(name, gate, index == _KEEP_GATE.get(kind), generator)
-            param.copy_(torch.cat(gates))
-
-
-def _draw_gate(name: str, gate: Tensor, keeps: bool, generator: torch.Generator) -> None:
-    if gate.dim() < 2:  # a gate has two biases that add up; one of them is enough
-        gate.fill_(float(keeps and name.startswith("bias_hh")))
-    elif name.startswith("weight_hh"):
-        nn.init.orthogonal_(gate, generator=generator)
-    else:
-        nn.init.xavier_uniform_(gate, generator=generator)
-
-
 Cell = Literal["GRU", "LSTM"]
 
 
@@ -140,13 +103,6 @@ class ReplaceRecurrence(ModelRemedy):
         return found
 
 
-def _settings(old: Any) -> dict[str, Any]:
-    """Return the settings of an RNN or RNNCell that are not the defaults."""
-    defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-    kept = ["bias"] if isinstance(old, nn.RNNCell) else [*defaults]
-    return {name: getattr(old, name) for name in kept if getattr(old, name) != defaults[name]}
-
-
 @dataclass(frozen=True)
 class OrthogonalRecurrence(ModelRemedy):
     """Draw the recurrent weights orthogonally, and open the gates that keep the state.
@@ -187,3 +143,46 @@ class OrthogonalRecurrence(ModelRemedy):
                 "write nn.init.orthogonal_(weight) for the recurrent weights of your own"
             )
         return found
+
+
+def draw_recurrent_(network: nn.Module, seed: int = 0) -> None:
+    """Draw recurrent weights orthogonally and input weights by Xavier, gate by gate; set biases to 0.
+
+    The bias of an LSTM's forget gate and of a GRU's update gate is set to 1: near 1 these gates keep the state.
+
+    Example:
+        >>> lstm = nn.LSTM(2, 3)
+        >>> draw_recurrent_(lstm)
+        >>> lstm.bias_hh_l0.view(4, 3)[:, 0].tolist()
+        [0.0, 1.0, 0.0, 0.0]
+    """
+    kind = next(base.__name__ for base in type(network).__mro__ if base.__name__ in _GATES)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        # torch stacks the gates' matrices in one parameter. Drawn as one, the stack has no orthogonal gate.
+        for name, param in network.named_parameters():
+            gates = torch.zeros(param.shape).chunk(_GATES[kind])
+            for index, gate in enumerate(gates):
+                _draw_gate(name, gate, index == _KEEP_GATE.get(kind), generator)
+            param.copy_(torch.cat(gates))
+
+
+def recurrent_names(root: nn.Module) -> list[str]:
+    """Return the names of torch's recurrent networks and cells in a module."""
+    return [name for name, part in root.named_modules() if isinstance(part, _RECURRENT)]
+
+
+def _draw_gate(name: str, gate: Tensor, keeps: bool, generator: torch.Generator) -> None:
+    if gate.dim() < 2:  # a gate has two biases that add up; one of them is enough
+        gate.fill_(float(keeps and name.startswith("bias_hh")))
+    elif name.startswith("weight_hh"):
+        nn.init.orthogonal_(gate, generator=generator)
+    else:
+        nn.init.xavier_uniform_(gate, generator=generator)
+
+
+def _settings(old: Any) -> dict[str, Any]:
+    """Return the settings of an RNN or RNNCell that are not the defaults."""
+    defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+    kept = ["bias"] if isinstance(old, nn.RNNCell) else [*defaults]
+    return {name: getattr(old, name) for name in kept if getattr(old, name) != defaults[name]}

@@ -113,16 +113,16 @@ class Remedy(ABC):
 
     @property
     def key(self) -> str:
-        """Its name in the table of advice, :mod:`gradwatch.causes`."""
+        """Name in the table of advice, :mod:`gradwatch.causes`."""
         return type(self).__name__
 
     @property
     def treats(self) -> frozenset[str]:
-        """The causes that it treats."""
+        """Causes that the remedy treats."""
         return causes_treated_by(self.key)
 
     def fit_for(self, cause: str) -> float:
-        """Return how directly it treats a cause: 1 removes it, less only eases what follows, 0 does nothing."""
+        """Return the effect on a cause: 1 removes it, less only reduces its effects, 0 does nothing."""
         return fit_of(self.key, cause)
 
 
@@ -137,12 +137,12 @@ class ModelRemedy(Remedy):
 
 @dataclass(frozen=True)
 class Advice(Remedy):
-    """What can't be done from outside: a sentence and the line to write.
+    """A change that only the user can make: a sentence and the line to write.
 
     Args:
-        cause: what it treats.
-        text: what to do.
-        line: the code, as it would stand in the user's module.
+        cause: the cause that it treats.
+        text: the advice.
+        line: the code to write in the user's module.
 
     Example:
         >>> Advice("unguarded operation", "Add an epsilon under the root.", "x = (y + 1e-6).sqrt()").code(nn.ReLU())
@@ -154,25 +154,25 @@ class Advice(Remedy):
     line: str = ""
 
     @property
-    def told(self) -> str:
-        """Sentence and line; the line once, where the sentence holds it."""
+    def sentence(self) -> str:
+        """Sentence and line, without repeating a line that the sentence contains."""
         return self.text if not self.line or self.line in self.text else f"{self.text} {self.line}"
 
     def change(self, setup: Setup) -> Setup:
-        """It can't."""
-        raise NotApplicable(f"This is for you to change: {self.told}")
+        """Raise NotApplicable."""
+        raise NotApplicable(f"Only you can change this: {self.sentence}")
 
     def patch(self, setup: Setup) -> str:
-        """The line; where there is none, the sentence."""
+        """Return the line, or the sentence if there is none."""
         return self.line or f"# {self.text}"
 
     @property
     def treats(self) -> frozenset[str]:
-        """The cause it is for."""
+        """The one cause of this advice."""
         return frozenset({self.cause})
 
     def fit_for(self, cause: str) -> float:
-        """Return 1 for the cause it is for, else 0."""
+        """Return 1 for the cause of this advice, else 0."""
         return float(cause == self.cause)
 
 
@@ -210,5 +210,5 @@ class Combination(Remedy):
         return "\n".join(parts)
 
     def fit_for(self, cause: str) -> float:
-        """The best of the parts."""
+        """Return the best fit among the parts."""
         return max((remedy.fit_for(cause) for remedy in self.remedies), default=0.0)

@@ -250,7 +250,7 @@ class Trial:
         if self.best:
             parts += ["## Patch", f"{self.best.name}:", f"```python\n{self.patch}\n```"]
         if self.advice:
-            parts += ["## For you to change", *(f"- {advice.cause}: {advice.told}" for advice in self.advice)]
+            parts += ["## For you to change", *(f"- {advice.cause}: {advice.sentence}" for advice in self.advice)]
         return "\n\n".join(parts) + "\n"
 
     def _sentence(self) -> str:
