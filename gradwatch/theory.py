@@ -108,14 +108,6 @@ def finite_width_deviation(widths: list[int]) -> float:
     return 0.5 * math.sqrt(5 * sum(1 / max(width, 1) for width in widths)) / math.log(10)
 
 
-def _function(kind: str) -> nn.Module:
-    made = getattr(nn, activation_name(kind) or kind, nn.Identity)
-    try:
-        return made() if issubclass(made, nn.Module) else nn.Identity()
-    except TypeError:  # no activation: its constructor needs sizes
-        return nn.Identity()
-
-
 @dataclass(frozen=True)
 class Spread:
     """Two estimates of sigma_w^2, from the weights of a layer; NaN if unknown.
@@ -149,11 +141,6 @@ def spreads(layers: Mapping[str, nn.Module]) -> dict[str, Spread]:
     return known
 
 
-def _spread(weight: Tensor) -> Spread:
-    energy = float(weight.double().square().sum())
-    return Spread(energy / len(weight), energy / max(weight.shape[:2]))
-
-
 def chi_of(snapshot: Snapshot, known: Mapping[str, Spread], *, smaller: bool = False) -> dict[str, float]:
     """Return chi of each activation, from its measured gain and the weights of the layer before it.
 
@@ -179,17 +166,6 @@ def chi_of(snapshot: Snapshot, known: Mapping[str, Spread], *, smaller: bool = F
     return chi
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """Return the geometric mean.
-
-    Example:
-        >>> geometric_mean([1.0, 4.0])
-        2.0
-    """
-    logs = [math.log(max(value, 1e-300)) for value in values]
-    return math.exp(sum(logs) / len(logs))
-
-
 def chi_in_words(chi: Mapping[str, float]) -> str:
     """Return a sentence with the range of chi and its product, as a factor of the gradient's norm.
 
@@ -202,3 +178,27 @@ def chi_in_words(chi: Mapping[str, float]) -> str:
     together = geometric_mean(chi.values()) ** (len(chi) / 2)
     count = f"{len(chi)} activation{'s' * (len(chi) != 1)}"
     return f"chi (1 keeps the gradient): {span} in {count}; together they multiply its size by {together:.2g}."
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean.
+
+    Example:
+        >>> geometric_mean([1.0, 4.0])
+        2.0
+    """
+    logs = [math.log(max(value, 1e-300)) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _function(kind: str) -> nn.Module:
+    made = getattr(nn, activation_name(kind) or kind, nn.Identity)
+    try:
+        return made() if issubclass(made, nn.Module) else nn.Identity()
+    except TypeError:  # no activation: its constructor needs sizes
+        return nn.Identity()
+
+
+def _spread(weight: Tensor) -> Spread:
+    energy = float(weight.double().square().sum())
+    return Spread(energy / len(weight), energy / max(weight.shape[:2]))

@@ -21,56 +21,6 @@ SCHEMES = ("auto", "he", "xavier", "lecun", "orthogonal")
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A function of ``torch.nn.init`` with its settings, to call or to print.
-
-    Example:
-        >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head.weight")
-        'nn.init.xavier_normal_(model.head.weight, gain=1.0)'
-    """
-
-    function: str
-    settings: dict[str, float | str]
-
-    def fill(self, weight: Tensor, generator: torch.Generator) -> None:
-        """Draw the weights in place. The host draws, so that a seed gives the same weights on every device."""
-        made = torch.empty(weight.shape, dtype=torch.float32)
-        function: Any = getattr(nn.init, self.function)
-        with torch.no_grad():
-            weight.copy_(function(made, generator=generator, **self.settings))
-
-    def line(self, weight: str) -> str:
-        """Return the draw as a line of code."""
-        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
-        return f"nn.init.{self.function}({weight}{settings})"
-
-
-def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
-    """Choose the draw of a layer's weights for the activation after it.
-
-    The gain makes that activation keep the size of the gradient (chi = 1): He's root of 2 for a ReLU. ``"auto"`` uses
-    Xavier's fan for bounded activations, LeCun's for SELU and for no activation, and He's for all others.
-
-    Example:
-        >>> draw_for("auto", None, torch.empty(2, 2))
-        Draw(function='kaiming_normal_', settings={'nonlinearity': 'linear'})
-        >>> draw_for("he", None, torch.empty(2, 2)).settings
-        {'nonlinearity': 'relu'}
-    """
-    kind = activation_name(after.kind) or after.kind if after else "Identity"
-    if scheme == "lecun" or (scheme == "auto" and kind in ("Identity", "SELU")):
-        return Draw("kaiming_normal_", {"nonlinearity": "linear"})
-    if scheme == "he" or (scheme == "auto" and kind == "ReLU"):
-        return Draw("kaiming_normal_", {"nonlinearity": "relu"})
-    gain = round(critical_gain(kind), 3)
-    if scheme == "orthogonal":
-        return Draw("orthogonal_", {"gain": gain})
-    if scheme == "xavier" or is_bounded(kind):
-        return Draw("xavier_normal_", {"gain": gain})
-    return Draw("normal_", {"std": float(f"{gain / weight[0].numel() ** 0.5:.3g}")})  # kaiming_normal_ has no gain
-
-
-@dataclass(frozen=True)
 class InitializeAgain(ModelRemedy):
     """Draw the weights of all Linears, convolutions and recurrent networks again, and set their biases to 0.
 
@@ -151,6 +101,56 @@ def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]]
         if isinstance(layer.bias, nn.Parameter):
             lines.append(f"nn.init.zeros_({path}.bias)")
     return "\n".join(lines)
+
+
+def draw_for(scheme: Scheme, after: Event | None, weight: Tensor) -> Draw:
+    """Choose the draw of a layer's weights for the activation after it.
+
+    The gain makes that activation keep the size of the gradient (chi = 1): He's root of 2 for a ReLU. ``"auto"`` uses
+    Xavier's fan for bounded activations, LeCun's for SELU and for no activation, and He's for all others.
+
+    Example:
+        >>> draw_for("auto", None, torch.empty(2, 2))
+        Draw(function='kaiming_normal_', settings={'nonlinearity': 'linear'})
+        >>> draw_for("he", None, torch.empty(2, 2)).settings
+        {'nonlinearity': 'relu'}
+    """
+    kind = activation_name(after.kind) or after.kind if after else "Identity"
+    if scheme == "lecun" or (scheme == "auto" and kind in ("Identity", "SELU")):
+        return Draw("kaiming_normal_", {"nonlinearity": "linear"})
+    if scheme == "he" or (scheme == "auto" and kind == "ReLU"):
+        return Draw("kaiming_normal_", {"nonlinearity": "relu"})
+    gain = round(critical_gain(kind), 3)
+    if scheme == "orthogonal":
+        return Draw("orthogonal_", {"gain": gain})
+    if scheme == "xavier" or is_bounded(kind):
+        return Draw("xavier_normal_", {"gain": gain})
+    return Draw("normal_", {"std": float(f"{gain / weight[0].numel() ** 0.5:.3g}")})  # kaiming_normal_ has no gain
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A function of ``torch.nn.init`` with its settings, to call or to print.
+
+    Example:
+        >>> Draw("xavier_normal_", {"gain": 1.0}).line("model.head.weight")
+        'nn.init.xavier_normal_(model.head.weight, gain=1.0)'
+    """
+
+    function: str
+    settings: dict[str, float | str]
+
+    def fill(self, weight: Tensor, generator: torch.Generator) -> None:
+        """Draw the weights in place. The host draws, so that a seed gives the same weights on every device."""
+        made = torch.empty(weight.shape, dtype=torch.float32)
+        function: Any = getattr(nn.init, self.function)
+        with torch.no_grad():
+            weight.copy_(function(made, generator=generator, **self.settings))
+
+    def line(self, weight: str) -> str:
+        """Return the draw as a line of code."""
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"nn.init.{self.function}({weight}{settings})"
 
 
 def _draws(root: nn.Module, pairs: list[tuple[Event, Event | None]], scheme: Scheme) -> Iterator[tuple[str, Draw]]:

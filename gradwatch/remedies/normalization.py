@@ -103,40 +103,6 @@ class InsertNormalization(ModelRemedy):
         return made
 
 
-def has_normalization(root: nn.Module) -> bool:
-    """Return True if a network has a normalization layer for every four Linears and convolutions, as transformers do.
-
-    Example:
-        >>> has_normalization(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
-        True
-    """
-    norms, weighted = (sum(map(is_kind, root.modules())) for is_kind in (is_normalization, is_weighted))
-    return norms > 0 and 4 * norms >= weighted
-
-
-def _units(layer: Any) -> int:
-    return len(weight_outputs_first(layer)) if is_linear(layer) else int(layer.out_channels)
-
-
-def _dimensions(event: Event) -> int | None:
-    return event.output.dim() if isinstance(event.output, torch.Tensor) else None
-
-
-def _samples(event: Event) -> float:
-    """Return the number of samples in the recorded batch; infinity if no pass was recorded."""
-    return len(event.output) if isinstance(event.output, torch.Tensor) and event.output.dim() else math.inf
-
-
-def _is_normalized(events: list[Event]) -> bool:
-    """Return True if a norm comes before the next weighted layer."""
-    for event in events:
-        if is_normalization(event.module):
-            return True
-        if event.is_weighted:
-            return False
-    return False
-
-
 @dataclass(frozen=True)
 class NormalizeFirst(ModelRemedy):
     """Move the LayerNorm of torch's transformer layers before attention and feed-forward: Pre-LN.
@@ -170,3 +136,37 @@ class NormalizeFirst(ModelRemedy):
         if not found:
             raise NotApplicable(f"{type(root).__name__} has no transformer layer of torch with norm_first=False")
         return found
+
+
+def has_normalization(root: nn.Module) -> bool:
+    """Return True if a network has a normalization layer for every four Linears and convolutions, as transformers do.
+
+    Example:
+        >>> has_normalization(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
+        True
+    """
+    norms, weighted = (sum(map(is_kind, root.modules())) for is_kind in (is_normalization, is_weighted))
+    return norms > 0 and 4 * norms >= weighted
+
+
+def _units(layer: Any) -> int:
+    return len(weight_outputs_first(layer)) if is_linear(layer) else int(layer.out_channels)
+
+
+def _dimensions(event: Event) -> int | None:
+    return event.output.dim() if isinstance(event.output, torch.Tensor) else None
+
+
+def _samples(event: Event) -> float:
+    """Return the number of samples in the recorded batch; infinity if no pass was recorded."""
+    return len(event.output) if isinstance(event.output, torch.Tensor) and event.output.dim() else math.inf
+
+
+def _is_normalized(events: list[Event]) -> bool:
+    """Return True if a norm comes before the next weighted layer."""
+    for event in events:
+        if is_normalization(event.module):
+            return True
+        if event.is_weighted:
+            return False
+    return False

@@ -19,6 +19,12 @@ from gradwatch.short_runs.wrap_method import wrap_method
 _ONE_UNIT = 0.5
 _LEAST_STD = 0.25  # of a feature among others of one unit, as a share of their root mean square deviation
 
+LOSS_IN_UNIT = "loss_in_unit"
+"""Key of a changed ``training_step``'s result that holds the loss in its original unit."""
+
+# Exponent with which a loss grows with the unit of its targets.
+_POWERS = {"mse_loss": 2.0, "l1_loss": 1.0}
+
 
 class StandardScaler(nn.Module):
     """Subtracts a fixed mean and divides by a fixed standard deviation.
@@ -138,28 +144,6 @@ class RescaleInputs(ModelRemedy):
         return StandardScaler.of(inputs, _feature_dim(first))
 
 
-def _first(root: nn.Module, events: list[Event]) -> Event:
-    kinds = (nn.RNNBase, nn.Embedding, nn.EmbeddingBag)
-    first = next((event for event in events if event.is_weighted or isinstance(event.module, kinds)), None)
-    if first is None or first.name == "" or isinstance(first.module, (nn.Embedding, nn.EmbeddingBag)):
-        raise NotApplicable(
-            f"{type(root).__name__} has no Linear, convolution or recurrent network as its first layer, whose inputs "
-            "could be standardized. Write inputs = (inputs - mean) / std where you load them"
-        )
-    return first
-
-
-def _feature_dim(event: Event) -> int:
-    layer: Any = event.module
-    return -1 - len(layer.kernel_size) if is_convolution(layer) else -1
-
-
-LOSS_IN_UNIT = "loss_in_unit"
-"""Key of a changed ``training_step``'s result that holds the loss in its original unit."""
-
-_POWERS = {"mse_loss": 2.0, "l1_loss": 1.0}
-
-
 @dataclass(frozen=True)
 class RescaleTargets(ModelRemedy):
     """Train the network on targets of mean 0 and standard deviation 1.
@@ -232,6 +216,22 @@ class RescaleTargets(ModelRemedy):
         found = StandardScaler.of(targets.reshape(-1, 1))
         power = next((_POWERS[loss] for loss in losses if loss in _POWERS), 2.0)
         return replace(self, mean=round(found.mean.item(), 6), std=round(found.std.item(), 6), power=power)
+
+
+def _first(root: nn.Module, events: list[Event]) -> Event:
+    kinds = (nn.RNNBase, nn.Embedding, nn.EmbeddingBag)
+    first = next((event for event in events if event.is_weighted or isinstance(event.module, kinds)), None)
+    if first is None or first.name == "" or isinstance(first.module, (nn.Embedding, nn.EmbeddingBag)):
+        raise NotApplicable(
+            f"{type(root).__name__} has no Linear, convolution or recurrent network as its first layer, whose inputs "
+            "could be standardized. Write inputs = (inputs - mean) / std where you load them"
+        )
+    return first
+
+
+def _feature_dim(event: Event) -> int:
+    layer: Any = event.module
+    return -1 - len(layer.kernel_size) if is_convolution(layer) else -1
 
 
 def _last(root: nn.Module, events: list[Event]) -> Event:

@@ -32,6 +32,8 @@ LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", 
 T = TypeVar("T")
 Run = Callable[[nn.Module, Any], Any]  # runs a module on a batch
 
+_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
+
 
 @dataclass(frozen=True)
 class Event:
@@ -96,15 +98,6 @@ def hidden_pairs(events: list[Event]) -> list[tuple[Event, Event | None]]:
     return [*found[:-1], (found[-1][0], None)] if found else []
 
 
-def _activation_after(events: list[Event]) -> Event | None:
-    for event in events:
-        if event.is_activation and not is_softmax(event.kind):
-            return event
-        if event.is_weighted:
-            return None
-    return None
-
-
 def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
     """Return the names of the parameters that a pass's result depends on; none if the pass fails.
 
@@ -129,6 +122,41 @@ def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
             return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
 
     return _first_that_runs(differentiate) or set()
+
+
+def users_line(*through: str) -> str:
+    """Return ``file:line`` of the user code that called a function of torch; empty if a library called it.
+
+    Args:
+        *through: modules to pass over, with their submodules; the line is that of their caller.
+    """
+    passed = tuple(f"{name}." for name in ("gradwatch.remedies", *through))
+    frame = sys._getframe(1)
+    while frame is not None and _module_of(frame).startswith(passed):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None or _module_of(frame).partition(".")[0] in _LIBRARIES:
+        return ""
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def quoted(places: Iterable[str]) -> str:
+    """Return the lines of code at these places, as comments.
+
+    Example:
+        >>> print(quoted(["no_such_file.py:41"]))
+        # no_such_file.py:41:
+    """
+    split = ((place, *place.rsplit(":", 1)) for place in places)
+    return "\n".join(f"# {place}: {linecache.getline(file, int(line)).strip()}".rstrip() for place, file, line in split)
+
+
+def _activation_after(events: list[Event]) -> Event | None:
+    for event in events:
+        if event.is_activation and not is_softmax(event.kind):
+            return event
+        if event.is_weighted:
+            return None
+    return None
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -231,37 +259,8 @@ def _is_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
-_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
-
-
-def users_line(*through: str) -> str:
-    """Return ``file:line`` of the user code that called a function of torch; empty if a library called it.
-
-    Args:
-        *through: modules to pass over, with their submodules; the line is that of their caller.
-    """
-    passed = tuple(f"{name}." for name in ("gradwatch.remedies", *through))
-    frame = sys._getframe(1)
-    while frame is not None and _module_of(frame).startswith(passed):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None or _module_of(frame).partition(".")[0] in _LIBRARIES:
-        return ""
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
 def _module_of(frame: FrameType) -> str:
     """Return the module of a frame's code, with a trailing dot; empty for user code under a library's name."""
     name = f"{frame.f_globals.get('__name__', '')}."
     is_typed = frame.f_code.co_filename.startswith("<")  # in a notebook, a prompt or a docstring
     return "" if is_typed or name.startswith("gradwatch.examples.") else name
-
-
-def quoted(places: Iterable[str]) -> str:
-    """Return the lines of code at these places, as comments.
-
-    Example:
-        >>> print(quoted(["no_such_file.py:41"]))
-        # no_such_file.py:41:
-    """
-    split = ((place, *place.rsplit(":", 1)) for place in places)
-    return "\n".join(f"# {place}: {linecache.getline(file, int(line)).strip()}".rstrip() for place, file, line in split)

@@ -11,24 +11,6 @@ from gradwatch.probe.norms import by_kind, norms_of
 from gradwatch.probe.shards import is_partial, local_part, norms_over_shards, over_shards
 
 
-def entries(tensor: Tensor) -> Tensor:
-    """Return a tensor's entries on this process, as a real strided tensor that shares its memory.
-
-    A sparse tensor must be coalesced. A complex one gets a last dimension for the real and the imaginary part.
-
-    Example:
-        >>> tensor = torch.tensor([3 + 4j])
-        >>> entries(tensor).zero_()
-        tensor([[0., 0.]])
-        >>> tensor
-        tensor([0.+0.j])
-    """
-    tensor = local_part(tensor).detach()
-    if tensor.layout is not torch.strided:
-        tensor = tensor.values()
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
 class Gradients:
     """The gradients of some parameters. A shared parameter counts once. Build it without gradient tracking.
 
@@ -114,17 +96,22 @@ class Gradients:
         return self.values if len(positions) == len(self.values) else [self.values[i] for i in positions]
 
 
-def _usable_gradient(name: str, param: nn.Parameter) -> Tensor:
-    grad = param.grad
-    assert grad is not None
-    if is_partial(grad):
-        raise ValueError(
-            f"the gradient of {name!r} is a DTensor with placements {grad.placements}: "  # type: ignore[attr-defined]
-            "it is not yet summed over the ranks; redistribute it before transforms run"
-        )
-    if grad.is_sparse and not grad.is_coalesced():
-        grad = param.grad = grad.coalesce()
-    return grad
+def entries(tensor: Tensor) -> Tensor:
+    """Return a tensor's entries on this process, as a real strided tensor that shares its memory.
+
+    A sparse tensor must be coalesced. A complex one gets a last dimension for the real and the imaginary part.
+
+    Example:
+        >>> tensor = torch.tensor([3 + 4j])
+        >>> entries(tensor).zero_()
+        tensor([[0., 0.]])
+        >>> tensor
+        tensor([0.+0.j])
+    """
+    tensor = local_part(tensor).detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.values()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def apply_exactly_(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor, operand: Tensor) -> None:
@@ -146,3 +133,16 @@ def apply_exactly_(operation: Callable[[Tensor, Tensor], Tensor], values: Tensor
 def wide_dtype(values: Tensor) -> torch.dtype:
     """Return the dtype to sum in: float64, or float32 on MPS, which has no float64."""
     return torch.float64 if values.device.type != "mps" else torch.float32
+
+
+def _usable_gradient(name: str, param: nn.Parameter) -> Tensor:
+    grad = param.grad
+    assert grad is not None
+    if is_partial(grad):
+        raise ValueError(
+            f"the gradient of {name!r} is a DTensor with placements {grad.placements}: "  # type: ignore[attr-defined]
+            "it is not yet summed over the ranks; redistribute it before transforms run"
+        )
+    if grad.is_sparse and not grad.is_coalesced():
+        grad = param.grad = grad.coalesce()
+    return grad
