@@ -15,13 +15,17 @@ def main(args: list[str] | None = None) -> None:
         args: the command line; None takes the program's own.
 
     Raises:
-        SystemExit: with 1 where a check finds something, with 2 for wrong use.
+        SystemExit: with 1 where a check finds something, with 2 for wrong use, with 130 after Ctrl+C.
     """
     parser = _parser()
     options, rest = parser.parse_known_args(args)
     if rest and not options.takes_more:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if code := options.run(options, rest):
+    try:
+        code = options.run(options, rest)
+    except KeyboardInterrupt:
+        code = 130  # as a shell has it, and not the 1 of a check that finds something
+    if code:
         sys.exit(code)
 
 

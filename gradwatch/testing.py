@@ -1,4 +1,4 @@
-"""For a project's own tests: a few steps of training, and an error that says what is wrong with the gradients."""
+"""A check for a project's own tests: a few steps of training, and an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.preflight.verdict import judged_training
+from gradwatch.preflight.verdict import check_training
 from gradwatch.short_runs.run import Run
 
 
@@ -24,8 +24,9 @@ def assert_healthy_gradients(
 ) -> Run:
     """Train a copy of a module for a few steps on a CPU, and raise where its gradients are not healthy.
 
-    The module, the random numbers and the folder stay as they are. Twenty steps are what the most patient detector
-    needs; with fewer, a trouble that passes is taken for one that lasts.
+    The module, the random numbers and the folder are not changed. The steps are the first of the run: schedules keep
+    the length that ``options`` give it. The most patient detector needs twenty steps; with fewer, a passing trouble
+    counts as a lasting one.
 
     Args:
         module: a LightningModule, trained as it trains itself, or any module, with ``loss``.
@@ -35,7 +36,7 @@ def assert_healthy_gradients(
         loss: for a plain module: takes its output and the targets.
         optimizer: for a plain module: makes one of the parameters. None takes SGD with a learning rate of 0.01.
         options: for a LightningModule: what its Trainer has been given (``gradient_clip_val``, ``precision``, ...).
-        allow: causes, or kinds of findings, that are no fault here, such as ``"unscaled input"`` or ``"dead"``.
+        allow: causes, or kinds of findings, to ignore, such as ``"unscaled input"`` or ``"dead"``.
 
     Returns:
         The healthy run, whose ``history`` holds a Snapshot of each step.
@@ -57,7 +58,7 @@ def assert_healthy_gradients(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; expected a whole number of at least 1")
     settings: dict[str, Any] = {"options": options} if loss is None else {"loss": loss, "optimizer": optimizer}
-    run = judged_training(module, data, steps=steps, allow=allow, **settings)
+    run = check_training(module, data, steps=steps, allow=allow, **settings)
     if not run.is_healthy:
         raise AssertionError(str(run)) from run.error
     return run

@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradwatch.preflight.verdict import judged_training
+from gradwatch.preflight.verdict import check_training
 
 mse, adam = functional.mse_loss, partial(Adam, lr=1e-3)
 HEAD, RATE, CUT = ("zero-gradient head",), ("learning rate too high",), ("frozen or detached part",)
@@ -118,5 +118,5 @@ def test_the_cause_is_named_first(name: str) -> None:
     torch.manual_seed(0)
     bug = BUGS[name]
     loader = DataLoader(TensorDataset(bug.inputs, bug.targets), batch_size=32, shuffle=True)
-    run = judged_training(bug.network(), loader, loss=bug.loss, optimizer=bug.optimizer, steps=100)
+    run = check_training(bug.network(), loader, loss=bug.loss, optimizer=bug.optimizer, steps=100)
     assert tuple(diagnosis.cause for diagnosis in run.diagnoses[:1]) == bug.causes, str(run)

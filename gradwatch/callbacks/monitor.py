@@ -140,6 +140,11 @@ class GradientMonitor(ReleasesModule):
         return self._watcher.history
 
     @property
+    def steps(self) -> int:
+        """How many optimizer steps of the fit have ended."""
+        return self._watcher.steps
+
+    @property
     def out_of_service(self) -> list[OutOfService]:
         """The parts of the watching that failed in this fit and were switched off."""
         return self._watcher.out_of_service

@@ -1,4 +1,4 @@
-"""What was found, as lines that GitHub Actions puts beside the code."""
+"""A run's causes and findings as lines that GitHub Actions puts beside the code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gradwatch.short_runs.run import Run
 
 
 def workflow_commands(run: Run, kind: type) -> Iterator[str]:
-    """A workflow command for each cause, each finding that none explains, and a crash.
+    """Yield a workflow command for each cause, each finding that none explains, and a crash.
 
     Args:
-        run: what was found.
-        kind: the model's class; the lines point at it, or at the line of the model's that raised.
+        run: with the findings and their causes.
+        kind: the model's class; the lines point at it, or for a crash at the line of the project that raised.
 
     Example:
         >>> run = Run("Net", error=ValueError("100%"))
@@ -43,7 +43,7 @@ def workflow_commands(run: Run, kind: type) -> Iterator[str]:
 
 
 def place(kind: type) -> tuple[str, int] | None:
-    """File, from the current folder on, and line of a class; None where it has no source.
+    """Return file (from the current folder on) and line of a class; None where it has no source.
 
     Example:
         >>> place(int) is None
@@ -57,7 +57,7 @@ def place(kind: type) -> tuple[str, int] | None:
 
 
 def _raised_at(error: BaseException) -> tuple[str, int] | None:
-    """The deepest line of the project's own on the way to an error."""
+    """Return the deepest line of the traceback that belongs to the project."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not Path(_shown(frame.filename)).is_absolute()]
     own = [frame for frame in own if "site-packages" not in frame.filename and frame.lineno]

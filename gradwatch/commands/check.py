@@ -1,4 +1,4 @@
-"""The result of a check, for programs."""
+"""``gradwatch check``: train a few steps, report what is wrong with the gradients, and end with an exit code."""
 
 from __future__ import annotations
 
@@ -12,18 +12,64 @@ from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 from gradwatch.commands.annotations import workflow_commands
-from gradwatch.commands.counts import positive
-from gradwatch.commands.target import add_target, importable_here, read_target
-from gradwatch.preflight.verdict import judged_training, require_known
+from gradwatch.commands.lightning_config import read_target
+from gradwatch.commands.target import add_target, importable_here, positive
+from gradwatch.preflight.verdict import check_training, require_known
 from gradwatch.reporting.terminal import wide_console
 from gradwatch.short_runs.run import Run
-from gradwatch.short_runs.sandbox import aside
+from gradwatch.short_runs.sandbox import isolated
+
+HEALTHY, SICK, WRONG_USE = 0, 1, 2
+_WHAT = (
+    "Train a few steps on a CPU with every layer's gradient watched, and write no file. Ends with 0 when all is "
+    "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made."
+)
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "check", help="a smoke test of a training, for CI", description=_WHAT, allow_abbrev=False
+    )
+    add_target(parser)
+    parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--allow", action="append", default=[], metavar="NAME", help="a cause or finding to ignore")
+    parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
+    parser.add_argument(
+        "--annotations",
+        choices=("github", "none"),
+        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
+        help="lines that GitHub puts beside the model's code (default: github in GitHub Actions, else none)",
+    )
+    parser.set_defaults(run=run, takes_more=True)
+
+
+def run(options: argparse.Namespace, rest: list[str]) -> int:
+    """Train, report, and return the exit code."""
+    # A model may print: with --json that goes to stderr.
+    with importable_here(), redirect_stdout(sys.stderr) if options.json else nullcontext():
+        try:
+            require_known(options.allow)
+            with isolated():
+                target = read_target(options, rest)
+        except ValueError as error:
+            print(f"gradwatch check: {error}", file=sys.stderr)
+            return WRONG_USE
+        settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
+        result = check_training(target.module, target.data, allow=options.allow, **settings)
+    if result.error is not None:
+        traceback.print_exception(result.error)  # on stderr, where a crash is looked for
+    print(as_json(result)) if options.json else wide_console().print(result)
+    if options.annotations == "github":
+        for line in workflow_commands(result, type(target.module)):
+            print(line, file=sys.stderr if options.json else sys.stdout)
+    return HEALTHY if result.is_healthy else SICK
 
 
 def as_json(run: Run) -> str:
-    """Strict JSON: a number that is not finite is ``"inf"`` or ``"-inf"``, one that is not known ``null``.
+    """Return strict JSON: infinite numbers are ``"inf"`` or ``"-inf"``, unknown ones (NaN) ``null``.
 
-    Each diagnosis names the findings it explains by their places in ``findings``.
+    Each diagnosis gives the places in ``findings`` of the findings that it explains.
 
     Example:
         >>> print(as_json(Run("Net"))[:50])
@@ -57,52 +103,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value
-
-
-HEALTHY, SICK, WRONG_USE = 0, 1, 2
-_WHAT = (
-    "Train a few steps on a CPU with every layer's gradient watched, and write no file. Ends with 0 when all is "
-    "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made."
-)
-
-
-def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "check", help="a smoke test of a training, for CI", description=_WHAT, allow_abbrev=False
-    )
-    add_target(parser)
-    parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="NAME", help="a cause or finding that is no fault here"
-    )
-    parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
-    parser.add_argument(
-        "--annotations",
-        choices=("github", "none"),
-        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
-        help="lines that GitHub puts beside the model's code (default: github in GitHub Actions, else none)",
-    )
-    parser.set_defaults(run=run, takes_more=True)
-
-
-def run(options: argparse.Namespace, rest: list[str]) -> int:
-    """Train and report; returns the exit code."""
-    # What a model prints is no part of the JSON.
-    with importable_here(), redirect_stdout(sys.stderr) if options.json else nullcontext():
-        try:
-            require_known(options.allow)
-            with aside():
-                target = read_target(options, rest)
-        except ValueError as error:
-            print(f"gradwatch check: {error}", file=sys.stderr)
-            return WRONG_USE
-        settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
-        result = judged_training(target.module, target.data, allow=options.allow, **settings)
-    if result.error is not None:
-        traceback.print_exception(result.error)  # on stderr, where a crash is looked for
-    print(as_json(result)) if options.json else wide_console().print(result)
-    if options.annotations == "github":
-        for line in workflow_commands(result, type(target.module)):
-            print(line, file=sys.stderr if options.json else sys.stdout)
-    return HEALTHY if result.is_healthy else SICK

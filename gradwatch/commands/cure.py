@@ -1,4 +1,4 @@
-"""``gradwatch cure``: train copies with remedies, rank them by result, print the patch of the best."""
+"""``gradwatch cure``: train copies with remedies, rank them by result, and print the patch of the best."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 
-from gradwatch.callbacks.transform import GradientTransform
+from gradwatch import GradientTransform
 from gradwatch.commands.check import WRONG_USE
-from gradwatch.commands.counts import positive
-from gradwatch.commands.target import Target, UsageError, add_target, importable_here, read_target
+from gradwatch.commands.lightning_config import read_target
+from gradwatch.commands.target import Target, UsageError, add_target, importable_here, positive
 from gradwatch.remedies import Setup
 from gradwatch.reporting.terminal import wide_console
 from gradwatch.reporting.text import verdict
-from gradwatch.short_runs.sandbox import aside
-from gradwatch.short_runs.trainer import KEPT_OPTIONS, silence
+from gradwatch.short_runs.sandbox import isolated
 from gradwatch.trial import Trial, try_remedies
 
 
@@ -35,10 +34,10 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
-    """Try the remedies and show what came out; returns the exit code."""
+    """Try the remedies, show the result, and return the exit code."""
     with importable_here():
         try:
-            with aside(options.seed):
+            with isolated(options.seed):
                 target = read_target(options, rest)
             trial = _try(target, options)
         except UsageError as error:
@@ -52,10 +51,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _try(target: Target, options: argparse.Namespace) -> Trial:
-    kept = {name: target.options[name] for name in KEPT_OPTIONS if target.options.get(name) is not None}
+    # Remedies add and remove transforms, so those of the callbacks belong into the set-up.
     transforms = tuple(each.transform for each in target.callbacks if isinstance(each, GradientTransform))
-    silence(target.module)
-    setup = Setup(target.module, transforms, kept)
+    others = [each for each in target.callbacks if not isinstance(each, GradientTransform)]
+    setup = Setup(target.module, transforms, {**target.options, "callbacks": others})
     data = target.module.train_dataloader() if target.data is None else target.data
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=wide_console(), transient=True) as progress:

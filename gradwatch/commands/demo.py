@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from gradwatch.callbacks.monitor import GradientMonitor
-from gradwatch.commands.counts import positive
+from gradwatch import Finding, GradientMonitor
+from gradwatch.commands.target import positive
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
-from gradwatch.records import Finding
 from gradwatch.reporting.terminal import SideBySide, Summary
+from gradwatch.short_runs.sandbox import isolated
 
 _RUNS: dict[str, type[LightningModule]] = {"Sigmoid, default init": Baseline, "ReLU, He init": He}
 _SEED = 42
@@ -40,7 +36,7 @@ class _Advance(Callback):
 
 
 def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) -> None:
-    """Train both networks, print both tables, and say how to see more.
+    """Train both networks, print both tables, and say where to see more.
 
     Raises:
         FileNotFoundError: when ``data_dir`` has no Fashion-MNIST.
@@ -50,7 +46,7 @@ def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) ->
     data.setup()
     epochs = max_epochs or (100 if data_dir is None else 3)
     summaries = []
-    with _quiet(), _progress(console) as progress:
+    with isolated(), _progress(console) as progress:
         steps = epochs * len(data.train_dataloader())
         tasks = {name: progress.add_task(name, total=steps) for name in _RUNS}
         for name, task in tasks.items():
@@ -89,37 +85,19 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's remarks on devices and data loaders out of the demo."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def add(commands: Any) -> None:
     """Declare the command and its options."""
     what = "Train a network whose gradient vanishes, and its remedied twin, and show what gradwatch sees in both."
     parser = commands.add_parser("demo", help="see it work: train two networks side by side", description=what)
     parser.add_argument("--data-dir", type=Path, help="folder of Fashion-MNIST; without it digits are learnt")
     parser.add_argument("--max-epochs", type=positive, help="default: 100 on digits, 3 on Fashion-MNIST")
-    parser.add_argument(
-        "--log-dir",
-        type=Path,
-        default=Path("gradwatch-demo"),
-        help="for TensorBoard (default: %(default)s)",
-    )
+    log_dir = Path("gradwatch-demo")
+    parser.add_argument("--log-dir", type=Path, default=log_dir, help="for TensorBoard (default: %(default)s)")
     parser.set_defaults(run=run, takes_more=False)
 
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
-    """Train both; ends the program with a sentence where the data is missing."""
+    """Train both; end the program with a sentence where the data is missing."""
     try:
         train_twins(options.data_dir, options.max_epochs, options.log_dir)
     except (FileNotFoundError, ValueError) as error:

@@ -1,47 +1,80 @@
-"""LightningCLI, used for its parsing alone: nothing is trained, logged or saved by it."""
+"""Reading a target as LightningCLI does, used for its parsing alone: nothing is trained, logged or saved by it."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
-from inspect import Signature, signature
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
-from gradwatch.commands.target import UsageError
+from gradwatch.commands.target import Target, UsageError
 
-Read = tuple[LightningModule, "LightningDataModule | None", dict[str, Any], list[Callback]]
-# Never made: they are about devices and files, and may need what a small machine has not.
+_EXTRA = 'the command line needs packages that are not installed: pip install "jsonargparse[signatures]" scikit-learn'
+# Never instantiated: they are about devices and files, and may need hardware that a small machine has not.
 _LEFT_OUT: dict[str, Any] = {"logger": False, "plugins": None, "profiler": None, "strategy": "auto"}
 _OF_FIT = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
 
 
+def read_target(options: argparse.Namespace, rest: Sequence[str]) -> Target:
+    """Make the module and the data.
+
+    Args:
+        options: what :func:`~gradwatch.commands.target.add_target` declares.
+        rest: for LightningCLI.
+
+    Raises:
+        UsageError: for a config, a class or an argument that is wrong, in a sentence.
+    """
+    if find_spec("jsonargparse") is None:
+        raise UsageError(_EXTRA)
+    if not options.config and not options.model:
+        raise UsageError("nothing to train; expected --config config.yaml, or --model package.Class")
+    for path in options.config:
+        if not Path(path).is_file():
+            raise UsageError(f"there is no config {path!r}; expected a YAML file of LightningCLI")
+    try:
+        target = _parsed(options, rest)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a parser, an import or a constructor makes of wrong settings
+        is_of_parser = type(error).__name__ == "ArgumentError"
+        raise UsageError(str(error) if is_of_parser else f"{type(error).__name__}: {error}") from error
+    if target.data is None and not is_overridden("train_dataloader", target.module):
+        raise UsageError("no data; expected --data package.Class, or a model with a train_dataloader() of its own")
+    _make_copyable(target.module)
+    return target
+
+
 class _Parsing(LightningCLI):
-    """Makes model and data, and keeps the Trainer's settings instead of a Trainer that could train."""
+    """Makes model and data, and keeps the Trainer's settings in place of a Trainer that could train."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Know what ``fit --print_config`` and a saved config hold besides: ckpt_path and its like."""
+        """Accept the arguments of ``fit``, such as ckpt_path: ``fit --print_config`` and a saved config hold them."""
         super().add_arguments_to_parser(parser)
         parser.add_method_arguments(Trainer, "fit", skip=_OF_FIT)
 
     def _add_instantiators(self) -> None:
-        """Nothing: it is about checkpoints. Lightning 2.4 has no ``load_from_checkpoint_support`` to switch it off."""
+        """Do nothing: it is about checkpoints, and Lightning 2.4 has no option to switch it off."""
 
     def before_instantiate_classes(self) -> None:
-        """Leave out what a check never uses."""
+        """Leave out the settings that a short run never uses."""
         super().before_instantiate_classes()
         for name, value in _LEFT_OUT.items():
             self.config[f"trainer.{name}"] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Keep the settings; what is returned is not trained with."""
+        """Keep the settings; LightningCLI needs a Trainer, but it never trains."""
         self.options = {**self.config_init["trainer"], **kwargs}
         given = self.options.pop("callbacks", None) or []
         self.callbacks = [given] if isinstance(given, Callback) else list(given)
@@ -49,17 +82,7 @@ class _Parsing(LightningCLI):
         return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
-def read(options: argparse.Namespace, rest: Sequence[str]) -> Read:
-    """Parse the config and the rest of the command line, and make the model and the data.
-
-    Args:
-        options: ``config``, ``model``, ``data`` and ``cli``.
-        rest: arguments for LightningCLI.
-
-    Raises:
-        UsageError: for a name that leads nowhere.
-        Exception: whatever the parser or a constructor raises.
-    """
+def _parsed(options: argparse.Namespace, rest: Sequence[str]) -> Target:
     configs = [yaml.safe_load(Path(path).read_text()) or {} for path in options.config]
     model, given = _found(options.model), _found(options.data)
     data = _as_data_module(given, options.data)
@@ -71,25 +94,21 @@ def read(options: argparse.Namespace, rest: Sequence[str]) -> Read:
             classes[key] = _named(key, found)
         elif name:
             args += [f"--{key}", name]
-    flat = [_without_init_args(part, is_fixed) for part in rest]
+    given_args: ArgsType = [*args, *(_without_init_args(part, is_fixed) for part in rest)]
     cli = _cli_class(options.cli)(
         classes["model"],
         classes["data"],
         save_config_callback=None,
         seed_everything_default=False,
         parser_kwargs={"exit_on_error": False, "prog": "gradwatch"},
-        args=_typed([*args, *flat]),
+        args=given_args,
         run=False,
     )
-    return cli.model, cli.datamodule, cli.options, cli.callbacks
-
-
-def _typed(args: list[str]) -> ArgsType:
-    return args
+    return Target(cli.model, cli.datamodule, cli.options, cli.callbacks)
 
 
 def _is_flat(configs: Sequence[dict[str, Any]], key: str) -> bool:
-    """Whether a config holds arguments of a class that it does not name: the form for a fixed class."""
+    """Return True if a config has arguments for a class that it does not name, as for a CLI with a fixed class."""
     sections = [config[key] for config in configs if isinstance(config.get(key), dict)]
     return any(section and "class_path" not in section for section in sections)
 
@@ -109,7 +128,7 @@ def _named(key: str, given: Any) -> Any:
 
 
 def _found(path: str | None) -> Any:
-    """What a dotted name leads to."""
+    """Import the object that a dotted name leads to."""
     if not path:
         return None
     module, _, name = path.rpartition(".")
@@ -135,7 +154,7 @@ def _cli_class(path: str | None) -> Any:
 
 
 class _Loaded(LightningDataModule):
-    """The loader that a function returned."""
+    """A data module of the loader that a function returned."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__()
@@ -147,7 +166,7 @@ class _Loaded(LightningDataModule):
 
 
 def _as_data_module(given: Any, path: str | None) -> Any:
-    """The LightningDataModule, or what makes one of a callable that returns a DataLoader."""
+    """Return the LightningDataModule, or a function that makes one of a callable that returns a DataLoader."""
     if given is None or (isinstance(given, type) and issubclass(given, LightningDataModule)):
         return given
     if not callable(given):
@@ -163,7 +182,30 @@ def _loading(function: Callable[..., Any], path: str) -> Callable[..., Lightning
             raise UsageError(f"--data {path} returned a {type(made).__name__}; expected a DataLoader")
         return made if isinstance(made, LightningDataModule) else _Loaded(made)
 
-    own: Signature = signature(function)
-    load.__signature__ = own.replace(return_annotation=LightningDataModule)  # type: ignore[attr-defined]  # inspect's
+    # jsonargparse reads the signature: the user's arguments, and a data module where LightningCLI expects one.
+    own = signature(function).replace(return_annotation=LightningDataModule)
+    load.__signature__ = own  # type: ignore[attr-defined]
     load.__annotations__ = {**getattr(function, "__annotations__", {}), "return": LightningDataModule}
     return load
+
+
+class _OptimizersOfConfig:
+    """The optimizers of a config, which a deep copy of the module makes of its own parameters.
+
+    LightningCLI binds a partial to the module. A deep copy does not look into a bound function, so that the copy would
+    train the original's parameters.
+    """
+
+    def __init__(self, module: LightningModule, function: partial[Any]) -> None:
+        self.module, self.function = module, function
+
+    def make(self) -> Any:
+        """Return what configure_optimizers returns."""
+        return self.function(self.module)
+
+
+def _make_copyable(module: LightningModule) -> None:
+    method = vars(module).get("configure_optimizers")
+    if isinstance(method, MethodType) and isinstance(method.__func__, partial):
+        optimizers = _OptimizersOfConfig(module, method.__func__)
+        module.configure_optimizers = optimizers.make  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The module and the data that a command is about, found as LightningCLI finds them."""
+"""The model and the data that a command works on, and how the command line names them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
-
-_EXTRA = 'the command line needs packages that are not installed: pip install "jsonargparse[signatures]" scikit-learn'
 
 
 class UsageError(ValueError):
@@ -24,11 +19,11 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a command works on.
+    """A training, as the config or the command line describes it.
 
     Attributes:
         module: with the weights that it starts from.
-        data: None where the module has loaders of its own.
+        data: None where the module has loaders.
         options: of the Trainer.
         callbacks: of the Trainer.
     """
@@ -40,7 +35,7 @@ class Target:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Declare how the target is named."""
+    """Declare the options that name the target."""
     group = parser.add_argument_group(
         "what to train",
         "A config of LightningCLI, or a model and its data; any option of LightningCLI may follow, such as "
@@ -52,39 +47,19 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cli", metavar="PKG.CLASS", help="your own subclass of LightningCLI, for its links")
 
 
-def read_target(options: argparse.Namespace, rest: Sequence[str]) -> Target:
-    """Make the module and the data.
-
-    Args:
-        options: what :func:`add_target` declares.
-        rest: for LightningCLI.
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1.
 
     Raises:
-        UsageError: for a config, a class or an argument that is wrong, in a sentence.
+        argparse.ArgumentTypeError: for any other text.
+
+    Example:
+        >>> positive("20")
+        20
     """
-    try:
-        from gradwatch.commands.lightning_config import read
-    except ImportError as error:
-        raise UsageError(_EXTRA) from error
-    if not options.config and not options.model:
-        raise UsageError("nothing to train; expected --config config.yaml, or --model package.Class")
-    for path in options.config:
-        if not Path(path).is_file():
-            raise UsageError(f"there is no config {path!r}; expected a YAML file of LightningCLI")
-    try:
-        target = Target(*read(options, rest))
-    except UsageError:
-        raise
-    except Exception as error:  # whatever a parser, an import or a constructor makes of wrong settings
-        raise UsageError(_in_words(error)) from error
-    if target.data is None and not is_overridden("train_dataloader", target.module):
-        raise UsageError("no data; expected --data package.Class, or a model with a train_dataloader() of its own")
-    _make_copyable(target.module)
-    return target
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) if type(error).__name__ == "ArgumentError" else f"{type(error).__name__}: {error}"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; expected a whole number of at least 1")
+    return int(text)
 
 
 @contextmanager
@@ -96,24 +71,3 @@ def importable_here() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(folder)
-
-
-class _Bound:
-    """The optimizers of a config, which a deep copy of the module makes of its own parameters.
-
-    LightningCLI binds a partial to the module, and what is in a bound function is not copied: the copy would train
-    the original.
-    """
-
-    def __init__(self, module: LightningModule, function: partial[Any]) -> None:
-        self.module, self.function = module, function
-
-    def make(self) -> Any:
-        """What configure_optimizers returns."""
-        return self.function(self.module)
-
-
-def _make_copyable(module: LightningModule) -> None:
-    method = vars(module).get("configure_optimizers")
-    if isinstance(method, MethodType) and isinstance(method.__func__, partial):
-        module.configure_optimizers = _Bound(module, method.__func__).make  # type: ignore[method-assign]  # as it did

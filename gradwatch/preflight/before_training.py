@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from gradwatch.preflight.first_pass import FirstPass, Recorder, measure
 from gradwatch.preflight.rules import diagnoses_of
-from gradwatch.preflight.verdict import believed, idle
+from gradwatch.preflight.verdict import drop_premature_findings, uncalled_layers
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.terminal import layer_table
 from gradwatch.reporting.text import listed, verdict
 from gradwatch.short_runs.loop import train_in_a_loop
 from gradwatch.short_runs.run import Run, as_text
-from gradwatch.short_runs.sandbox import copied
+from gradwatch.short_runs.sandbox import copy_without_trainer
 from gradwatch.short_runs.trainer import train_with_a_trainer
 from gradwatch.theory import chi_in_words, chi_of
 
@@ -99,18 +99,18 @@ def one_pass(module: nn.Module, batch: Any, loss: Loss | None, zeros: Sequence[s
     moved, recorder = _moved(module, zeros) if zeros else module, Recorder()
     if loss is not None:
         run = train_in_a_loop(moved, batch, loss, steps=1, observer=recorder)
-        return believed(run, recorder), recorder
+        return drop_premature_findings(run, recorder), recorder
     if not isinstance(moved, LightningModule):
         raise TypeError(
             f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function: "
             f"gradwatch.diagnose(module, (inputs, targets), loss=torch.nn.functional.cross_entropy)"
         )
     run = train_with_a_trainer(moved, batch, steps=1, observer=recorder)
-    return believed(run, recorder), recorder
+    return drop_premature_findings(run, recorder), recorder
 
 
 def _moved(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    moved, generator = copied(module), torch.Generator().manual_seed(0)
+    moved, generator = copy_without_trainer(module), torch.Generator().manual_seed(0)
     for name, param in moved.named_parameters():
         if name in names:
             # A tenth of what keeps a signal's size: enough to pass gradients on, too little to carry the network.
@@ -168,7 +168,7 @@ def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
         yield f"Inputs of {seen.recorder.first[0]}: {seen.inputs}."
     if seen.target is not None:
         yield f"Targets: {measure(seen.target)}."
-    if seen.run.history and (resting := idle(seen.run.history[-1], seen.recorder)):
+    if seen.run.history and (resting := uncalled_layers(seen.run.history[-1], seen.recorder)):
         yield f"Not called in this pass: {listed(resting)}."
     if chi:
         yield chi_in_words(chi)

@@ -1,4 +1,4 @@
-"""What a short look is enough for: findings that a longer training would take back are left out."""
+"""The verdict on a short training, without the findings that a longer training would take back."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from gradwatch.short_runs.trainer import train_with_a_trainer
 _DEAD = 0.7
 
 
-def believed(run: Run, recorder: Recorder) -> Run:
-    """The run with the findings that one pass, or a few steps, are enough for, and their causes.
+def drop_premature_findings(run: Run, recorder: Recorder) -> Run:
+    """Drop findings that need more steps than a short run has, and diagnose the others anew.
 
-    Left out are units that rest, gated cells over their calls, as their gates open in training, and the parameters of
-    modules that wait for their turn, one head or expert of several: not called, or with a gradient at another step.
+    Dropped are units that rest; gated cells over their calls, as their gates open in training; and the parameters of
+    one head or expert of several that waits for its turn: not called, or with a gradient at another step.
 
     Example:
         >>> dead = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
-        >>> believed(Run("Net", (Snapshot(0, ("relu",)),), (dead,)), Recorder()).findings
+        >>> drop_premature_findings(Run("Net", (Snapshot(0, ("relu",)),), (dead,)), Recorder()).findings
         ()
     """
     if not run.history:
         return run
-    kept = tuple(filter(None, (_kept(finding, run.history, recorder) for finding in run.findings)))
+    kept = tuple(filter(None, (_if_lasting(finding, run.history, recorder) for finding in run.findings)))
     return replace(run, findings=kept, diagnoses=tuple(diagnose(kept, run.history)))
 
 
-def idle(snapshot: Snapshot, recorder: Recorder) -> list[str]:
-    """Layers that were not called.
+def uncalled_layers(snapshot: Snapshot, recorder: Recorder) -> list[str]:
+    """Return the layers with parameters that were not called.
 
     Example:
-        >>> idle(Snapshot(0, ("first", "second"), params=("first.weight", "second.weight")), Recorder())
+        >>> uncalled_layers(Snapshot(0, ("first", "second"), params=("first.weight", "second.weight")), Recorder())
         ['first', 'second']
     """
     owners = dict.fromkeys(map(_owner, snapshot.params))
     return [layer for layer in owners if layer not in recorder.called]
 
 
-def _kept(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
+def _if_lasting(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
     if finding.kind == "dead" and finding.value < _DEAD:
         return None
     if finding.kind == "vanishing" and all(_is_gated(layer, history[-1]) for layer in finding.layers):
@@ -80,15 +80,15 @@ def _owner(param: str) -> str:
 _KNOWN = (*get_args(Cause), *get_args(Kind))
 
 
-def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = (), **settings: Any) -> Run:
-    """Train a copy for a few steps, and judge it.
+def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (), **settings: Any) -> Run:
+    """Train a copy for a few steps, and name what is wrong with it.
 
     Args:
         module: a LightningModule, or any module where ``loss`` is among the settings.
         data: a batch, a DataLoader or a LightningDataModule.
-        allow: causes, or kinds of findings, that are no fault here.
-        **settings: of :func:`gradwatch.runs.train_in_a_loop` where there is a loss, else of
-            :func:`gradwatch.runs.train_with_a_trainer`.
+        allow: causes, or kinds of findings, to ignore.
+        **settings: of :func:`~gradwatch.short_runs.loop.train_in_a_loop` where there is a loss, else of
+            :func:`~gradwatch.short_runs.trainer.train_with_a_trainer`.
 
     Raises:
         TypeError: when a plain module comes without a loss, or a module can't be copied.
@@ -97,7 +97,7 @@ def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = ()
     Example:
         >>> import torch
         >>> pixels = 255 * torch.rand(64, 2), torch.rand(64, 1)
-        >>> run = judged_training(nn.Linear(2, 1), pixels, loss=nn.MSELoss(), steps=1, allow=["exploding"])
+        >>> run = check_training(nn.Linear(2, 1), pixels, loss=nn.MSELoss(), steps=1, allow=["exploding"])
         >>> run.diagnoses[0].cause
         'unscaled input'
     """
@@ -110,14 +110,14 @@ def judged_training(module: nn.Module, data: Any, *, allow: Collection[str] = ()
             f"as loss=torch.nn.functional.cross_entropy, and (inputs, targets) as a batch"
         )
     run = train(module, data, observer=recorder, **settings)
-    run = believed(run, recorder)
+    run = drop_premature_findings(run, recorder)
     if not run.trouble:
         run = replace(run, diagnoses=tuple(diagnoses_of(FirstPass(run, recorder, data))))
     return _without(run, allow) if allow else run
 
 
 def require_known(allow: Iterable[str]) -> None:
-    """Refuse what is no cause and no kind of finding.
+    """Refuse a name that is no cause and no kind of finding.
 
     Raises:
         ValueError: with the names there are.

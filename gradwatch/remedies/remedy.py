@@ -11,6 +11,7 @@ from typing import Any, overload
 from torch import nn
 
 from gradwatch.causes import causes_treated_by, fit_of
+from gradwatch.short_runs.sandbox import copy_without_trainer
 
 
 class NotApplicable(ValueError):
@@ -60,24 +61,15 @@ class Setup:
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A deep copy that belongs to no Trainer: one that has fitted it would be copied too, data and all.
+    """Return a deep copy that belongs to no Trainer.
 
     Raises:
         NotApplicable: when the module can't be copied.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> copy_of(layer).weight is layer.weight, bool((copy_of(layer).weight == layer.weight).all())
-        (False, True)
     """
-    owners = (getattr(part, name, None) for part in module.modules() for name in ("_trainer", "_fabric"))
-    memo: dict[int, Any] = {id(owner): None for owner in owners if owner is not None}
     try:
-        return copy.deepcopy(module, memo)
-    except (RuntimeError, TypeError) as error:
-        raise NotApplicable(
-            f"{type(module).__name__} can't be copied ({error}). Apply remedies to a new one that has not been trained"
-        ) from error
+        return copy_without_trainer(module)
+    except TypeError as error:
+        raise NotApplicable(f"{error} Or take a new module that has not been trained.") from error
 
 
 class Remedy(ABC):

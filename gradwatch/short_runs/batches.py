@@ -1,23 +1,54 @@
-"""The same batches in the same order for every training, whatever random numbers the models draw."""
+"""The batches of a short training: the same for every training, or one of them again and again."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from gradwatch.short_runs.sandbox import kept_randomness, random_states, set_random_states, set_seed
 from gradwatch.short_runs.wrap_method import wrap_method
 
 
+def endless_batches(data: Any) -> Iterator[Any]:
+    """Yield the batches of a DataLoader, again and again, or copies of the one batch that was given.
+
+    Example:
+        >>> list(islice(endless_batches("one batch"), 2))
+        ['one batch', 'one batch']
+    """
+    while True:
+        count = 0
+        for batch in data if isinstance(data, DataLoader) else [copy.deepcopy(data)]:
+            count += 1
+            yield batch
+        if not count:
+            return
+
+
+class RepeatedBatch:
+    """One batch, a number of times. Not a list, which Lightning takes for several loaders."""
+
+    def __init__(self, batch: Any, count: int) -> None:
+        self._batch, self._count = batch, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(endless_batches(self._batch), self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+
 class SameBatches:
-    """A loader whose epochs draw from random numbers of their own, seeded by the number of the epoch.
+    """A loader that gives the same batches in the same order, whatever random numbers the models draw.
 
     Args:
         loader: any iterable of batches.
-        seed: of its first epoch.
+        seed: of its first epoch; each epoch is drawn from the next seed.
 
     Example:
         >>> data = torch.utils.data.DataLoader(range(8), batch_size=8, shuffle=True)
@@ -43,12 +74,13 @@ class SameBatches:
             states = random_states()
         self.epoch += 1
         try:
-            yield from _drawn_apart(iterator, states)
+            yield from _drawn_separately(iterator, states)
         finally:
             own.set_state(before)
 
 
-def _drawn_apart(iterator: Iterator[Any], states: Any) -> Iterator[Any]:
+def _drawn_separately(iterator: Iterator[Any], states: Any) -> Iterator[Any]:
+    """Yield batches that are drawn from the loader's random states, while the model draws from the global ones."""
     while True:
         with kept_randomness():
             set_random_states(states)
@@ -60,33 +92,32 @@ def _drawn_apart(iterator: Iterator[Any], states: Any) -> Iterator[Any]:
         yield batch
 
 
-class SameTraining:
+class _SeedLoader:
     """Wraps a data module's ``train_dataloader``."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The loader, seeded; several loaders in a list or dict are left to the user's own seeds."""
+        """Seed the loader; several loaders in a list or dict keep the user's own seeds."""
         loader = method(*args, **kwargs)
         return loader if isinstance(loader, (list, tuple, dict)) else SameBatches(loader, self.seed)
 
 
 def with_same_batches(data: Any, seed: int) -> Any:
-    """A data module or loader that gives each training the same batches; the original stays as it is."""
+    """Return a data module or loader that gives each training the same batches; the original is not changed."""
     if not callable(getattr(data, "train_dataloader", None)):
         return SameBatches(data, seed)
     seeded = copy.copy(data)
-    wrap_method(seeded, "train_dataloader", SameTraining(seed))
+    wrap_method(seeded, "train_dataloader", _SeedLoader(seed))
     return seeded
 
 
 def first_batch(data: Any, seed: int) -> Any:
-    """A batch of training data, for remedies that have to see one; None where none can be had outside of a Trainer."""
+    """Return a batch of training data for remedies that need one; None where the data needs a Trainer to be loaded."""
     with kept_randomness(seed):
         try:
-            batches = iter(SameBatches(_train_loader(copy.copy(data)), seed))
-            return next(batches, None)
+            return next(iter(SameBatches(_train_loader(copy.copy(data)), seed)), None)
         except Exception:  # whatever a user's data module raises outside of a Trainer
             return None
 

@@ -1,56 +1,41 @@
-"""What may look on at a short training."""
+"""A short training of a plain module, in a loop of our own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
+from gradwatch.detectors import default_detectors
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.records import Detector, Finding
+from gradwatch.short_runs.batches import endless_batches
 from gradwatch.short_runs.run import Run
-from gradwatch.short_runs.sandbox import aside, copied, ignore, within
+from gradwatch.short_runs.sandbox import copy_without_trainer, isolated
 
 
 class Observer(Protocol):
     """Looks at the copy that is trained, never at the original."""
 
     def listen(self, module: nn.Module) -> None:
-        """Once, before the first step."""
+        """Called once, before the first step."""
 
     def before_backward(self, loss: Tensor) -> None:
-        """With each loss."""
+        """Called with each loss."""
 
     def after_backward(self, module: nn.Module) -> None:
-        """With the gradients of each step."""
-
-
-class Nobody:
-    """Looks at nothing.
-
-    Example:
-        >>> Nobody().listen(nn.Linear(1, 1))
-    """
-
-    def listen(self, module: nn.Module) -> None:
-        """Nothing."""
-
-    def before_backward(self, loss: Tensor) -> None:
-        """Nothing."""
-
-    def after_backward(self, module: nn.Module) -> None:
-        """Nothing."""
+        """Called with the gradients of each step."""
 
 
 Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-# Steps small enough to leave the initialization as it is: it is the gradients that are looked at.
+# Steps too small to change the initialization: the gradients are what is looked at.
 _SGD: MakeOptimizer = partial(torch.optim.SGD, lr=1e-2)
 
 
@@ -63,15 +48,15 @@ def train_in_a_loop(
     optimizer: MakeOptimizer | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """Train a copy of a plain module for a few steps, every one of them measured.
+    """Train a copy of a plain module for a few steps, and measure each of them.
 
     Args:
-        module: stays as it is.
-        data: a batch (inputs, targets), which every step gets, or a DataLoader of such.
+        module: is not changed.
+        data: a batch (inputs, targets), which every step gets, or a DataLoader of such batches.
         loss: takes the module's output and the targets.
-        steps: how many.
+        steps: how many optimizer steps.
         optimizer: makes one of the parameters; None takes SGD with a learning rate of 0.01.
-        observer: looks on.
+        observer: looks at the copy.
 
     Raises:
         TypeError: when the module can't be copied.
@@ -82,41 +67,36 @@ def train_in_a_loop(
         (3, True)
     """
     error = None
-    with aside():
-        trained = copied(module)
-        trained.train()
-        options: dict[str, Any] = {"every_n_steps": 1, "history_size": max(steps, 2)}
-        watcher = Watcher(trained, detectors=within(steps), on_finding=ignore, **options)
+    with isolated():
+        model = copy_without_trainer(module)
+        model.train()
+        settings: dict[str, Any] = {"every_n_steps": 1, "history_size": max(steps, 2)}
+        watcher = Watcher(model, detectors=detectors_for(steps), on_finding=ignore_finding, **settings)
         try:
             with watcher:
-                losses = _losses(trained, islice(batches(data), steps), loss)
-                _train(watcher, trained, losses, optimizer or _SGD, observer or Nobody())
+                made = (optimizer or _SGD)(param for param in model.parameters() if param.requires_grad)
+                if observer is not None:
+                    observer.listen(model)
+                for inputs, targets in islice(endless_batches(data), steps):
+                    model.zero_grad()
+                    _step(watcher, model, loss(call(model, inputs), targets), made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
     return Run(type(module).__name__, tuple(watcher.history), *found, error)
 
 
-def _losses(module: nn.Module, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
-    for inputs, targets in batches:
-        module.zero_grad()
-        yield loss(call(module, inputs), targets)
-
-
-def _train(
-    watcher: Watcher, module: nn.Module, losses: Iterable[Tensor], make_optimizer: MakeOptimizer, observer: Observer
-) -> None:
-    optimizer = make_optimizer(param for param in module.parameters() if param.requires_grad)
-    observer.listen(module)
-    for loss in losses:
+def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
+    if observer is not None:
         observer.before_backward(loss)
-        torch.autograd.backward(loss)
-        observer.after_backward(module)
-        watcher.step(optimizer, loss.detach())
+    torch.autograd.backward(loss)
+    if observer is not None:
+        observer.after_backward(model)
+    watcher.step(optimizer, loss.detach())
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
-    """The module's output for inputs that are one tensor, several in a tuple, or named in a mapping.
+    """Return the module's output for inputs that are one tensor, several in a tuple, or named in a mapping.
 
     Example:
         >>> call(nn.Linear(2, 1), torch.ones(4, 2)).shape
@@ -127,17 +107,19 @@ def call(module: nn.Module, inputs: Any) -> Any:
     return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
 
 
-def batches(data: Any) -> Iterator[Any]:
-    """The batches of a DataLoader, again and again, or copies of the one batch that was given.
+def detectors_for(steps: int) -> list[Detector]:
+    """Return the default detectors, with a patience of at most so many steps: a longer one could never be met.
 
     Example:
-        >>> list(islice(batches("one batch"), 2))
-        ['one batch', 'one batch']
+        >>> max(getattr(detector, "patience", 1) for detector in detectors_for(5))
+        5
     """
-    while True:
-        count = 0
-        for batch in data if isinstance(data, DataLoader) else [deepcopy(data)]:
-            count += 1
-            yield batch
-        if not count:
-            return
+    detectors: list[Any] = [*default_detectors()]
+    return [
+        cast(Detector, replace(one, patience=steps) if getattr(one, "patience", 1) > steps else one)
+        for one in detectors
+    ]
+
+
+def ignore_finding(_: Finding) -> None:
+    """Do nothing when a finding opens: a short run reads the findings at its end."""

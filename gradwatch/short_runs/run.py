@@ -1,10 +1,10 @@
-"""What a short training showed, and how it reads."""
+"""The result of a short training, and how it is shown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from io import StringIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,14 +17,15 @@ from gradwatch.reporting.text import number, verdict
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A short training: what was measured at each step, what was found, why, and whether it ended in an error.
+    """A short training: its measured steps, the findings and their causes, and the error that ended it.
 
     Attributes:
         name: class of the module that was trained.
-        history: a Snapshot of each step.
+        history: a Snapshot of each measured step.
         findings: all of them, also those that have closed.
         diagnoses: their causes, the likeliest first.
-        error: what the training raised; None where it came to its end.
+        error: the exception that the training raised; None where it came to its end.
+        metrics: logged in a validation after the last step; empty where there was none.
 
     Example:
         >>> run = Run("Net", (Snapshot(0, (), loss=2.0), Snapshot(1, (), loss=1.5)))
@@ -37,10 +38,11 @@ class Run:
     findings: tuple[Finding, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()
     error: Exception | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
-        """How many optimizer steps were made."""
+        """Number of optimizer steps, up to the last that was measured."""
         return self.history[-1].step + 1 if self.history else 0
 
     @property
@@ -51,7 +53,7 @@ class Run:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether there were steps, and nothing was found in them."""
+        """Return True if there were steps, and nothing was found in them."""
         return bool(self.history) and not (self.findings or self.diagnoses or self.error)
 
     @property
@@ -64,7 +66,7 @@ class Run:
 
     @property
     def trouble(self) -> str:
-        """Why it is no training at all, in a sentence; empty where it is one."""
+        """The crash, or the lack of any step, in a sentence; empty for a training that took place."""
         if self.error is not None:
             return f"the training raised {type(self.error).__name__}: {self.error}"
         if not self.history:
@@ -90,8 +92,20 @@ class Run:
         return as_text(self)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl+C in a short training.
+
+    Attributes:
+        run: the training up to there.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
 def as_text(renderable: RenderableType, width: int = 100) -> str:
-    """What a terminal of that width would show, without colours.
+    """Return the text that a terminal of that width would show, without colours.
 
     Example:
         >>> as_text(Text("healthy", style="bold green"))

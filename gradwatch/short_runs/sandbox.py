@@ -1,90 +1,78 @@
-"""What a training must leave as it was: the module, the random numbers, the warnings, the log, the folder."""
+"""Isolation of a short training: random numbers, warnings, log levels, Ctrl+C, and a copy of the module.
+
+No lightning here: remedies copy modules and keep random numbers too.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-
-from gradwatch.detectors import default_detectors
-from gradwatch.records import Detector, Finding
+from torch import nn
 
 T = TypeVar("T")
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 @contextmanager
-def aside(seed: int = 0) -> Iterator[None]:
-    """Train here: random numbers start from ``seed`` and are put back; nothing is warned of or logged.
+def isolated(seed: int = 0) -> Iterator[None]:
+    """Start random numbers from a seed, silence warnings and Lightning's log; put everything back at the end.
 
     Example:
         >>> before = torch.get_rng_state()
-        >>> with aside():
+        >>> with isolated():
         ...     _ = torch.rand(3)
         >>> bool((torch.get_rng_state() == before).all())
         True
     """
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    with warnings.catch_warnings(), isolate_rng():
+    # A Trainer that is interrupted ignores Ctrl+C from then on. Only the main thread may set a handler.
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    with warnings.catch_warnings(), kept_randomness(seed):
         warnings.simplefilter("ignore")
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - data sets of users draw from the old generator
         try:
             yield
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+            if handler is not None:
+                signal.signal(signal.SIGINT, handler)
 
 
-def copied(module: T) -> T:
-    """A deep copy, which can be trained while the original stays as it is.
+def copy_without_trainer(part: T) -> T:
+    """Return a deep copy of a module or callback without its Trainer, which would be copied too, data and all.
 
     Raises:
-        TypeError: when something in the module can't be copied.
+        TypeError: when something in it can't be copied.
 
     Example:
-        >>> copied([1, 2])
-        [1, 2]
+        >>> layer = nn.Linear(2, 1)
+        >>> copied = copy_without_trainer(layer)
+        >>> copied.weight is layer.weight, bool((copied.weight == layer.weight).all())
+        (False, True)
     """
+    modules = part.modules() if isinstance(part, nn.Module) else ()
+    owners = (getattr(module, name, None) for module in modules for name in ("_trainer", "_fabric"))
+    memo: dict[int, Any] = {id(owner): None for owner in owners if owner is not None}
     try:
-        return deepcopy(module)
+        return deepcopy(part, memo)
     except Exception as error:
         raise TypeError(
-            f"{type(module).__name__} can't be copied ({error}); expected a module that copy.deepcopy takes, as the "
-            f"original must stay untouched. Tensors that are the result of a computation belong into forward()."
+            f"{type(part).__name__} can't be copied ({error}); expected a module that copy.deepcopy takes, as only a "
+            "copy is trained. Compute tensors in forward() and keep none of them."
         ) from error
-
-
-def within(steps: int) -> list[Detector]:
-    """The default detectors, none of them more patient than the run is long.
-
-    Example:
-        >>> max(getattr(detector, "patience", 1) for detector in within(5))
-        5
-    """
-    return [_hurried(detector, steps) for detector in default_detectors()]
-
-
-def _hurried(detector: Any, steps: int) -> Detector:
-    if getattr(detector, "patience", 1) <= steps:
-        return cast(Detector, detector)
-    return cast(Detector, replace(detector, patience=steps))
-
-
-def ignore(_: Finding) -> None:
-    """Findings are read at the end."""
 
 
 @contextmanager
@@ -111,16 +99,18 @@ def kept_randomness(seed: int | None = None) -> Iterator[None]:
 
 
 def set_seed(seed: int) -> None:
-    """Seed all three."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 a user's data may draw from it
+    """Seed all three, and the CUDA devices in use."""
+    # torch.manual_seed would also queue this seed for a CUDA that starts later, long after the states were put back.
+    torch.default_generator.manual_seed(seed)
+    if _uses_cuda():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 data sets of users draw from the old generator
     random.seed(seed)
 
 
 def random_states() -> tuple[Any, ...]:
-    """The states of all three, and of the devices in use."""
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # torch has not typed it
-    on_device = torch.cuda.get_rng_state_all() if in_use else []
+    """Return the states of all three, and of the CUDA devices in use."""
+    on_device = torch.cuda.get_rng_state_all() if _uses_cuda() else []
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), on_device  # noqa: NPY002 as above
 
 
@@ -131,3 +121,7 @@ def set_random_states(states: tuple[Any, ...]) -> None:
     random.setstate(states[2])
     if states[3]:
         torch.cuda.set_rng_state_all(states[3])
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call] # torch has not typed it

@@ -16,9 +16,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.utils.data import DataLoader
 
 import gradwatch
-from gradwatch.preflight.verdict import judged_training
+from gradwatch.preflight.verdict import check_training
 from gradwatch.records import Diagnosis, Finding
-from gradwatch.short_runs.loop import batches, call
+from gradwatch.short_runs.batches import endless_batches
+from gradwatch.short_runs.loop import call
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "SGD 0.01": partial(SGD, lr=0.01),
@@ -76,7 +77,7 @@ def trained(name: str, seed: int, optimizer: str, steps: int) -> Judged:
     """What assert_healthy_gradients would say; it raises with a text, so what it asks is asked here."""
     network, _, data = start(name, seed)
     settings = {"loss": TRAININGS[name].loss, "optimizer": OPTIMIZERS[optimizer]}
-    run = judged_training(network, data, steps=steps, **settings)
+    run = check_training(network, data, steps=steps, **settings)
     said = [*told(run.diagnoses, run.findings), *([("error", run.trouble)] if run.trouble else [])]
     return Judged(name, optimizer, seed, said, outcome(name, seed, optimizer, steps))
 
@@ -91,7 +92,7 @@ def outcome(name: str, seed: int, optimizer: str, steps: int) -> tuple[float, fl
     descent = rule([param for param in network.parameters() if param.requires_grad])
     before = loss(call(network, samples[0]), samples[1]).item()
     torch.manual_seed(0)  # as the checks do
-    for inputs, targets in islice(batches(data), steps):
+    for inputs, targets in islice(endless_batches(data), steps):
         descent.zero_grad()
         loss(call(network, inputs), targets).backward()
         descent.step()

@@ -14,7 +14,7 @@ from blind.programs_scales_list import SCALES
 from blind.programs_sequences_list import SEQUENCES
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradwatch.preflight.verdict import judged_training
+from gradwatch.preflight.verdict import check_training
 
 BUGS = {**RATES, **SCALES, **CUTS, **LOSSES, **SEQUENCES}
 PROGRAMS = {**BUGS, **HEALTHY}
@@ -60,7 +60,7 @@ class Said:
 def said(training: Training, seed: int) -> Said:
     torch.manual_seed(seed)
     feed, network = loader(training.data(), training.batch), training.network()
-    run = judged_training(network, feed, loss=training.loss, optimizer=training.optimizer, steps=training.steps)
+    run = check_training(network, feed, loss=training.loss, optimizer=training.optimizer, steps=training.steps)
     kinds = dict.fromkeys(finding.kind for finding in run.findings)
     return Said(
         bool(run.findings or run.diagnoses), tuple(kinds), tuple(cause.cause for cause in run.diagnoses), str(run)
