@@ -141,7 +141,7 @@ class GradientMonitor(ReleasesModule):
 
     @property
     def steps(self) -> int:
-        """How many optimizer steps of the fit have ended."""
+        """The number of optimizer steps of the fit so far."""
         return self._watcher.steps
 
     @property

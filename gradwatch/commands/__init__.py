@@ -1,1 +1,1 @@
-"""The commands of ``gradwatch``: one file each, with ``add`` (its options) and what runs it."""
+"""The commands of ``gradwatch``: one file each, with ``add`` (declares its options) and ``run``."""

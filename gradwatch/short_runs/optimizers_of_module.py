@@ -1,4 +1,4 @@
-"""What ``configure_optimizers`` returns, in all the forms that Lightning allows, and how to change it."""
+"""Reading and changing what ``configure_optimizers`` returns, in all the forms that Lightning allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Change = Callable[[Optimizer], Optimizer]
 
 
 def optimizers_in(configured: Any) -> list[Optimizer]:
-    """The optimizers, in order.
+    """Return the optimizers, in order.
 
     Example:
         >>> import torch
@@ -31,7 +31,7 @@ def optimizers_in(configured: Any) -> list[Optimizer]:
 
 
 def schedulers_in(configured: Any) -> list[Any]:
-    """The schedulers, with those that a scheduler is made of."""
+    """Return the schedulers, each followed by those that it chains."""
     return list(_schedulers(configured))
 
 
@@ -44,11 +44,11 @@ def _schedulers(configured: Any) -> Iterator[Any]:
             yield from _schedulers(part)
     elif hasattr(configured, "optimizer") and hasattr(configured, "step"):
         yield configured
-        yield from _schedulers(getattr(configured, "_schedulers", None))
+        yield from _schedulers(getattr(configured, "_schedulers", None))  # of a SequentialLR or a ChainedScheduler
 
 
 def exchange(configured: Any, change: Change) -> Any:
-    """The same form with other optimizers; the schedulers are handed over to them.
+    """Return the same form with other optimizers, which the schedulers then drive.
 
     Example:
         >>> import torch
@@ -79,7 +79,7 @@ _SCHEDULER_RATES = ("base_lrs", "max_lrs", "min_lrs", "eta_min")
 
 
 def scale_rates(configured: Any, factor: float) -> None:
-    """Multiply every learning rate by a factor: those of the optimizers and those that schedulers go back to.
+    """Multiply by a factor the learning rates of the optimizers, and those that schedulers compute theirs from.
 
     Example:
         >>> import torch

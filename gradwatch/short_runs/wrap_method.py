@@ -1,4 +1,4 @@
-"""Methods that a remedy puts on one object: they can be copied and pickled with it, as no closure can."""
+"""Wrapped methods on a single object, which are copied and pickled with it. A closure would keep the original."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Protocol
 
 
 class Wraps(Protocol):
-    """What changes a method: a remedy."""
+    """Something that changes a method, such as a remedy."""
 
     def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the method that was there before, and change what it is given or what it gives."""
+        """Call the method that was there before, and change its arguments or its result."""
 
 
 class Wrapped:
-    """A method of one object, around the one it had, which may be wrapped itself.
+    """A method of one object, around the method that it had before, which may be wrapped too.
 
     Args:
-        owner: whose method it is.
+        owner: the object.
         name: of the method.
-        remedy: changes it.
+        remedy: changes the method.
     """
 
     def __init__(self, owner: Any, name: str, remedy: Wraps) -> None:
@@ -27,7 +27,7 @@ class Wrapped:
         self.before: Callable[..., Any] | None = owner.__dict__.get(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The changed result."""
+        """Return the changed result."""
         return self.remedy.wrap(self._method, *args, **kwargs)
 
     @property
@@ -37,12 +37,12 @@ class Wrapped:
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
-        """The class's own method: a Trainer looks at its signature, and whether it is overridden."""
+        """The class's method: a Trainer reads its signature, and asks if it is overridden."""
         return self.before.__wrapped__ if isinstance(self.before, Wrapped) else self._method
 
 
 def owner_of(method: Callable[..., Any]) -> Any:
-    """The object whose method it is, wrapped or not: what a remedy's ``wrap`` is given.
+    """Return the object of a method that a ``wrap`` is given, wrapped before or not.
 
     Example:
         >>> numbers = [1]

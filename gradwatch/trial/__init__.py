@@ -1,4 +1,4 @@
-"""Which remedies to try, trying them on copies of a model, and the result."""
+"""Choosing remedies, trying them on copies of a model, and the result."""
 
 from gradwatch.trial.result import Row, Trial
 from gradwatch.trial.suggestion import suggest

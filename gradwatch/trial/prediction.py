@@ -1,4 +1,4 @@
-"""What a remedy will do to the gradient's way through the network, from measured gains and theory."""
+"""Prediction of how a remedy changes the gradient's size from the last layer to the first, by gains and theory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gradwatch.theory import critical_gain, finite_width_deviation, gain_at_dept
 
 
 class Flow:
-    """The gradient's way through a network: its hidden layers, and what they made of it.
+    """The hidden layers that the gradient passes on its way to the first one, and how its size changes there.
 
     Attributes:
         pairs: each hidden layer with the activation behind it.
-        blocks: how many of them a skip connection could go around.
+        blocks: number of them that a skip connection could bypass.
         measured: log10 of the gradient at the first hidden layer's output over that at the last one's.
     """
 
@@ -47,10 +47,11 @@ class Flow:
 
 
 def _measured(history: Sequence[Snapshot]) -> float:
-    """Of the first Snapshot that has two hidden layers with weights and a gradient: a remedy starts there again."""
+    """Measure the first Snapshot with a gradient in two hidden layers: training with a remedy starts there again."""
     for snapshot in history:
         is_layer = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
-        norms = snapshot.grad_output_rms[is_layer][:-1]  # without the head, whose few outputs say nothing of depth
+        # Without the head: it has few outputs, and its gradient is near the loss whatever the depth is.
+        norms = snapshot.grad_output_rms[is_layer][:-1]
         norms = norms[(norms > 0) & np.isfinite(norms)]
         if len(norms) > 1:
             return float(np.log10(norms[0] / norms[-1]))
@@ -65,17 +66,17 @@ def _sigma(layer: Event) -> float:
 
 
 def health(flow: float) -> float:
-    """How well a gradient that changes by so many powers of ten on its way still trains the first layers, 0 to 1.
+    """Rate a gradient that changes by ``flow`` powers of ten: 1 trains the first layers well, 0 not at all.
 
     Example:
         >>> health(0.0), health(-2.0), health(2.0), round(health(-6.0), 1)
         (1.0, 0.5, 0.8, 0.1)
     """
-    return 1 / (1 + (flow / (2 if flow < 0 else 4)) ** 2)  # one that grows still trains them
+    return 1 / (1 + (flow / (2 if flow < 0 else 4)) ** 2)  # a gradient that grows does less harm
 
 
 def predicted_flow(remedy: Remedy, flow: Flow) -> float:
-    """Powers of ten by which the gradient will change from the last layer to the first, once the remedy is applied.
+    """Return the powers of ten by which the gradient changes from the last layer to the first, with the remedy.
 
     Example:
         >>> blocks = [nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()) for _ in range(7)]
@@ -88,7 +89,7 @@ def predicted_flow(remedy: Remedy, flow: Flow) -> float:
 
 @singledispatch
 def _predict(remedy: Any, flow: Flow) -> float:
-    """A remedy that leaves the network as it is changes nothing about it."""
+    """Expect no change from a remedy that does not change the network."""
     return flow.measured
 
 
@@ -113,19 +114,20 @@ def _(remedy: InitializeAgain, flow: Flow) -> float:
 
 @_predict.register
 def _(remedy: InsertNormalization, flow: Flow) -> float:
-    return sum(math.log10(normalized_gain(kind, centered=_over_batch(remedy, pair))) for kind, pair in _each(flow))
+    gains = (
+        normalized_gain(kind, centered=_over_batch(remedy, layer))
+        for kind, (layer, _) in zip(flow.kinds, flow.pairs, strict=True)
+    )
+    return sum(map(math.log10, gains))
 
 
 @_predict.register
 def _(remedy: AddSkips, flow: Flow) -> float:
-    layers = max(len(flow.pairs) - 1, 1)  # behind the first, at whose output the way ends
+    layers = max(len(flow.pairs) - 1, 1)  # the first hidden layer is not passed: its output is where the way ends
     skipped = min(flow.blocks, layers)
     branch = flow.measured / layers
+    # A skip adds a gradient of factor 1 to the branch's; independent, their squares add up.
     return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))
-
-
-def _each(flow: Flow) -> list[tuple[str, Event]]:
-    return [(kind, layer) for kind, (layer, _) in zip(flow.kinds, flow.pairs, strict=True)]
 
 
 def _over_batch(remedy: InsertNormalization, layer: Event) -> bool:

@@ -1,4 +1,4 @@
-"""By what trainings are compared."""
+"""The result of a trial: its rows, the metric that ranks them, and how they are shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
@@ -26,7 +26,9 @@ _HIGHER = re.compile(r"acc|auroc|auc|f1|precision|recall|r2|iou|dice|psnr|ssim|b
 
 
 def choose_metric(names: Sequence[str]) -> str:
-    """A validation accuracy, which has the same unit whatever the loss; else a validation loss, else the train loss.
+    """Choose a validation accuracy, else a validation loss, else the train loss.
+
+    A remedy may change the loss, and a loss then its unit; an accuracy keeps it.
 
     Example:
         >>> choose_metric(["val_loss", "val_acc"]), choose_metric(["val/loss"]), choose_metric(["test_loss"])
@@ -40,7 +42,7 @@ def choose_metric(names: Sequence[str]) -> str:
 
 
 def is_better_higher(metric: str) -> bool:
-    """Whether more of it is better, by its name.
+    """Return True if, by its name, a higher value is better.
 
     Example:
         >>> is_better_higher("val_f1"), is_better_higher("val_loss"), is_better_higher("train loss")
@@ -50,18 +52,20 @@ def is_better_higher(metric: str) -> bool:
 
 
 def first_and_last(history: Sequence[Snapshot]) -> tuple[float, float]:
-    """Norms of the gradients of the first and the last layer with weights, norms left out, at the last measured step.
+    """Return the gradient norms of the first and the last layer with weights, at the last measured step.
+
+    Normalization layers do not count.
 
     Example:
         >>> first_and_last([Snapshot(0, ("a", "b"), grad_norm=[0.1, 2.0], weight_norm=[1.0, 1.0])])
         (0.1, 2.0)
     """
     for snapshot in reversed(history):
-        no_norm = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool)
-        norms = snapshot.grad_norm[no_norm & (snapshot.weight_norm >= 0)]
+        is_layer = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
+        norms = snapshot.grad_norm[is_layer]
         if len(norms):
             return float(norms[0]), float(norms[-1])
-    return float("nan"), float("nan")
+    return math.nan, math.nan
 
 
 UNTREATED = "untreated"
@@ -72,13 +76,13 @@ class Row:
     """One training.
 
     Attributes:
-        remedy: what was applied; None for the untreated one.
+        remedy: None for the untreated training.
         result: the metric at the end; NaN where there is none.
-        loss: mean training loss over the last tenth of the steps, in the untreated one's unit.
+        loss: mean training loss over the last tenth of the steps, in the unit of the untreated training.
         findings: those still open at the end.
         first, last: norms of the gradients of the first and the last layer with weights, at the last measured step.
-        seconds: that it took.
-        error: why it has no result; empty where it has one.
+        seconds: duration of the training.
+        error: the reason for having no result; empty where there is one.
         code: the patch.
     """
 
@@ -104,7 +108,7 @@ class Row:
 
 
 def short_name(remedy: Remedy) -> str:
-    """A remedy with its first setting, and the others that differ from their defaults.
+    """Name a remedy with its first setting, and those that differ from their defaults.
 
     Example:
         >>> from gradwatch.remedies import Clip, Combination, InitializeAgain
@@ -117,12 +121,12 @@ def short_name(remedy: Remedy) -> str:
     if not is_dataclass(remedy):
         return repr(remedy)
     settings = [(one.name, getattr(remedy, one.name), one.default) for one in fields(remedy) if one.name != "kinds"]
-    told = [f"{name}={value!r}" for i, (name, value, default) in enumerate(settings) if i == 0 or value != default]
-    return f"{type(remedy).__name__}({', '.join(told)})"
+    shown = [f"{name}={value!r}" for i, (name, value, default) in enumerate(settings) if i == 0 or value != default]
+    return f"{type(remedy).__name__}({', '.join(shown)})"
 
 
 def rank(rows: Sequence[Row], higher_is_better: bool) -> tuple[Row, ...]:
-    """Finite results first, the best of them first; of equal ones the lower loss, then the earlier.
+    """Sort rows: finite results first, the best of them first; equal ones by their loss, then as they were.
 
     Example:
         >>> rows = Row(None, 0.1), Row(None, error="it broke"), Row(None, 0.9)
@@ -139,17 +143,24 @@ def rank(rows: Sequence[Row], higher_is_better: bool) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=key))
 
 
-def cells_of(row: Row) -> list[str]:
-    """The row as text: remedy, result, loss, flow, findings or error, seconds."""
+def _table(metric: str, rows: Sequence[Row], flow_head: str) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the cells of a table; one column is enough where the train loss is the metric."""
+    heads = ["remedy", metric, "train loss", flow_head, "open findings", "seconds"]
+    kept = [place for place in range(len(heads)) if place != 2 or metric != TRAIN_LOSS]
+    return [heads[place] for place in kept], [[cells[place] for place in kept] for cells in map(_cells, rows)]
+
+
+def _cells(row: Row) -> list[str]:
+    seconds = f"{row.seconds:.1f}"
     if row.error:
-        return [row.name, "", "", "", row.error, f"{row.seconds:.1f}"]
-    kinds = sorted({finding.kind for finding in row.findings})
+        return [row.name, "", "", "", row.error, seconds]
+    kinds = ", ".join(sorted({finding.kind for finding in row.findings})) or "none"
     flow = f"{row.flow:.1e}" if math.isfinite(row.flow) else ""
-    return [row.name, number(row.result), number(row.loss), flow, ", ".join(kinds) or "none", f"{row.seconds:.1f}"]
+    return [row.name, number(row.result), number(row.loss), flow, kinds, seconds]
 
 
 def markdown_table(metric: str, rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown.
+    """Return the rows as a table in Markdown.
 
     Example:
         >>> print(markdown_table("val_acc", [Row(None, 0.5)]))
@@ -157,8 +168,8 @@ def markdown_table(metric: str, rows: Sequence[Row]) -> str:
         | --- | --- | --- | --- | --- | --- |
         | `untreated` | 0.500 |  |  | none | 0.0 |
     """
-    heads = ["remedy", metric, "train loss", "gradient, first / last layer", "open findings", "seconds"]
-    lines = [heads, ["---"] * len(heads), *([f"`{cells[0]}`", *cells[1:]] for cells in map(cells_of, rows))]
+    heads, cells = _table(metric, rows, "gradient, first / last layer")
+    lines = [heads, ["---"] * len(heads), *([f"`{name}`", *others] for name, *others in cells)]
     return "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines)
 
 
@@ -168,16 +179,16 @@ def _in_cell(text: str) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """All trainings of a trial, the best first; what crashed stands at the end.
+    """All trainings of a trial, the best first and crashed ones last.
 
     Attributes:
         rows: ranked.
-        metric: what they are ranked by, such as ``val_accuracy``.
-        higher_is_better: of the metric.
+        metric: ranks the rows, such as ``val_accuracy``.
+        higher_is_better: True for an accuracy, False for a loss.
         steps, seed: of each training.
         diagnoses: of the untreated training.
-        interrupted: whether it was broken off; the rows are those that were done.
-        advice: what would treat the causes too, but is for the user to change.
+        interrupted: True after Ctrl+C; the rows are then the trainings up to there.
+        advice: treats the causes too, but only the user can apply it.
     """
 
     rows: tuple[Row, ...]
@@ -196,23 +207,25 @@ class Trial:
 
     @property
     def best(self) -> Row | None:
-        """The best row that beats the untreated one, if any does."""
+        """The best row, if it beats the untreated training."""
         first = self.rows[0] if self.rows else None
         return first if first is not None and first.remedy is not None and not first.error else None
 
     @property
     def patch(self) -> str:
-        """The code of the best remedy; empty where none beats the untreated training."""
+        """The code of the best remedy; empty where there is none."""
         return self.best.code if self.best else ""
 
     def table(self) -> Table:
-        """The rows as a table for the terminal."""
+        """Return the rows as a table for the terminal."""
         table = Table(title=self._title(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for head in ("remedy", self.metric, "train loss", "first/last grad", "open findings", "seconds"):
-            table.add_column(head, justify="left" if head in ("remedy", "open findings") else "right")
-        for place, row in enumerate(self.rows):
+        heads, cells = _table(self.metric, self.rows, "first/last grad")
+        for head in heads:
+            justify: Literal["left", "right"] = "left" if head in ("remedy", "open findings") else "right"
+            table.add_column(head, justify=justify, overflow="fold")  # a name that is cut off names no remedy
+        for place, (row, texts) in enumerate(zip(self.rows, cells, strict=True)):
             style = "dim" if row.error else "bold green" if place == 0 and self.best else None
-            table.add_row(*map(Text, cells_of(row)), style=style)
+            table.add_row(*map(Text, texts), style=style)
         return table
 
     def _title(self) -> str:
@@ -224,14 +237,14 @@ class Trial:
         """Write table, diagnosis and patch as Markdown.
 
         Args:
-            path: of the file; its folder is made where it is missing.
+            path: of the file; a missing folder is made.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
-        """The report as text."""
+        """Return the report as text."""
         parts = ["# What cures this training", self._sentence(), "## Diagnosis", *_diagnosis_lines(self.diagnoses)]
         parts += ["## Remedies", f"{self._title()}.", markdown_table(self.metric, self.rows)]
         if self.best:
