@@ -61,8 +61,8 @@ def first_and_last(history: Sequence[Snapshot]) -> tuple[float, float]:
         (0.1, 2.0)
     """
     for snapshot in reversed(history):
-        no_norm = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool)
-        norms = snapshot.grad_norm[no_norm & (snapshot.weight_norm >= 0)]
+        is_layer = np.array([not is_normalization(kind) for kind in snapshot.kinds], bool) & (snapshot.weight_norm >= 0)
+        norms = snapshot.grad_norm[is_layer]
         if len(norms):
             return float(norms[0]), float(norms[-1])
     return math.nan, math.nan
