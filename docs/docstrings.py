@@ -49,7 +49,7 @@ def markdown_table(found: re.Match[str]) -> str:
         [line[start:end].strip() for (start, _), end in zip(columns, ends, strict=True)]
         for line in (found[2], *found[3].rstrip("\n").split("\n"))
     ]
-    rows = [f"| {' | '.join(row).replace('``', '`')} |" for row in cells]
+    rows = [f"| {' | '.join(row).replace('``', '`')} |" for row in cells if set("".join(row)) - set("-─—")]
     return "\n".join([rows[0], f"|{' --- |' * len(columns)}", *rows[1:]])
 
 
@@ -57,6 +57,7 @@ def as_markdown(docstring: str) -> str:
     """A docstring as Markdown."""
     text = _TABLE.sub(markdown_table, docstring)
     text = _MATH.sub(lambda found: f"```text\n{plain_formula(found[1])}\n```", text)
+    text = re.sub("::$", ":", text, flags=re.MULTILINE)  # an indented block follows
     text = _ROLE.sub(r"`\1`", text)
     text = re.sub("^Example:$", "Examples:", text, flags=re.MULTILINE)  # the name of the section that knows doctests
     return _REMARK.sub(r"\n**\1**: ", text)
