@@ -1,41 +1,43 @@
-"""What a preflight found."""
+"""``gradwatch.diagnose``: say what is wrong with a network before it is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 from torch import Tensor, nn
 
-from gradwatch.preflight.first_pass import FirstPass, Recorder, measure
+from gradwatch.preflight.first_pass import FirstPass, measure
 from gradwatch.preflight.rules import diagnoses_of
-from gradwatch.preflight.verdict import drop_premature_findings, uncalled_layers
+from gradwatch.preflight.verdict import train_and_record, uncalled_layers
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.terminal import layer_table
 from gradwatch.reporting.text import listed, verdict
-from gradwatch.short_runs.loop import train_in_a_loop
-from gradwatch.short_runs.run import Run, as_text
+from gradwatch.short_runs.run import as_text
 from gradwatch.short_runs.sandbox import copy_without_trainer
-from gradwatch.short_runs.trainer import train_with_a_trainer
 from gradwatch.theory import chi_in_words, chi_of
+
+Loss = Callable[[Any, Any], Tensor]
+_MOST_UNLOCKS = 3  # a head and the ends of the branches are unlocked by a step each
+_WORTH_TELLING = 0.01  # share of the gradients' entries that float16 would lose
+_FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True, eq=False)
 class Preflight:
-    """What one forward and backward pass tells before any training.
+    """The result of one forward and backward pass before any training.
 
     Attributes:
         name: class of the module.
         snapshot: the pass, measured; None where it crashed.
         diagnoses: what is wrong, the likeliest cause first; empty for a healthy network.
         findings: what the detectors found in the pass.
-        chi: activation -> by how much it and the layer before it multiply the square of the gradient: below 1 it fades
-            with depth, above 1 it grows (Schoenholz et al., Deep Information Propagation, 2017).
+        chi: activation -> the factor by which it and the layer before it multiply the square of the gradient. Below 1
+            the gradient fades with depth, above 1 it grows (Schoenholz et al., Deep Information Propagation, 2017).
         notes: further measurements, as sentences.
 
     Example:
@@ -56,7 +58,7 @@ class Preflight:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing was found."""
+        """Return True if nothing was found."""
         return not self.diagnoses
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -76,67 +78,20 @@ class Preflight:
         return as_text(self)
 
 
-Loss = Callable[[Any, Any], Tensor]
-
-
-def one_pass(module: nn.Module, batch: Any, loss: Loss | None, zeros: Sequence[str] = ()) -> tuple[Run, Recorder]:
-    """Pass a batch through a copy and back.
-
-    Args:
-        module: stays as it is.
-        batch: what a training step gets.
-        loss: of a plain module; None for a LightningModule.
-        zeros: parameters that are all zero, and are moved a little first, as a step would.
-
-    Raises:
-        TypeError: when a plain module comes without a loss, or a module can't be copied.
-
-    Example:
-        >>> run, recorder = one_pass(nn.Linear(2, 1), (torch.ones(4, 2), torch.zeros(4, 1)), nn.MSELoss())
-        >>> run.steps, recorder.first[1].shape
-        (1, torch.Size([4, 2]))
-    """
-    moved, recorder = _moved(module, zeros) if zeros else module, Recorder()
-    if loss is not None:
-        run = train_in_a_loop(moved, batch, loss, steps=1, observer=recorder)
-        return drop_premature_findings(run, recorder), recorder
-    if not isinstance(moved, LightningModule):
-        raise TypeError(
-            f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function: "
-            f"gradwatch.diagnose(module, (inputs, targets), loss=torch.nn.functional.cross_entropy)"
-        )
-    run = train_with_a_trainer(moved, batch, steps=1, observer=recorder)
-    return drop_premature_findings(run, recorder), recorder
-
-
-def _moved(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    moved, generator = copy_without_trainer(module), torch.Generator().manual_seed(0)
-    for name, param in moved.named_parameters():
-        if name in names:
-            # A tenth of what keeps a signal's size: enough to pass gradients on, too little to carry the network.
-            size = 0.1 / max(param[0].numel(), 1) ** 0.5 if param.dim() > 1 else 0.1
-            noise = torch.randn(param.shape, generator=generator) * size
-            param.data.copy_(noise.to(param))
-    return moved
-
-
-_MOST_UNLOCKS = 3  # a head and the ends of the branches are unlocked by a step each
-
-
-def diagnose(module: nn.Module, batch: Any, *, loss: Callable[[Any, Any], Tensor] | None = None) -> Preflight:
+def diagnose(module: nn.Module, batch: Any, *, loss: Loss | None = None) -> Preflight:
     """Say what is wrong with a network before any training, from one forward and backward pass of a copy.
 
-    Parameters that start at zero on purpose (ReZero, a zero head) keep the gradient from what is behind them until
-    the first step has moved them. Where something is found, they are moved a little and the pass is made again.
+    Parameters that start at zero on purpose (ReZero, a zero head) pass no gradient on until the first step has moved
+    them. Where something is found, they are moved a little and the pass is made again.
 
     Args:
-        module: a LightningModule, whose training_step is taken, or any module, with ``loss``. It stays as it is.
+        module: a LightningModule, whose training_step is taken, or any module, with ``loss``. It does not change.
         batch: one batch of real data, the larger the better: from 100 samples on, dead units are looked for. With
             ``loss`` it is (inputs, targets).
         loss: for a plain module: takes its output and the targets.
 
     Returns:
-        The causes, ranked, none for a healthy network; it prints well.
+        The causes, ranked; none for a healthy network. It prints well.
 
     Raises:
         TypeError: when a plain module comes without a loss, or a module can't be copied.
@@ -150,17 +105,33 @@ def diagnose(module: nn.Module, batch: Any, *, loss: Callable[[Any, Any], Tensor
         >>> diagnose(model[:-1], batch, loss=nn.CrossEntropyLoss()).diagnoses
         []
     """
-    first = seen = FirstPass(*one_pass(module, batch, loss), batch)
+    first = seen = _pass(module, batch, loss)
     zeros: set[str] = set()
     for _ in range(_MOST_UNLOCKS):
-        if not seen.run.findings or set(seen.recorder.zeros) <= zeros:
+        if not seen.findings or set(seen.recorder.zeros) <= zeros:
             break
         zeros |= set(seen.recorder.zeros)
-        seen = FirstPass(*one_pass(module, batch, loss, sorted(zeros)), batch)
-    snapshot = first.run.history[-1] if first.run.history else None
+        seen = _pass(_moved(module, zeros), batch, loss)
+    snapshot = first.last if first.history else None
     chi = chi_of(snapshot, first.recorder.spreads) if snapshot is not None else {}
-    notes = tuple(_notes(first, chi))
-    return Preflight(type(module).__name__, snapshot, diagnoses_of(seen), seen.run.findings, chi, notes)
+    return Preflight(type(module).__name__, snapshot, diagnoses_of(seen), seen.findings, chi, tuple(_notes(first, chi)))
+
+
+def _pass(module: nn.Module, batch: Any, loss: Loss | None) -> FirstPass:
+    run, recorder = train_and_record(module, batch, loss=loss, steps=1)
+    return FirstPass(run, recorder, batch)
+
+
+def _moved(module: nn.Module, names: Collection[str]) -> nn.Module:
+    """Return a copy whose parameters of these names, which are zero, are moved a little, as a step would."""
+    moved, generator = copy_without_trainer(module), torch.Generator().manual_seed(0)
+    for name, param in moved.named_parameters():
+        if name in names:
+            # A tenth of what keeps a signal's size: enough to pass gradients on, too little to carry the network.
+            size = 0.1 / max(param[0].numel(), 1) ** 0.5 if param.dim() > 1 else 0.1
+            noise = torch.randn(param.shape, generator=generator) * size
+            param.data.copy_(noise.to(param))
+    return moved
 
 
 def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
@@ -168,12 +139,12 @@ def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
         yield f"Inputs of {seen.recorder.first[0]}: {seen.inputs}."
     if seen.target is not None:
         yield f"Targets: {measure(seen.target)}."
-    if seen.run.history and (resting := uncalled_layers(seen.run.history[-1], seen.recorder)):
+    if seen.history and (resting := uncalled_layers(seen.last, seen.recorder)):
         yield f"Not called in this pass: {listed(resting)}."
     if chi:
         yield chi_in_words(chi)
-    if seen.recorder.tiny > 0.01 or seen.recorder.largest > 65504:  # float16's largest number
+    if seen.recorder.tiny > _WORTH_TELLING or seen.recorder.largest > _FLOAT16_MAX:
         yield (
             f"In float16 without a loss scale {seen.recorder.tiny:.0%} of the gradients' entries would become 0; "
-            f"the largest is {seen.recorder.largest:.2g} of 65504."
+            f"the largest is {seen.recorder.largest:.2g} of {_FLOAT16_MAX:.0f}."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -102,18 +102,42 @@ def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (),
         'unscaled input'
     """
     require_known(allow)
+    run, recorder = train_and_record(module, data, **settings)
+    if not run.trouble:
+        run = replace(run, diagnoses=tuple(diagnoses_of(FirstPass(run, recorder, data))))
+    return _without(run, allow) if allow else run
+
+
+def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settings: Any) -> tuple[Run, Recorder]:
+    """Train a copy for a few steps, and record its first pass; premature findings are dropped.
+
+    Args:
+        module: a LightningModule, or any module with a ``loss``.
+        data: a batch, a DataLoader or a LightningDataModule; with ``loss`` a batch is (inputs, targets).
+        loss: for a plain module: takes its output and the targets.
+        **settings: of the engine that trains it.
+
+    Raises:
+        TypeError: when a plain module comes without a loss, or a module can't be copied.
+
+    Example:
+        >>> import torch
+        >>> batch = torch.ones(4, 2), torch.zeros(4, 1)
+        >>> run, recorder = train_and_record(nn.Linear(2, 1), batch, loss=nn.MSELoss(), steps=1)
+        >>> run.steps, recorder.first[1].shape
+        (1, torch.Size([4, 2]))
+    """
     recorder = Recorder()
-    train: Callable[..., Run] = train_in_a_loop if settings.get("loss") is not None else train_with_a_trainer
-    if train is train_with_a_trainer and not isinstance(module, LightningModule):
+    if loss is not None:
+        run = train_in_a_loop(module, data, loss, observer=recorder, **settings)
+    elif isinstance(module, LightningModule):
+        run = train_with_a_trainer(module, data, observer=recorder, **settings)
+    else:
         raise TypeError(
             f"{type(module).__name__} is no lightning.pytorch.LightningModule; expected one, or a loss function, such "
             f"as loss=torch.nn.functional.cross_entropy, and (inputs, targets) as a batch"
         )
-    run = train(module, data, observer=recorder, **settings)
-    run = drop_premature_findings(run, recorder)
-    if not run.trouble:
-        run = replace(run, diagnoses=tuple(diagnoses_of(FirstPass(run, recorder, data))))
-    return _without(run, allow) if allow else run
+    return drop_premature_findings(run, recorder), recorder
 
 
 def require_known(allow: Iterable[str]) -> None:

@@ -49,7 +49,7 @@ def test_a_vanishing_gradient(run: Any) -> None:
     assert code == 1
     assert "vanishing since step 0" in out
     assert "saturating activation" in out
-    assert "1. ReLU with He initialization" in out
+    assert "1. replace the bounded activations by ReLU" in out
     assert "::" not in out
 
 

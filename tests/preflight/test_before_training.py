@@ -182,5 +182,5 @@ def test_what_was_measured_is_told() -> None:
 
 
 def test_a_plain_module_needs_a_loss() -> None:
-    with pytest.raises(TypeError, match=r"gradwatch\.diagnose\(module, \(inputs, targets\), loss="):
+    with pytest.raises(TypeError, match=r"expected one, or a loss function, such as loss="):
         diagnose(mlp(nn.ReLU, 2), classified())
