@@ -136,7 +136,7 @@ class LowerLearningRate(_ScaleRates):
         >>> LowerLearningRate(2.0)
         Traceback (most recent call last):
             ...
-        ValueError: factor is 2.0; expected a number above 0 and below 1
+        ValueError: LowerLearningRate: factor is 2.0; expected a finite number above 0 and below 1
     """
 
     factor: float = 0.1
