@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch.checks import require_number
+
 
 class GradientNormalization(nn.Module):
     r"""Return the input unchanged, and standardize the gradient in the backward pass.
@@ -48,9 +50,7 @@ class GradientNormalization(nn.Module):
 
     def __init__(self, per_sample: bool = False, *, center: bool = True, eps: float = 1e-6, scale: float = 1.0) -> None:
         super().__init__()
-        for name, value in (("eps", eps), ("scale", scale)):
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; expected a finite number above 0")
+        require_number(self, above=0, eps=eps, scale=scale)
         self.per_sample, self.center, self.eps, self.scale = per_sample, center, eps, scale
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.checks import require_whole
 from gradwatch.preflight.verdict import check_training
 from gradwatch.short_runs.run import Run
 
@@ -55,8 +56,7 @@ def assert_healthy_gradients(
         20
     """
     __tracebackhide__ = True  # pytest then shows the line of the test
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; expected a whole number of at least 1")
+    require_whole("assert_healthy_gradients", steps=steps)
     settings: dict[str, Any] = {"options": options} if loss is None else {"loss": loss, "optimizer": optimizer}
     run = check_training(module, data, steps=steps, allow=allow, **settings)
     if not run.is_healthy:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
+from gradwatch.checks import require_patterns, require_whole
 from gradwatch.layer_kinds import is_batch_norm
 from gradwatch.probe.layers import ROOT, find_layers
 
@@ -33,10 +34,8 @@ class Stage:
     epochs: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, str):
-            raise ValueError(f"layers is {self.layers!r}; expected a list of patterns, such as [{self.layers!r}]")
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs!r}; expected an integer of at least 1")
+        require_patterns(self, layers=self.layers)
+        require_whole(self, epochs=self.epochs)
 
 
 class LayerwiseTraining(BaseFinetuning, ReleasesModule):

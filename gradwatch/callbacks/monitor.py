@@ -18,10 +18,10 @@ from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.reports import Reports, open_reports
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import ranks_of
+from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device, unscales_itself
-from gradwatch.pipeline.schedule import require_count
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
@@ -119,7 +119,7 @@ class GradientMonitor(ReleasesModule):
         self._make_blank = partial(options, nn.Module(), detectors=detectors)
         self._watcher = self._make_blank()  # nothing to watch until a fit starts
         if histogram_every_n_steps is not None:
-            require_count("histogram_every_n_steps", histogram_every_n_steps)
+            require_whole(self, histogram_every_n_steps=histogram_every_n_steps)
         self._histogram_every = histogram_every_n_steps
         self._record_path = record_path
         self._summary = summary

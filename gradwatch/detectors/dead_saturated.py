@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_share, require_whole
+from gradwatch.checks import require_share, require_whole
 from gradwatch.records import Finding, Snapshot
 
 

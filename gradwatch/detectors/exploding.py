@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gradwatch.detectors.thresholds import require_positive, require_whole
+from gradwatch.checks import require_positive, require_whole
 from gradwatch.records import Array, Finding, Snapshot
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_whole
+from gradwatch.checks import require_whole
 from gradwatch.records import Finding, Snapshot
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_positive, require_whole
+from gradwatch.checks import require_positive, require_whole
 from gradwatch.records import Finding, Snapshot
 
 

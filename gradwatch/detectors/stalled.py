@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_share, require_whole
+from gradwatch.checks import require_share, require_whole
 from gradwatch.records import Array, Finding, Snapshot
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detectors.thresholds import require_share, require_whole
+from gradwatch.checks import require_share, require_whole
 from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.records import Array, Finding, Snapshot
 

@@ -7,7 +7,7 @@ import numpy as np
 from gradwatch.diagnosis.evidence import EARLY, Evidence
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_gated_recurrent, is_recurrent
+from gradwatch.layer_kinds import is_gated_recurrent
 
 MIN_CALLS = 4
 GROWTH_OVER_CALLS = 30.0  # at the first step, before growth could last
@@ -62,7 +62,7 @@ def _hidden_in_one_call(evidence: Evidence) -> Claim | None:
     if not about or not len(ratios) or not evidence.is_stuck(STUCK):
         return None
     worst = int(np.argmax(ratios))
-    if not is_recurrent(first.kinds[worst]) or not ratios[worst] > GRADIENT_TO_WEIGHT:
+    if not first.takes_steps(first.layers[worst]) or not ratios[worst] > GRADIENT_TO_WEIGHT:
         return None
     text = f"The gradient of {first.kinds[worst]} {first.layers[worst]} is {ratios[worst]:.1e} times its weights."
     return Claim(text, about, "grows", "hidden")

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import distributed
 
+from gradwatch.checks import require_whole
 from gradwatch.containment import Containment, say
 from gradwatch.detectors import default_detectors
 from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.history import History
 from gradwatch.pipeline.ledger import Ledger, OnFinding, announce, require_on_finding
-from gradwatch.pipeline.schedule import Schedule, require_count
+from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.scalars import Pending
 from gradwatch.probe.trace import Traces
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
@@ -111,7 +112,8 @@ class Intake:
         shared: bool = False,
     ) -> None:
         self.containment = containment or Containment("raise")
-        self.history = History(require_count("history_size", history_size, least=2))
+        require_whole(None, least=2, history_size=history_size)
+        self.history = History(int(history_size))
         self.ledger = Ledger(default_detectors() if detectors is None else detectors, containment=self.containment)
         self.containment.shared = self.ledger.parts
         self.traces = Traces()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gradwatch.checks import require_whole
+
 
 class Schedule:
     """Measures the first ``dense_steps`` steps, then every ``every_n_steps``-th, and a few more when something is odd.
@@ -27,8 +29,9 @@ class Schedule:
     _MOST_EXTRA = 10
 
     def __init__(self, every_n_steps: int, dense_steps: int) -> None:
-        self.every_n_steps = require_count("every_n_steps", every_n_steps)
-        self.dense_steps = require_count("dense_steps", dense_steps, least=0)
+        require_whole(None, every_n_steps=every_n_steps)
+        require_whole(None, least=0, dense_steps=dense_steps)
+        self.every_n_steps, self.dense_steps = int(every_n_steps), int(dense_steps)
         self._extra = self._MOST_EXTRA
         self._look_again = False
 
@@ -51,17 +54,3 @@ class Schedule:
     def load_state_dict(self, state: Mapping[str, int | bool]) -> None:
         """Go on from there."""
         self._extra, self._look_again = int(state["extra"]), bool(state["look_again"])
-
-
-def require_count(name: str, value: int, least: int = 1) -> int:
-    """The value, or a ValueError if it is no whole number or too small.
-
-    Example:
-        >>> require_count("every_n_steps", 0)
-        Traceback (most recent call last):
-            ...
-        ValueError: every_n_steps is 0; expected a whole number of at least 1
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
-    return value

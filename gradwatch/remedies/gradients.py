@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gradwatch.checks import require_positive
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
 from gradwatch.transforms import NormalizeByNorm, SkipNonFinite, Transform, ZScoreClip
 
@@ -136,8 +137,7 @@ class Clip(Remedy):
     max_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.max_norm > 0:
-            raise ValueError(f"max_norm is {self.max_norm!r}; expected a number above 0")
+        require_positive(self, max_norm=self.max_norm)
 
     def change(self, setup: Setup) -> Setup:
         """Set the option."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gradwatch.checks import require_positive
 from gradwatch.remedies.remedy import ModelRemedy, NothingToChange, Setup
 from gradwatch.remedies.tracing import quoted, reached, users_line
 from gradwatch.short_runs.wrap_method import wrap_method
@@ -48,8 +49,7 @@ class GuardOperations(ModelRemedy):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps!r}; expected a number above 0")
+        require_positive(self, eps=self.eps)
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the training step, and the forward pass of each module that is not torch's."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gradwatch.checks import require_one_of
 from gradwatch.layer_kinds import activation_name, is_bounded, is_conv1d_of_transformers, weight_outputs_first
 from gradwatch.remedies.recurrent import draw_recurrent_, recurrent_names
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
@@ -52,8 +53,7 @@ class InitializeAgain(ModelRemedy):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme is {self.scheme!r}; expected one of {', '.join(map(repr, SCHEMES))}")
+        require_one_of(self, SCHEMES, scheme=self.scheme)
 
     def change(self, setup: Setup) -> Setup:
         """Draw recurrent weights, then the others."""

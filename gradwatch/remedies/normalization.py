@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from gradwatch.checks import require_one_of
 from gradwatch.layer_kinds import is_linear, is_normalization, is_weighted, weight_outputs_first
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import construction_of, is_inside, path_of, replace_module
@@ -49,8 +50,7 @@ class InsertNormalization(ModelRemedy):
     kind: Kind = "auto"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(map(repr, KINDS))}")
+        require_one_of(self, KINDS, kind=self.kind)
 
     def change(self, setup: Setup) -> Setup:
         """Wrap each layer with its norm."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch.checks import require_number, require_positive, require_whole
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup, copy_of
 from gradwatch.short_runs.optimizers_of_module import exchange, optimizers_in, scale_rates
 from gradwatch.short_runs.wrap_method import wrap_method
@@ -71,8 +72,7 @@ class ChangeOptimizer(OptimizerRemedy):
         made = getattr(torch.optim, self.to, None)
         if not (isinstance(made, type) and issubclass(made, Optimizer)) or made is Optimizer:
             raise ValueError(f"to is {self.to!r}; expected the name of an optimizer in torch.optim, such as 'AdamW'")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr!r}; expected a number above 0")
+        require_positive(self, lr=self.lr)
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the method, unless the module already uses this optimizer."""
@@ -136,14 +136,13 @@ class LowerLearningRate(_ScaleRates):
         >>> LowerLearningRate(2.0)
         Traceback (most recent call last):
             ...
-        ValueError: factor is 2.0; expected a number above 0 and below 1
+        ValueError: LowerLearningRate: factor is 2.0; expected a finite number above 0 and below 1
     """
 
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor is {self.factor!r}; expected a number above 0 and below 1")
+        require_number(self, above=0, below=1, factor=self.factor)
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,7 @@ class RaiseLearningRate(_ScaleRates):
     factor: float = 100.0
 
     def __post_init__(self) -> None:
-        if not self.factor > 1:
-            raise ValueError(f"factor is {self.factor!r}; expected a number above 1")
+        require_number(self, above=1, factor=self.factor)
 
 
 @dataclass(frozen=True)
@@ -200,8 +198,7 @@ class WarmUp(OptimizerRemedy):
     steps: int = 100
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps is {self.steps!r}; expected an integer of at least 1")
+        require_whole(self, steps=self.steps)
 
     def configure(self, configured: Any) -> Any:
         """Add the ramp to each optimizer's step, so that it works with any scheduler."""

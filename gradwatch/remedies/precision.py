@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from gradwatch.checks import require_number
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup
 from gradwatch.short_runs.wrap_method import owner_of, wrap_method
 
@@ -79,8 +79,7 @@ class ScaleLoss(Remedy):
     shrink: ClassVar[float] = 1 / 64
 
     def __post_init__(self) -> None:
-        if not (0 < self.start < math.inf and self.grow_after > 0):
-            raise ValueError(f"start is {self.start!r}, grow_after {self.grow_after!r}; expected positive numbers")
+        require_number(self, above=0, start=self.start, grow_after=self.grow_after)
 
     def change(self, setup: Setup) -> Setup:
         """Wrap the module's backward."""

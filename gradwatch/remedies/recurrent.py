@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gradwatch.checks import require_one_of
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 
@@ -59,8 +60,7 @@ class ReplaceRecurrence(ModelRemedy):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.cell not in ("GRU", "LSTM"):
-            raise ValueError(f"cell is {self.cell!r}; expected 'GRU' or 'LSTM'")
+        require_one_of(self, ("GRU", "LSTM"), cell=self.cell)
 
     def change(self, setup: Setup) -> Setup:
         """Replace the networks and draw their weights."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch.checks import require_positive
 from gradwatch.layer_kinds import is_convolution
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
@@ -110,8 +111,8 @@ class RescaleInputs(ModelRemedy):
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean is {self.mean!r} and std is {self.std!r}; expected both, or neither")
-        if self.std is not None and not self.std > 0:
-            raise ValueError(f"std is {self.std!r}; expected a number above 0")
+        if self.std is not None:
+            require_positive(self, std=self.std)
 
     def change(self, setup: Setup) -> Setup:
         """Insert the scaler before the first layer."""

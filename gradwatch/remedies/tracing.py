@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from gradwatch.layer_kinds import is_activation, is_softmax, is_weighted
+from gradwatch.layer_kinds import is_activation, is_loss, is_softmax, is_weighted
 from gradwatch.remedies.remedy import Setup, copy_of
 from gradwatch.short_runs.sandbox import kept_randomness
 
@@ -236,7 +236,7 @@ class _Recorder(TorchFunctionMode):
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._depth -= _is_of_torch(module)
-            if not type(module).__module__.startswith("torchmetrics") and not isinstance(module, nn.modules.loss._Loss):
+            if not type(module).__module__.startswith("torchmetrics") and not is_loss(module):
                 self._events.append(Event(name, type(module).__name__, module, args, output))
 
         return leave

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gradwatch.checks import require_number, require_patterns
 from gradwatch.probe.layers import check_patterns, matches
 from gradwatch.probe.shards import is_sharded, over_shards
-from gradwatch.transforms.clip import check_number, clip_coefficients
+from gradwatch.transforms.clip import clip_coefficients
 from gradwatch.transforms.gradients import Gradients, apply_exactly_, entries, wide_dtype
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext
 
@@ -62,10 +63,8 @@ class AdaptiveClip(GradientEdit):
     parameters_only = True
 
     def __post_init__(self) -> None:
-        check_number("clip_factor", self.clip_factor, 0, above=True)
-        check_number("eps", self.eps, 0, above=True)
-        if isinstance(self.exclude, str):
-            raise ValueError(f"exclude is {self.exclude!r}; expected a list of patterns, such as ({self.exclude!r},)")
+        require_number(self, above=0, clip_factor=self.clip_factor, eps=self.eps)
+        require_patterns(self, exclude=self.exclude)
         object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def check(self, names: Collection[str]) -> None:

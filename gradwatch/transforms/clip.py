@@ -8,35 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.checks import require_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Outcome
-
-
-def check_number(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Raise a ValueError unless ``low <= value <= high`` (``low < value`` where ``above``) and the value is finite.
-
-    Example:
-        >>> check_number("max_norm", -1.0, 0, above=True)
-        Traceback (most recent call last):
-        ValueError: max_norm is -1.0; expected a finite number above 0
-    """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (above and value == low):
-        bounds = f"above {low}" if above else f"of at least {low}"
-        bounds += "" if high == math.inf else f" and at most {high}"
-        raise ValueError(f"{name} is {value!r}; expected a finite number {bounds}")
-
-
-def check_count(name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError unless ``value`` is an integer of at least ``low``.
-
-    Example:
-        >>> check_count("history", 0)
-        Traceback (most recent call last):
-        ValueError: history is 0; expected an integer of at least 1
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} is {value!r}; expected an integer of at least {low}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +54,7 @@ class ClipByValue(GradientEdit):
         if (self.bound is None) == (self.lowest is None and self.highest is None):
             raise ValueError(f"{self!r}: expected either a bound, or a lowest and a highest value")
         if self.bound is not None:
-            check_number("bound", self.bound, 0, above=True)
+            require_number(self, above=0, bound=self.bound)
             return
         low, high = self.lowest, self.highest
         if low is None or high is None or not (-math.inf < low <= 0 <= high < math.inf and low < high):
@@ -142,7 +116,7 @@ class ClipByNorm(GradientEdit):
     is_clip = True
 
     def __post_init__(self) -> None:
-        check_number("max_norm", self.max_norm, 0, above=True)
+        require_number(self, above=0, max_norm=self.max_norm)
 
     def edit(self, gradients: Gradients) -> Outcome:
         """Scale the gradients whose norm is above the bound."""
@@ -191,9 +165,9 @@ class ClipByGlobalNorm(GradientEdit):
     is_clip = True
 
     def __post_init__(self) -> None:
-        check_number("max_norm", self.max_norm, 0, above=True)
+        require_number(self, above=0, max_norm=self.max_norm)
         if self.p != math.inf:
-            check_number("p", self.p, 0, above=True)
+            require_number(self, above=0, p=self.p)
 
     def edit(self, gradients: Gradients) -> Outcome:
         """Scale all gradients by one coefficient."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradwatch.transforms.clip import check_count, check_number, clip_all
+from gradwatch.checks import require_number, require_whole
+from gradwatch.transforms.clip import clip_all
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Outcome
 
@@ -75,8 +76,8 @@ class PercentileClip(_ClipByHistory):
     _steps: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_number("percentile", self.percentile, 0, 100)
-        check_count("history", self.history)
+        require_number(self, least=0, most=100, percentile=self.percentile)
+        require_whole(self, history=self.history)
 
     def _bound(self, norm: Tensor) -> Tensor:
         if self._norms is None:
@@ -143,13 +144,11 @@ class ZScoreClip(_ClipByHistory):
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_number("z_max", self.z_max, 0, above=True)
-        check_number("alpha", self.alpha, 0, 1)
-        if self.alpha == 1:
-            raise ValueError(f"alpha is {self.alpha}; expected a number below 1, else the statistics never change")
-        check_count("warmup", self.warmup, low=2)
+        require_number(self, above=0, z_max=self.z_max)
+        require_number(self, least=0, below=1, alpha=self.alpha)  # at 1 the statistics never change
+        require_whole(self, least=2, warmup=self.warmup)
         if self.max_norm is not None:
-            check_number("max_norm", self.max_norm, 0, above=True)
+            require_number(self, above=0, max_norm=self.max_norm)
 
     def _bound(self, norm: Tensor) -> Tensor:
         # Every branch is computed and torch.where picks: an `if` on the device's numbers would wait for them.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradwatch.checks import require_number, require_whole
 from gradwatch.probe.shards import shard_like
-from gradwatch.transforms.clip import check_count, check_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.standardize import refuse_sparse
 from gradwatch.transforms.transform import GradientEdit
@@ -59,9 +59,9 @@ class AddNoise(GradientEdit):
     _steps: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_number("eta", self.eta, 0, above=True)
-        check_number("gamma", self.gamma, 0)
-        check_count("seed", self.seed, low=0)
+        require_number(self, above=0, eta=self.eta)
+        require_number(self, least=0, gamma=self.gamma)
+        require_whole(self, least=0, seed=self.seed)
 
     def edit(self, gradients: Gradients) -> None:
         """Draw and add the noise of this step."""

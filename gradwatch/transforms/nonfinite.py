@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from gradwatch.checks import require_whole
 from gradwatch.probe.shards import any_rank
-from gradwatch.transforms.clip import check_count
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit, Outcome, Params, StepContext, Transform
 
@@ -31,7 +31,7 @@ class SkipNonFinite(Transform):
         skipped: number of steps skipped so far.
 
     Raises:
-        ValueError: when ``budget`` is not an integer of at least 1.
+        ValueError: when ``budget`` is not a whole number of at least 1.
         FloatingPointError: at the first step beyond the budget, as the cause is then not a rare batch.
 
     Non-finite gradients: the whole step is skipped, on all ranks together.
@@ -53,7 +53,7 @@ class SkipNonFinite(Transform):
     _in_a_row: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_count("budget", self.budget)
+        require_whole(self, budget=self.budget)
 
     def __call__(self, params: Params, context: StepContext | None = None) -> Outcome | None:
         """Remove the gradients if one of them, on any rank, is not finite."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.transforms.clip import check_number
+from gradwatch.checks import require_number
 from gradwatch.transforms.gradients import Gradients
 from gradwatch.transforms.transform import GradientEdit
 
@@ -48,8 +48,7 @@ class NormalizeByGlobalNorm(GradientEdit):
     eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        check_number("target", self.target, 0, above=True)
-        check_number("eps", self.eps, 0, above=True)
+        require_number(self, above=0, target=self.target, eps=self.eps)
 
     def edit(self, gradients: Gradients) -> None:
         """Scale all gradients by one coefficient."""
@@ -94,8 +93,7 @@ class NormalizeByNorm(GradientEdit):
     eps: float = 1e-12
 
     def __post_init__(self) -> None:
-        check_number("target", self.target, 0, above=True)
-        check_number("eps", self.eps, 0, above=True)
+        require_number(self, above=0, target=self.target, eps=self.eps)
 
     def edit(self, gradients: Gradients) -> None:
         """Scale each gradient by its own coefficient."""
@@ -152,8 +150,7 @@ class ScaleByTrustRatio(GradientEdit):
     parameters_only = True
 
     def __post_init__(self) -> None:
-        check_number("coefficient", self.coefficient, 0, above=True)
-        check_number("eps", self.eps, 0, above=True)
+        require_number(self, above=0, coefficient=self.coefficient, eps=self.eps)
 
     def edit(self, gradients: Gradients) -> None:
         """Scale each gradient by its own coefficient."""

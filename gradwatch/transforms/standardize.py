@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.checks import require_number
 from gradwatch.probe.shards import over_shards
 from gradwatch.transforms.adaptive import units
-from gradwatch.transforms.clip import check_number
 from gradwatch.transforms.gradients import Gradients, apply_exactly_, wide_dtype
 from gradwatch.transforms.transform import GradientEdit, Transform
 
@@ -53,7 +53,7 @@ class Standardize(GradientEdit):
     eps: float = 1e-10
 
     def __post_init__(self) -> None:
-        check_number("eps", self.eps, 0, above=True)
+        require_number(self, above=0, eps=self.eps)
 
     def edit(self, gradients: Gradients) -> None:
         """Subtract the mean, then divide by the standard deviation."""

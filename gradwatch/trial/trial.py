@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradwatch.checks import require_whole
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup, copy_of
@@ -78,9 +79,7 @@ def try_remedies(
         >>> sorted(row.name for row in trial.rows)
         ["InitializeAgain(scheme='auto')", 'untreated']
     """
-    for name, value in (("steps", steps), ("most", most)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected an integer of at least 1")
+    require_whole("try_remedies", steps=steps, most=most)
     setup = module if isinstance(module, Setup) else Setup(module)
     if not setup.trains_itself:
         raise TypeError(f"module is a {type(setup.module).__name__}; expected a LightningModule, which trains itself")

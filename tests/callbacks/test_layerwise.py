@@ -125,7 +125,7 @@ def test_what_was_frozen_before_stays_frozen() -> None:
 def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="the list of stages is empty"):
         LayerwiseTraining([])
-    with pytest.raises(ValueError, match="epochs is 0; expected an integer of at least 1"):
+    with pytest.raises(ValueError, match="epochs is 0; expected a whole number of at least 1"):
         Stage(["net"], 0)
     with pytest.raises(ValueError, match="expected a list of patterns"):
         Stage("net")
