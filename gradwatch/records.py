@@ -176,12 +176,7 @@ class Snapshot:
         return {name: tuple(np.array(self.layers, object)[gone]) for name, gone in absent.items() if gone.any()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields that have a value as plain numbers, texts and lists, for a checkpoint or JSON.
-
-        Example:
-            >>> Snapshot(3, ("fc",), ("Linear",), grad_norm=[0.5], loss=2.0).to_dict()["grad_norm"]
-            [0.5]
-        """
+        """Return all fields that have a value as plain numbers, texts and lists, for a checkpoint or JSON."""
         plain: dict[str, Any] = {"step": int(self.step), **{name: list(getattr(self, name)) for name in NAMES}}
         plain |= {name: float(value) for name in _NUMBERS if not np.isnan(value := getattr(self, name))}
         plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
@@ -314,14 +309,13 @@ class Finding:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
         """Return the Finding that :meth:`to_dict` was called on, or raise one of ``DAMAGE``."""
-        given: dict[str, Any] = {name: of_type(str, plain[name]) for name in _FINDING_TEXTS if name in plain}
+        given: dict[str, Any] = {
+            name: of_type(str, plain[name]) for name in ("kind", "message", "severity") if name in plain
+        }
         given |= {name: _as_number(plain[name]) for name in ("value", "threshold")}
         closed = plain.get("closed_step")
         given["closed_step"] = None if closed is None else as_step(closed)
         return cls(layers=_as_names(plain["layers"]), step=as_step(plain["step"]), **given)
-
-
-_FINDING_TEXTS = ("kind", "message", "severity")
 
 
 class GradientWarning(UserWarning):

@@ -55,11 +55,11 @@ def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) ->
     monitor = find_monitor(trainer)
     waiting = [part for part in walk(transform) if isinstance(part, When)]
     if waiting and monitor is None:
-        raise ValueError(f"{waiting[0]} waits for a finding, but the Trainer has no GradientMonitor; add one in front")
+        raise ValueError(f"{waiting[0]} waits for a finding, but the Trainer has no GradientMonitor; add one before it")
     callbacks = callbacks_of(trainer)
     if monitor is not None and callbacks.index(monitor) > callbacks.index(callback):
         rank_zero_warn(
-            "GradientTransform stands in front of the monitor, which then reads gradients that are already edited: "
+            "GradientTransform comes before the monitor, which then reads gradients that are already edited: "
             "expected Trainer(callbacks=[GradientMonitor(...), GradientTransform(...)])"
         )
 

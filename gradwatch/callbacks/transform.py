@@ -27,9 +27,9 @@ _ENOUGH_STEPS = 100  # before a share of clipped steps says anything about the l
 _ENOUGH_BATCHES = 100  # without any step: more than manual accumulation goes over
 
 _SCALED = (
-    "GradientTransform does not change the gradients of {optimizer}. precision={precision!r} multiplies them by the "
-    "loss scale, and Lightning does not divide them again, as this optimizer steps past it. Get the optimizer from "
-    "self.optimizers(), without use_pl_optimizer=False."
+    "GradientTransform does not change the gradients of {optimizer}: they are still multiplied by the loss scale "
+    "(precision={precision!r}), as this optimizer steps past Lightning, which would divide them. Get the optimizer "
+    "from self.optimizers(), without use_pl_optimizer=False."
 )
 _IDLE = (
     "GradientTransform has transformed nothing: there were gradients, but no optimizer was seen to step. Its "

@@ -190,7 +190,7 @@ def test_optimizers_are_not_kept_alive_nor_taken_for_each_other() -> None:
         SGD((other if index % 2 else module).parameters(), lr=0.1).step()
         seen[:] = [None] * len(seen)
     assert len(seen) == 200
-    assert len(steps._seen._values) <= 130
+    assert len(steps._ownership._values) <= 130
     steps.close()
 
 

@@ -57,7 +57,7 @@ def test_when_acts_while_the_finding_is_open() -> None:
 
 
 def test_when_without_a_monitor_is_refused() -> None:
-    with pytest.raises(ValueError, match="no GradientMonitor; add one in front"):
+    with pytest.raises(ValueError, match="no GradientMonitor; add one before it"):
         fit(GradientTransform([When("exploding", ClipByNorm(1.0))]))
 
 
