@@ -151,7 +151,7 @@ class RescaleTargets(ModelRemedy):
 
     A :class:`Rescale` after the last layer returns predictions in the original unit, so code that reads them still
     works. The loss is divided by the deviation (for a squared error by its square), which makes it that of standardized
-    targets: a loss that you log or compare is smaller by this factor.
+    targets. So the returned loss is not comparable with that of a run without this remedy.
 
     Args:
         mean, std: statistics of the targets; by default those of the :class:`Setup`'s batch.
