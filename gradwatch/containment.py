@@ -174,16 +174,19 @@ def stacklevel_of_user() -> int:
         1
     """
     frame, level = sys._getframe(1), 1
-    while frame is not None and is_library(frame):
+    while frame is not None and library_module(frame):
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     return level if frame is not None else 1
 
 
-def is_library(frame: FrameType) -> bool:
-    """Return True if a frame runs code of torch, Lightning or gradwatch; its examples count as a user's code."""
+def library_module(frame: FrameType) -> str:
+    """Return the module of a frame's code if it is torch's, Lightning's or gradwatch's; empty for a user's code.
+
+    Examples of gradwatch count as a user's code, and so does what is typed into a notebook, a prompt or a docstring.
+    """
     name = str(frame.f_globals.get("__name__", ""))
-    is_typed = frame.f_code.co_filename.startswith("<")  # into a notebook, a prompt, a docstring
-    return name.partition(".")[0] in _LIBRARIES and not is_typed and not name.startswith("gradwatch.examples.")
+    is_users = frame.f_code.co_filename.startswith("<") or name.startswith("gradwatch.examples.")
+    return name if name.partition(".")[0] in _LIBRARIES and not is_users else ""
 
 
 def error_in_words(error: BaseException) -> str:

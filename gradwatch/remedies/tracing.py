@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from gradwatch.containment import library_module
 from gradwatch.layer_kinds import is_activation, is_loss, is_softmax, is_weighted
 from gradwatch.remedies.remedy import Setup, copy_of
 from gradwatch.short_runs.sandbox import kept_randomness
@@ -31,8 +31,6 @@ LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", 
 
 T = TypeVar("T")
 Run = Callable[[nn.Module, Any], Any]  # runs a module on a batch
-
-_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "gradwatch"}
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,9 @@ def users_line(*through: str) -> str:
     """
     passed = tuple(f"{name}." for name in ("gradwatch.remedies", *through))
     frame = sys._getframe(1)
-    while frame is not None and _module_of(frame).startswith(passed):
+    while frame is not None and f"{library_module(frame)}.".startswith(passed):
         frame = frame.f_back  # type: ignore[assignment]
-    if frame is None or _module_of(frame).partition(".")[0] in _LIBRARIES:
+    if frame is None or library_module(frame):
         return ""
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -257,10 +255,3 @@ def _is_leaf(module: nn.Module) -> bool:
 
 def _is_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
-
-
-def _module_of(frame: FrameType) -> str:
-    """Return the module of a frame's code, with a trailing dot; empty for user code under a library's name."""
-    name = f"{frame.f_globals.get('__name__', '')}."
-    is_typed = frame.f_code.co_filename.startswith("<")  # in a notebook, a prompt or a docstring
-    return "" if is_typed or name.startswith("gradwatch.examples.") else name
