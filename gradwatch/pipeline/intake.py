@@ -155,7 +155,7 @@ class Intake:
     def _take_the_rest(self) -> None:
         self.catch_up()
         self.traces.leave_device()
-        self._opened.extend(self.ledger.glimpse(self.traces.rest()))
+        self._opened.extend(self.ledger.check_losses(self.traces.rest()))
 
     def announce(self) -> None:
         """Act on the findings that have opened.
@@ -164,7 +164,9 @@ class Intake:
             GradientError: when ``on_finding`` is ``"raise"``; what ``on_finding`` raises where it is a function.
         """
         while self._opened:
-            self.should_stop |= announce(self._opened.popleft(), self._on_finding, self._explain, aloud=self._aloud)
+            self.should_stop |= announce(
+                self._opened.popleft(), self._on_finding, self._explain, is_speaker=self._aloud
+            )
 
     def _explain(self) -> list[Diagnosis]:
         """Return the causes that are known by now; none where the rules fail, as a finding is told in any case."""

@@ -1,4 +1,4 @@
-"""What is done when a finding opens."""
+"""The ledger of findings: detectors are asked, and findings open, last, close and are announced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
 
 
 def require_on_finding(value: OnFinding) -> OnFinding:
-    """The value, or a ValueError if it is not known.
+    """Return the value, or raise a ValueError if it is unknown.
 
     Example:
         >>> require_on_finding("explode")
@@ -30,15 +30,19 @@ def require_on_finding(value: OnFinding) -> OnFinding:
 
 
 def announce(
-    finding: Finding, on_finding: OnFinding, explain: Callable[[], Iterable[Diagnosis]] = tuple, *, aloud: bool = True
+    finding: Finding,
+    on_finding: OnFinding,
+    explain: Callable[[], Iterable[Diagnosis]] = tuple,
+    *,
+    is_speaker: bool = True,
 ) -> bool:
     """Warn, raise or call; return True if the training should stop.
 
     Args:
-        finding: the one that opened.
-        on_finding: what is done about it.
+        finding: has just opened.
+        on_finding: the user's choice.
         explain: returns the causes that are known by now, the likeliest first.
-        aloud: this process is the one that warns.
+        is_speaker: True in the one process that warns for all.
 
     Raises:
         GradientError: when ``on_finding`` is ``"raise"``.
@@ -53,7 +57,7 @@ def announce(
         return False
     if on_finding == "raise":
         raise GradientError(finding, _cause_in_words(finding, explain()))
-    if aloud:
+    if is_speaker:
         text = f"{finding.message} {_cause_in_words(finding, explain())}"
         warnings.warn(text, GradientWarning, stacklevel=stacklevel_of_user())
     return on_finding == "stop"
@@ -68,21 +72,28 @@ def _cause_in_words(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
 
 
 @dataclass
-class Track:
-    """One trouble over time: the finding as it stands, and for how many measured steps it was seen, or not."""
+class Trouble:
+    """Something that a detector keeps finding.
+
+    Attributes:
+        detector: place of the detector.
+        finding: its latest finding, dated to the first step.
+        place: place in the list of findings; None until it has lasted for the detector's patience.
+        seen, clean: measured steps with it, and since it was last seen.
+    """
 
     detector: int
     finding: Finding
-    place: int | None = None  # in the list of findings; None until it has lasted for the detector's patience
+    place: int | None = None
     seen: int = 0
     clean: int = 0
 
 
 class Ledger:
-    """Runs detectors on Snapshots and keeps the book of findings.
+    """Asks detectors about each Snapshot, and keeps their findings.
 
-    A trouble is the same one while its kind is the same and its layers overlap. It opens when it was seen for as many
-    measured steps in a row as its detector's ``patience`` says (1 where it has none), dated to the first of them.
+    Two findings are the same trouble if their kind is the same and their layers overlap. A trouble becomes a finding
+    after as many measured steps in a row as its detector's ``patience`` (1 by default), and is dated to the first.
 
     Args:
         detectors: objects or plain functions: ``detector(snapshot)`` gives a Finding, several, or None.
@@ -117,23 +128,24 @@ class Ledger:
         self._containment = containment or Containment("raise")
         self.findings: list[Finding] = []
         self._close_after = close_after
-        self._tracks: list[Track] = []
-        self._just_opened: list[Track] = []
+        self._troubles: list[Trouble] = []
+        self._just_opened: list[Trouble] = []
 
     def wants_another_look(self, *, agreed: bool) -> bool:
-        """Return True if something was seen that is no finding yet, or has just become one.
+        """Return True if the next step should be measured too: a trouble is no finding yet, or has just become one.
 
         Args:
-            agreed: ask only the detectors of gradwatch, which find the same in every process. One of the user's may
-                raise, or decide, in one process alone, and then the others would wait for its numbers.
+            agreed: consider only gradwatch's detectors, which find the same in every process. One of the user's may
+                raise, or decide, in one process alone; the others would then wait for its numbers.
         """
-        tracks = [*(track for track in self._tracks if track.place is None), *self._just_opened]
-        return any(not agreed or _is_ours(self.detectors[track.detector]) for track in tracks)
+        troubles = [*(trouble for trouble in self._troubles if trouble.place is None), *self._just_opened]
+        return any(not agreed or _is_ours(self.detectors[trouble.detector]) for trouble in troubles)
 
-    def glimpse(self, snapshot: Snapshot) -> list[Finding]:
-        """Look at the losses of steps that were not measured: findings open, none closes, nothing is remembered.
+    def check_losses(self, snapshot: Snapshot) -> list[Finding]:
+        """Look at the losses of unmeasured steps; return the findings that open. None closes.
 
-        Detectors are asked that need no more than losses, and say so by ``of_losses``.
+        Only detectors with ``of_losses`` are asked. They are copied first: a run may go on, and would then look at
+        these losses a second time.
         """
         asked: dict[int, Any] = {}
         for i, detector in enumerate(self.detectors):
@@ -142,68 +154,68 @@ class Ledger:
         return list(self._open(self._see(snapshot, asked)))
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
-        """Look at the next measured step; returns the findings that it opens."""
+        """Look at the next measured step; return the findings that open."""
         seen = self._see(snapshot, dict(enumerate(self.detectors)))
-        before = {id(track) for track in seen if track.place is not None}
+        before = {id(trouble) for trouble in seen if trouble.place is not None}
         opened = list(self._open(seen))
-        self._just_opened = [track for track in seen if track.place is not None and id(track) not in before]
-        self._age([track for track in self._tracks if not any(track is other for other in seen)], snapshot.step)
+        self._just_opened = [trouble for trouble in seen if trouble.place is not None and id(trouble) not in before]
+        self._age([trouble for trouble in self._troubles if not any(trouble is other for other in seen)], snapshot.step)
         return opened
 
-    def _see(self, snapshot: Snapshot, asked: Mapping[int, Detector]) -> list[Track]:
-        """What the detectors, by their places, find in a Snapshot."""
-        seen: list[Track] = []
+    def _see(self, snapshot: Snapshot, asked: Mapping[int, Detector]) -> list[Trouble]:
+        """Return the troubles that detectors, by their places, see in a Snapshot."""
+        seen: list[Trouble] = []
         for number, detector in asked.items():
             found = self._containment.run(self.parts[number], _ask, detector, snapshot)
             for finding in found or ():
-                seen.append(self._track(number, finding, snapshot, seen))
+                seen.append(self._trouble_of(number, finding, snapshot, seen))
         return seen
 
-    def _track(self, number: int, finding: Finding, snapshot: Snapshot, taken: Sequence[Track]) -> Track:
-        for track in self._tracks:
-            if track.detector == number and _is_same(track.finding, finding):
-                together = _in_order((*track.finding.layers, *finding.layers), snapshot)
-                if any(track is other for other in taken):  # two sides of one trouble, in one step
-                    track.finding = replace(track.finding, layers=together)
-                    return track
-                layers = finding.layers if track.place is None else together
-                track.finding = replace(finding, step=track.finding.step, layers=layers)
+    def _trouble_of(self, number: int, finding: Finding, snapshot: Snapshot, taken: Sequence[Trouble]) -> Trouble:
+        for trouble in self._troubles:
+            if trouble.detector == number and _is_same(trouble.finding, finding):
+                both = _in_order((*trouble.finding.layers, *finding.layers), snapshot)
+                if any(trouble is other for other in taken):  # two findings of one trouble, in one step
+                    trouble.finding = replace(trouble.finding, layers=both)
+                    return trouble
+                layers = finding.layers if trouble.place is None else both
+                trouble.finding = replace(finding, step=trouble.finding.step, layers=layers)
                 break
         else:
-            track = Track(number, finding)
-            self._tracks.append(track)
-        track.seen, track.clean = track.seen + 1, 0
-        if track.place is not None:
-            self.findings[track.place] = track.finding
-        return track
+            trouble = Trouble(number, finding)
+            self._troubles.append(trouble)
+        trouble.seen, trouble.clean = trouble.seen + 1, 0
+        if trouble.place is not None:
+            self.findings[trouble.place] = trouble.finding
+        return trouble
 
-    def _open(self, seen: Sequence[Track]) -> Iterator[Finding]:
-        for track in seen:
-            if track.place is None and track.seen >= getattr(self.detectors[track.detector], "patience", 1):
-                track.place = len(self.findings)
-                self.findings.append(track.finding)
-                yield track.finding
+    def _open(self, seen: Sequence[Trouble]) -> Iterator[Finding]:
+        for trouble in seen:
+            if trouble.place is None and trouble.seen >= getattr(self.detectors[trouble.detector], "patience", 1):
+                trouble.place = len(self.findings)
+                self.findings.append(trouble.finding)
+                yield trouble.finding
 
-    def _age(self, unseen: Sequence[Track], step: int) -> None:
-        for track in unseen:
-            track.clean += 1
-            if track.place is None:
-                self._tracks.remove(track)
-            elif track.clean >= self._close_after:
-                self.findings[track.place] = replace(track.finding, closed_step=step)
-                self._tracks.remove(track)
+    def _age(self, unseen: Sequence[Trouble], step: int) -> None:
+        for trouble in unseen:
+            trouble.clean += 1
+            if trouble.place is None:
+                self._troubles.remove(trouble)
+            elif trouble.clean >= self._close_after:
+                self.findings[trouble.place] = replace(trouble.finding, closed_step=step)
+                self._troubles.remove(trouble)
 
     def state_dict(self) -> dict[str, Any]:
-        """All findings, the troubles that are watched, and what detectors with a memory remember, for a checkpoint."""
+        """Return the findings, the troubles and the detectors' memories, for a checkpoint."""
         memories = {i: self._memory_of(i) for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
-        tracks = [{**vars(track), "finding": track.finding.to_dict()} for track in self._tracks]
-        return {"findings": [finding.to_dict() for finding in self.findings], "tracks": tracks, "memories": memories}
+        troubles = [{**vars(trouble), "finding": trouble.finding.to_dict()} for trouble in self._troubles]
+        return {"findings": [finding.to_dict() for finding in self.findings], "tracks": troubles, "memories": memories}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where an earlier run stopped: what was open is open, and closes when it is gone."""
+        """Go on where an earlier run stopped: an open finding stays open until its trouble is gone."""
         self.findings = [Finding.from_dict(item) for item in state["findings"]]
-        tracks = [Track(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
-        self._tracks = [track for track in tracks if track.detector < len(self.detectors)]
+        troubles = [Trouble(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
+        self._troubles = [trouble for trouble in troubles if trouble.detector < len(self.detectors)]
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
                 self._containment.run(self.parts[number], self.detectors[number].load_state_dict, memory)
