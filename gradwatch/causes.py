@@ -71,7 +71,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "saturating activation": (
         Step("replace the bounded activations by ReLU, with He initialization", "ReplaceActivations", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.8, applies=_not_normalized),
-        Step("initialize again with smaller weights (Xavier)", "InitializeAgain", 0.8),
+        Step("initialize again with smaller weights (Xavier)", "InitializeAgain", 0.8, ("flat",)),
         Step(_SKIPS, "AddSkips", 0.6),
         Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
         Step("normalize the gradients", "NormalizeGradients", 0.3),

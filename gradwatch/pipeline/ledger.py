@@ -175,6 +175,8 @@ class Ledger:
         for trouble in self._troubles:
             if trouble.detector == number and _is_same(trouble.finding, finding):
                 both = _in_order((*trouble.finding.layers, *finding.layers), snapshot)
+                if trouble.place is not None and finding.severity == "error":
+                    break  # where NaN began is what helps; a step later it is everywhere
                 if any(trouble is other for other in taken):  # two findings of one trouble, in one step
                     trouble.finding = replace(trouble.finding, layers=both)
                     return trouble

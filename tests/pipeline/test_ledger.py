@@ -161,3 +161,17 @@ def test_a_checkpoint_takes_an_open_finding_and_loads_without_code() -> None:
     other.load_state_dict(torch.load(file, weights_only=True))
     assert other.update(Snapshot(12, LAYERS)) == []
     assert spans(other) == [("ab", 9, None)]
+
+
+def test_an_error_keeps_the_words_of_its_first_step() -> None:
+    """A step after NaN began it is everywhere, and nothing is to be learned from where it is then."""
+
+    def broken(snapshot: Snapshot) -> Finding:
+        layers = ("b",) if snapshot.step == 0 else ("loss", "a", "b")
+        return Finding("nonfinite", layers, snapshot.step, 1.0, 0.0, f"at {layers[0]}", severity="error")
+
+    ledger = Ledger([broken])
+    for step in range(3):
+        ledger.update(Snapshot(step, ("a", "b")))
+    (finding,) = ledger.findings
+    assert (finding.layers, finding.message, finding.step) == (("b",), "at b", 0)
