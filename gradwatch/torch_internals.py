@@ -1,21 +1,21 @@
-"""Private names of torch: each with the version it was seen in, and what is done where it is missing."""
+"""Private names of torch, Lightning and TensorBoard, each with the versions it was seen in and a fallback.
+
+No other file of gradwatch reads a private name of these libraries; tests/test_torch_internals.py takes each one away.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _C: Any = torch._C
-
-
-def _zero() -> int:
-    return 0
+_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def _attribute(path: str, fallback: Any) -> Any:
@@ -31,8 +31,8 @@ def _attribute(path: str, fallback: Any) -> Any:
 functorch_level: Callable[[], Any] = _attribute("_functorch.peek_interpreter_stack", lambda: None)
 
 # Seen in torch 2.13. Without them, modes of the user's see the operations of the watching.
-dispatch_mode_count: Callable[[], int] = _attribute("_len_torch_dispatch_stack", _zero)
-function_mode_count: Callable[[], int] = _attribute("_len_torch_function_stack", _zero)
+dispatch_mode_count: Callable[[], int] = _attribute("_len_torch_dispatch_stack", lambda: 0)
+function_mode_count: Callable[[], int] = _attribute("_len_torch_function_stack", lambda: 0)
 is_tracing: Callable[[], bool] = _attribute("_is_tracing", lambda: False)
 
 # Seen in torch 2.13: True for a gradient of many losses at once (autograd.grad(is_grads_batched=True)), which
@@ -113,7 +113,7 @@ def hide_from_script(kind: type) -> None:
 def _without_hooks(original: Callable[..., Any], kind: type) -> Callable[..., Any]:
     @functools.wraps(original)
     def look(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        tables = [module.__dict__.get(name, {}) for name in ("_forward_hooks", "_forward_pre_hooks")]
+        tables = [module.__dict__.get(name, {}) for name in _HOOK_TABLES]
         before = [dict(table) for table in tables]
         for table in tables:
             for key in [key for key, hook in table.items() if isinstance(hook, kind)]:
@@ -162,3 +162,139 @@ def saved(node: Any, name: str) -> Any:
         return getattr(node, f"_saved_{name}", None)
     except RuntimeError:
         return None
+
+
+# Fused operations on many tensors, seen in torch 2.4 to 2.13. Without them, one operation a tensor.
+def _norms(tensors: Sequence[Tensor], ord: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
+    return [torch.linalg.vector_norm(tensor, ord, dtype=dtype) for tensor in tensors]
+
+
+def _quotients(tensors: Sequence[Tensor], divisors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor / divisor for tensor, divisor in zip(tensors, divisors, strict=True)]
+
+
+def _products(tensors: Sequence[Tensor], factor: float) -> list[Tensor]:
+    return [tensor * factor for tensor in tensors]
+
+
+def _multiply(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    for tensor in tensors:
+        tensor.mul_(factor)
+
+
+foreach_norm: Callable[..., list[Tensor]] = getattr(torch, "_foreach_norm", _norms)
+foreach_div: Callable[..., list[Tensor]] = getattr(torch, "_foreach_div", _quotients)
+foreach_mul: Callable[..., list[Tensor]] = getattr(torch, "_foreach_mul", _products)
+foreach_mul_: Callable[..., object] = getattr(torch, "_foreach_mul_", _multiply)
+
+# What a TorchFunctionMode is given for no_grad(), seen in torch 2.4 to 2.13. Without it, no_grad() is not noticed.
+set_grad_enabled: Any = getattr(_C, "_set_grad_enabled", object())
+NO_GRAD_MODULES = ("torch.autograd.grad_mode", "torch.utils._contextlib")  # where no_grad() runs as a decorator
+
+# Attributes under which compiling, checkpointing and FSDP1 keep the module they wrap, seen in torch 2.4 to 2.13. Under
+# another name, that name would stay a part of the layers' names.
+WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return the counter that autograd moves at each write to a tensor; None where it is missing (in torch since 0.4).
+
+    Example:
+        >>> tensor = torch.zeros(1)
+        >>> before = version_of(tensor)
+        >>> version_of(tensor.add_(1)) == before
+        False
+    """
+    version: int | None = getattr(tensor, "_version", None)
+    return version
+
+
+def is_flat_piece(tensor: Tensor) -> bool:
+    """Return True if a parameter is a piece of one of FSDP1's flat parameters (mark seen in torch 2.4 to 2.13).
+
+    Without the mark, its norm is that of the piece that this process holds.
+    """
+    return bool(getattr(tensor, "_fsdp_flattened", False))
+
+
+def fsdp2_class() -> Any:
+    """Return the class that ``fully_shard`` gives a module; in torch 2.4 and 2.5 it is private, or () where neither."""
+    modules = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
+    return next(filter(None, (_attribute_of(module, "FSDPModule") for module in modules)), ())
+
+
+def dtensor_class(name: str) -> Any:
+    """Return ``DTensor`` or a placement of it; torch 2.4 has them in a private module. None where neither has it."""
+    if not torch.distributed.is_available():
+        return None
+    if not torch.distributed.is_available():
+        return None
+    return _attribute_of("torch.distributed.tensor", name) or _attribute_of("torch.distributed._tensor", name)
+
+
+def _attribute_of(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def hooks_on(module: nn.Module) -> list[Any]:
+    """Return the forward hooks and pre-hooks of a module (tables seen in torch 2.4 to 2.13); none where missing."""
+    return [hook for name in _HOOK_TABLES for hook in module.__dict__.get(name, {}).values()]
+
+
+def drop_hooks(module: nn.Module, is_unwanted: Callable[[Any], bool]) -> None:
+    """Remove hooks from a module whose handles nobody has; none where the tables are missing."""
+    for name in _HOOK_TABLES:
+        hooks = module.__dict__.get(name, {})
+        for key in [key for key, hook in hooks.items() if is_unwanted(hook)]:
+            del hooks[key]
+            module.__dict__.get(f"{name}_with_kwargs", {}).pop(key, None)
+
+
+def is_compiled_function(function: Any) -> bool:
+    """Return True for a function that ``torch.compile`` returned (mark seen in torch 2.4 to 2.13).
+
+    Without the mark, layers in compiled code are taken for layers that nobody calls, and a warning names them.
+    """
+    return hasattr(function, "_torchdynamo_orig_callable")
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Return True after ``module.compile()`` (seen in torch 2.4 to 2.13); without it, as above."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def unscales_itself(optimizer: Any) -> bool:
+    """Return True if an optimizer divides by the loss scale in its step (a fused one; seen in torch 2.4 to 2.13).
+
+    Without the mark, its gradients are taken for unscaled before the step.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def has_unscaled(scaler: Any, optimizer: Any) -> bool:
+    """Return True if the user has called ``scaler.unscale_(optimizer)`` in this step (seen in torch 2.4 to 2.13).
+
+    Where the state is kept otherwise, gradients are taken for scaled.
+    """
+    states = getattr(scaler, "_per_optimizer_states", {})
+    stage = states[id(optimizer)].get("stage") if id(optimizer) in states else None
+    return getattr(stage, "name", None) == "UNSCALED"
+
+
+def chained_schedulers(scheduler: Any) -> Any:
+    """Return the schedulers of a SequentialLR or ChainedScheduler (seen in torch 2.4 to 2.13); None for others.
+
+    Without the name, the rates of the inner schedulers stay as they are.
+    """
+    return getattr(scheduler, "_schedulers", None)
+
+
+def owners_of(module: nn.Module) -> list[Any]:
+    """Return the Trainer and the Fabric that hold a LightningModule (seen in Lightning 2.4 to 2.6).
+
+    Without the names, a copy of the module copies its Trainer too, which costs memory or fails with a TypeError.
+    """
+    return [owner for name in ("_trainer", "_fabric") if (owner := getattr(module, name, None)) is not None]

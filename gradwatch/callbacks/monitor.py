@@ -21,9 +21,10 @@ from gradwatch.callbacks.trainer_checks import ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
-from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device, unscales_itself
+from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.torch_internals import unscales_itself
 
 _MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 

@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from gradwatch.containment import SettingError
-from gradwatch.pipeline.optimizer_step import unscales_itself
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.records import Finding
+from gradwatch.torch_internals import unscales_itself
 from gradwatch.transforms import Transform, When
 from gradwatch.transforms.transform import walk
 

@@ -17,9 +17,9 @@ from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import check_monitor, check_trainer, find_monitor
 from gradwatch.containment import Containment, OnError, say
-from gradwatch.pipeline.optimizer_step import unscales_itself
 from gradwatch.probe.layers import plain_name
 from gradwatch.probe.modules import named_parameters
+from gradwatch.torch_internals import has_unscaled, unscales_itself
 from gradwatch.transforms import Chain, Gradients, Outcome, StepContext, Transform
 from gradwatch.transforms.transform import walk
 
@@ -368,7 +368,4 @@ def is_scaled(optimizer: Optimizer, scaler: Any) -> bool:
         return True  # a scaler, perhaps the user's own, has left the division to the optimizer
     if scaler is None or not scaler.is_enabled():
         return False
-    # A private name, seen in torch 2.13. Where it is missing, gradients are taken for scaled.
-    states: Any = getattr(scaler, "_per_optimizer_states", {})
-    stage = states[id(optimizer)].get("stage") if id(optimizer) in states else None
-    return getattr(stage, "name", None) != "UNSCALED"
+    return not has_unscaled(scaler, optimizer)

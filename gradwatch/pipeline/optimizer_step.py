@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.torch_internals import unscales_itself
+
 
 class Stepping:
     """Watches optimizers from just before they step to just after, through their own hooks.
@@ -65,11 +67,6 @@ class Stepping:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-
-
-def unscales_itself(optimizer: Optimizer) -> bool:
-    """Whether an optimizer divides by the loss scale as it steps, so that its gradients are scaled until then."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 class LossScale:

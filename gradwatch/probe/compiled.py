@@ -10,8 +10,7 @@ from torch import distributed, nn
 
 from gradwatch.containment import say
 from gradwatch.probe.modules import is_scripted, named_modules
-
-_COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on each function that it returns
+from gradwatch.torch_internals import is_compiled_function, is_compiled_in_place
 
 
 class HookableLayers:
@@ -99,7 +98,7 @@ def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[s
 
 
 def _compiled_parts(module: nn.Module) -> list[nn.Module]:
-    if getattr(module, "_compiled_call_impl", None) is not None or _is_compiled(module, "training_step"):
+    if is_compiled_in_place(module) or _is_compiled(module, "training_step"):
         return [part for _, part in named_modules(module)]
     return (
         [part for _, part in named_modules(module)][1:] if _is_compiled(module, "forward") else []
@@ -109,7 +108,7 @@ def _compiled_parts(module: nn.Module) -> list[nn.Module]:
 def _is_compiled(module: nn.Module, method: str) -> bool:
     # Read past a __getattr__ of the user's; a script's methods are no functions of Python.
     found = None if is_scripted(module) else module.__dict__.get(method, getattr(type(module), method, None))
-    return hasattr(found, _COMPILED)
+    return is_compiled_function(found)
 
 
 def _few(names: Sequence[str]) -> str:

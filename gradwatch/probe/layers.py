@@ -15,9 +15,9 @@ from gradwatch.containment import SettingError
 from gradwatch.layer_kinds import is_activation, is_conv1d_of_transformers, is_convolution, is_transposed_convolution
 from gradwatch.probe.modules import named_modules, named_parameters, own_parameters
 from gradwatch.probe.norms import is_readable
-from gradwatch.probe.ranks import is_flat_piece
 from gradwatch.probe.sum_layout import Indices
 from gradwatch.records import Array
+from gradwatch.torch_internals import WRAPPERS, is_flat_piece
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -51,7 +51,6 @@ def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str) -> 
 
 
 ROOT = "(root)"
-_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
 def find_layers(
@@ -92,7 +91,7 @@ def plain_name(name: str) -> str:
         >>> plain_name("_orig_mod.encoder._checkpoint_wrapped_module.weight")
         'encoder.weight'
     """
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.module_tracker import ModuleTracker
 from gradwatch.torch_internals import (
     at_end_of_backward,
     dispatch_mode_count,
+    drop_hooks,
     function_mode_count,
     functorch_level,
     hide_from_script,
@@ -113,11 +114,7 @@ def sweep(module: nn.Module, training: TrainingThread) -> None:
         module: any module.
         training: of the hooks to remove.
     """
-    for name in ("_forward_hooks", "_forward_pre_hooks"):
-        hooks = module.__dict__.get(name, {})
-        for key in [key for key, hook in hooks.items() if _is_stray(hook, training)]:
-            del hooks[key]
-            module.__dict__.get(f"{name}_with_kwargs", {}).pop(key, None)
+    drop_hooks(module, lambda hook: _is_stray(hook, training))
 
 
 def _is_stray(hook: Any, training: TrainingThread) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from gradwatch.probe.shards import is_sharded, local_part
+from gradwatch.torch_internals import foreach_div, foreach_mul, foreach_norm
 
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
 _TINY, _HUGE = 1e-17, 1e18
@@ -68,7 +69,7 @@ def _stored(tensor: Tensor) -> Tensor:
     if tensor.is_nested:
         parts = [part.reshape(-1) for part in tensor.unbind()]
         tensor = torch.cat(parts) if parts else torch.zeros(0, dtype=tensor.dtype, device=tensor.device)
-    if tensor.layout is torch._mkldnn:  # type: ignore[attr-defined]
+    if tensor.is_mkldnn:
         tensor = tensor.to_dense()
     elif tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.values()
@@ -116,7 +117,7 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
     """
     device = tensors[0].device.type
     if device == "cuda":
-        return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
+        return torch.stack(foreach_norm(tensors, 2, dtype=torch.float64))
     if device == "cpu":
         return _l2_norms_checked(tensors)
     return _l2_norms_scaled(tensors)
@@ -138,7 +139,7 @@ def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
     # float64 accumulation costs 20 times the float32 pass on a CPU, so only the odd tensor gets it; looking at the
     # values is free here, as they are in the host's memory.
     dtype = torch.float32 if tensors[0].itemsize < 4 else None
-    norms = torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)).double()
+    norms = torch.stack(foreach_norm(tensors, 2, dtype=dtype)).double()
     values = norms.numpy()
     for i in np.flatnonzero(~((values > _TINY) & (values < _HUGE))).tolist():
         values[i] = torch.linalg.vector_norm(tensors[i], dtype=torch.float64).numpy()
@@ -146,8 +147,8 @@ def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
 
 
 def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
-    scales = [norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in torch._foreach_norm(tensors, float("inf"))]
-    norms = torch._foreach_norm(torch._foreach_div(tensors, scales), 2)
+    scales = [norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in foreach_norm(tensors, float("inf"))]
+    norms = foreach_norm(foreach_div(tensors, scales), 2)
     return torch.stack(norms) * torch.stack(scales)
 
 
@@ -187,7 +188,7 @@ def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
         tensor([0., 1.], dtype=torch.float64)
     """
     if norms.device.type != "cpu":
-        return nonzero_counts(list(torch._foreach_mul(tensors, 0.0)))
+        return nonzero_counts(list(foreach_mul(tensors, 0.0)))
     counts = torch.zeros_like(norms)
     for i in np.flatnonzero(~np.isfinite(norms.numpy())).tolist():
         counts[i] = (~tensors[i].isfinite()).sum()
@@ -225,7 +226,7 @@ def _norms_of_one_kind(tensors: list[Tensor], p: float) -> Tensor:
     wide = torch.float64 if tensors[0].device.type != "mps" else torch.float32
     if p == float("inf"):  # the fused norm refuses an empty shard and is slow on a CPU
         return torch.stack([_largest(values) for values in tensors]).to(wide)
-    return torch.stack(torch._foreach_norm(tensors, p, dtype=wide))
+    return torch.stack(foreach_norm(tensors, p, dtype=wide))
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.probe.norms import Batch, batches, l2_norms, nonfinite_counts, nonzero_counts
-from gradwatch.probe.ranks import Ranks, is_flat_piece
+from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
 from gradwatch.records import Array
+from gradwatch.torch_internals import is_flat_piece, version_of
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,14 @@ def _shares(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None], rank
     return np.array(held), np.array([own if other is None else other for own, other in zip(held, cut, strict=True)])
 
 
-def _fingerprint(params: Sequence[nn.Parameter]) -> tuple[list[int], list[int]] | None:
+def _fingerprint(params: Sequence[nn.Parameter]) -> tuple[list[int], list[int | None]] | None:
     # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
     # second pass over all gradients on every step that clips nothing. Torch's clip moves no counter of a DTensor's.
     grads = [param.grad for param in params]
     if any(is_sharded(grad) for grad in grads if grad is not None):
         return None
-    return list(map(id, grads)), [0 if grad is None else grad._version for grad in grads]
+    versions = [0 if grad is None else version_of(grad) for grad in grads]
+    return None if None in versions else (list(map(id, grads)), versions)
 
 
 def _in_one_row(alike: Sequence[Batch], norms: Sequence[Tensor]) -> tuple[list[int], Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwatch.containment import UnsupportedError
 from gradwatch.probe.modules import named_modules, named_parameters
 from gradwatch.probe.shards import is_sharded, part_count
+from gradwatch.torch_internals import fsdp2_class, is_flat_piece
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,6 @@ class Ranks:
         return torch.device("cuda", torch.cuda.current_device()) if on_gpu_only and home.type != "cuda" else home
 
 
-def is_flat_piece(tensor: Tensor) -> bool:
-    """Whether a parameter is a piece of one of FSDP1's flat parameters."""
-    return bool(getattr(tensor, "_fsdp_flattened", False))
-
-
 def find_ranks(model: nn.Module) -> Ranks | None:
     """Those that train a model which is wrapped in DDP or FSDP, or has DTensors as parameters; None for any other.
 
@@ -142,7 +137,7 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
 
 def _cut_by_mesh(model: nn.Module) -> Ranks | None:
     """Those of FSDP2 and of tensor parallelism, whose parameters are DTensors."""
-    wrapped = [module for _, module in named_modules(model) if isinstance(module, _fsdp2())]
+    wrapped = [module for _, module in named_modules(model) if isinstance(module, fsdp2_class())]
     managed = {id(param) for module in wrapped for _, param, _ in named_parameters(module)}
     cut: list[Any] = [param for _, param, _ in named_parameters(model) if is_sharded(param)]
     splits = {(param.device_mesh, _batch_dims(param) if id(param) in managed else 0) for param in cut}
@@ -166,11 +161,3 @@ def _batch_dims(param: Any) -> int:
     """How many of the mesh's first dimensions hold different batches: up to the one that FSDP2 cuts it by."""
     cut = [not placement.is_replicate() for placement in param.placements]
     return cut.index(True) + 1 if any(cut) else len(cut)
-
-
-def _fsdp2() -> Any:
-    try:
-        from torch.distributed.fsdp import FSDPModule
-    except ImportError:  # up to torch 2.5
-        return importlib.import_module("torch.distributed._composable.fsdp").FSDPModule
-    return FSDPModule

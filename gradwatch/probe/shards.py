@@ -9,12 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-DTensor: Any = None
-if torch.distributed.is_available():
-    try:
-        from torch.distributed.tensor import DTensor, Partial, Replicate
-    except ImportError:  # torch 2.4 has it under its first name
-        from torch.distributed._tensor import DTensor, Partial, Replicate  # type: ignore[attr-defined]
+from gradwatch.torch_internals import dtensor_class
+
+DTensor, Partial, Replicate = map(dtensor_class, ("DTensor", "Partial", "Replicate"))
 
 _PLAIN = (Tensor, nn.Parameter)
 

@@ -15,7 +15,13 @@ from gradwatch.probe.module_hooks import LossPass, ModuleHook, TrainingThread, W
 from gradwatch.probe.modules import own_parameters
 from gradwatch.probe.norms import is_plain, stored_values
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.torch_internals import has_global_hooks, is_transformed, past_dispatch_modes, past_torch_function
+from gradwatch.torch_internals import (
+    has_global_hooks,
+    hooks_on,
+    is_transformed,
+    past_dispatch_modes,
+    past_torch_function,
+)
 
 _FORWARDS = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)  # a class's own may do anything with its input
 
@@ -140,9 +146,8 @@ class TimeHooks:
         An input that requires a gradient can be neither changed in place nor read by NumPy, which a user's hook, or a
         ``forward`` of their own, may do.
         """
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         is_torchs = type(module).forward in _FORWARDS and "forward" not in module.__dict__
-        return is_torchs and all(isinstance(hook, ModuleHook) for hook in hooks) and not has_global_hooks()
+        return is_torchs and all(isinstance(hook, ModuleHook) for hook in hooks_on(module)) and not has_global_hooks()
 
     def _take(self, mark: object, name: str, axis: int, grad: Tensor | None) -> None:
         if grad is None or mark is not self._mark or is_transformed():  # see LayerHooks

@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup
 from gradwatch.remedies.tracing import quoted, reached, users_line
 from gradwatch.short_runs.wrap_method import wrap_method
+from gradwatch.torch_internals import NO_GRAD_MODULES, set_grad_enabled
 
 _DATA: Any = Tensor.data
-_NO_GRAD_MODULES = "torch.autograd.grad_mode", "torch.utils._contextlib"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, _DATA.__get__)
 
 
@@ -76,8 +76,8 @@ class Uncut(TorchFunctionMode):
         """Call a function, or ignore it if it cuts the graph and user code called it."""
         # Libraries detach for good reasons: hooks, loggers, the no_grad() of an optimizer's step.
         cuts = func in _CUTS and isinstance(args[0], Tensor) and args[0].requires_grad and not args[0].is_leaf
-        stops = func is torch._C._set_grad_enabled and not args[0]
-        place = users_line(*_NO_GRAD_MODULES) if cuts or stops else ""
+        stops = func is set_grad_enabled and not args[0]
+        place = users_line(*NO_GRAD_MODULES) if cuts or stops else ""
         if not place:
             return func(*args, **(kwargs or {}))
         if place not in self.cuts:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from gradwatch.torch_internals import chained_schedulers
+
 Change = Callable[[Optimizer], Optimizer]
 
 
@@ -44,7 +46,7 @@ def _schedulers(configured: Any) -> Iterator[Any]:
             yield from _schedulers(part)
     elif hasattr(configured, "optimizer") and hasattr(configured, "step"):
         yield configured
-        yield from _schedulers(getattr(configured, "_schedulers", None))  # of a SequentialLR or a ChainedScheduler
+        yield from _schedulers(chained_schedulers(configured))
 
 
 def exchange(configured: Any, change: Change) -> Any:

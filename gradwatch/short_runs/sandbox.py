@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gradwatch.torch_internals import owners_of
+
 T = TypeVar("T")
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
@@ -64,8 +66,7 @@ def copy_without_trainer(part: T) -> T:
         (False, True)
     """
     modules = part.modules() if isinstance(part, nn.Module) else ()
-    owners = (getattr(module, name, None) for module in modules for name in ("_trainer", "_fabric"))
-    memo: dict[int, Any] = {id(owner): None for owner in owners if owner is not None}
+    memo: dict[int, Any] = {id(owner): None for module in modules for owner in owners_of(module)}
     try:
         return deepcopy(part, memo)
     except Exception as error:

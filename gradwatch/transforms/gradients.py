@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradwatch.probe.norms import by_kind, norms_of
 from gradwatch.probe.shards import is_partial, local_part, norms_over_shards, over_shards
+from gradwatch.torch_internals import foreach_mul_
 
 
 class Gradients:
@@ -79,7 +80,7 @@ class Gradients:
                 for values in batch:
                     apply_exactly_(Tensor.mul_, values, coefficient.to(device, non_blocking=True))
             else:
-                torch._foreach_mul_(batch, coefficient.to(device, dtype, non_blocking=True))
+                foreach_mul_(batch, coefficient.to(device, dtype, non_blocking=True))
 
     def scale_each_(self, coefficients: Tensor) -> None:
         """Multiply each gradient by its own coefficient, given as one vector."""
