@@ -195,3 +195,11 @@ def test_steps_are_a_whole_number(run: Any, steps: str) -> None:
     code, _, err = run(*TARGET, "--steps", steps)
     assert code == 2
     assert "expected a whole number of at least 1" in err or "expected one argument" in err
+
+
+def test_ctrl_c_is_no_finding(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradwatch.commands.check.check_training", press)
+    assert run(*TARGET)[0] == 130
