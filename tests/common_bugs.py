@@ -95,7 +95,7 @@ class PixelByPixel(nn.Module):
 
 @dataclass(frozen=True)
 class Bug:
-    """A training with one thing wrong; or with nothing, where it has no causes."""
+    """A training with one bug, or without one if it has no causes."""
 
     causes: tuple[str, ...]
     network: Network = classifier

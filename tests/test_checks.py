@@ -1,4 +1,4 @@
-"""Checks of arguments: which values pass, and what is said of the others."""
+"""Checks of arguments: the values that pass, and the messages for the others."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Nobody is told to install gradwatch by its name from an index, where anybody might put something under it."""
+"""No text installs gradwatch by its name from an index, where anybody might publish under it."""
 
 import re
 from pathlib import Path

@@ -16,6 +16,7 @@ ROOT = Path(gradwatch.__file__).parent
 DESIGN = ROOT.parent / "docs" / "design.md"
 FILES = sorted(ROOT.rglob("*.py"))
 PUBLIC = ROOT / "__init__.py"
+EXAMPLES = sorted((ROOT.parent / "examples").rglob("*.py"))
 LONGEST, SHORTEST = 400, 60  # lines
 
 
@@ -123,6 +124,19 @@ def test_no_file_is_long(path: Path) -> None:
 def test_no_small_file_has_a_single_importer(path: Path) -> None:
     if len(path.read_text().splitlines()) < SHORTEST:
         assert len(IMPORTERS[module_of(path)]) > 1 or room_of(path) == path.stem, "it belongs into its importer"
+
+
+def test_docstrings_begin_with_a_verb_or_noun() -> None:
+    """Plain English: no docstring begins with a question word or an inverted clause."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    begins = re.compile(r"(What|Whether|How|Which|Where|Why|By)\b")
+    named = [
+        f"{path.relative_to(ROOT.parent)}:{getattr(node, 'name', 'module')}"
+        for path in (*FILES, *EXAMPLES)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, documented) and begins.match(ast.get_docstring(node) or "")
+    ]
+    assert not named
 
 
 @pytest.mark.parametrize("name", gradwatch.__all__)

@@ -84,7 +84,7 @@ def test_it_survives_pickling_and_a_checkpoint() -> None:
         assert float(copy.compute()) == pytest.approx(2 * float(metric.compute()), rel=1e-6)
 
 
-def test_bad_input_is_told_what_was_expected() -> None:
+def test_the_error_of_bad_input_names_the_expectation() -> None:
     with pytest.raises(TypeError, match="pattern is a list; expected one shell pattern"):
         GradientNorm(["0.*"])
     with pytest.raises(TypeError, match=r"updated with a Tensor; expected a torch\.nn\.Module"):

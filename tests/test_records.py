@@ -1,4 +1,4 @@
-"""Snapshot, Finding, Diagnosis: what they hold and how they travel."""
+"""Snapshot, Finding, Diagnosis: their contents, to_dict and from_dict."""
 
 import copy
 import dataclasses
@@ -93,7 +93,7 @@ def test_the_ratio_has_no_value_where_there_are_no_usable_weights() -> None:
 def test_the_clip_coefficient_is_after_over_before() -> None:
     assert Snapshot(0, (), total_norm=4.0, total_norm_after=1.0).clip_coefficient == 0.25
     assert Snapshot(0, (), total_norm=0.0, total_norm_after=0.0).clip_coefficient == 1.0
-    assert math.isnan(Snapshot(0, ()).clip_coefficient)  # nobody looked
+    assert math.isnan(Snapshot(0, ()).clip_coefficient)  # not measured
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])

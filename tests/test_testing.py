@@ -1,4 +1,4 @@
-"""assert_healthy_gradients: what passes, what fails and how it reads, and that nothing is left behind."""
+"""assert_healthy_gradients: passes, failures and their messages, and no traces afterwards."""
 
 from __future__ import annotations
 

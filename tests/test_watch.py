@@ -1,4 +1,4 @@
-"""A plain loop under watch(): what is measured and when, what it leaves behind, and that it changes nothing."""
+"""A plain loop under watch(): the measured steps and values, no traces, and unchanged training."""
 
 import copy
 import inspect

@@ -62,7 +62,7 @@ class NonFinite:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps in a row were skipped, for a checkpoint."""
+        """The number of steps skipped in a row, for a checkpoint."""
         return {"skips": self._skips}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

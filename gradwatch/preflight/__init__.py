@@ -1,4 +1,4 @@
-"""What one forward and backward pass tells before any training."""
+"""Checks of a model before training, from one forward and backward pass."""
 
 from gradwatch.preflight.before_training import Preflight, diagnose
 

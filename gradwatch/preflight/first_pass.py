@@ -28,7 +28,7 @@ LARGE = 10.0
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the values of a batch are.
+    """The size of the values of a batch.
 
     Attributes:
         rms: root mean square of the finite values.
@@ -53,7 +53,7 @@ class Scale:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is more than a network's initialization is made for."""
+        """Return True if the values are larger than a network's initialization is made for."""
         return self.rms > LARGE
 
     def __str__(self) -> str:
@@ -183,7 +183,7 @@ class Recorder:
 
 
 def _starts_closed(param: Tensor) -> bool:
-    """Whether a parameter starts at zero, or is a gate that starts near it."""
+    """Return True if a parameter starts at zero, or is a gate that starts near it."""
     is_gate = param.numel() == max(param.shape, default=1)
     return not param.any() or (is_gate and bool((param == param.flatten()[0]).all()) and _size(param) <= _CLOSED)
 

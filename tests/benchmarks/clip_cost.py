@@ -1,4 +1,4 @@
-"""What transforms cost beside ``torch.nn.utils.clip_grad_norm_``: interleaved in one process, medians.
+"""Measure transforms beside ``torch.nn.utils.clip_grad_norm_``: medians of interleaved calls in one process.
 
 Run: ``python tests/benchmarks/clip_cost.py [rounds]``
 """

@@ -1,4 +1,4 @@
-"""Where measured rows go: a table on the terminal, and a CSV file."""
+"""Print measured rows as a table, and write them to a CSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def publish(rows: Sequence[Row], csv_file: Path | None = None, *, group: str | N
 
     Args:
         rows: column -> cell; all with the same columns.
-        csv_file: where they go too; missing folders are made.
+        csv_file: also write them here; missing folders are made.
         group: the column at whose changes a line is drawn.
     """
     table = Table(*rows[0], title=f"torch {torch.__version__}, {torch.get_num_threads()} threads")

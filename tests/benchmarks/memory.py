@@ -1,10 +1,10 @@
-"""What watching costs in memory over a long fit, against a bare one, and whether it grows.
+"""Measure the memory that watching takes over a long fit, against a bare one, and its growth.
 
     python tests/benchmarks/memory.py --csv_file memory.csv
 
-It is long: 20,000 steps of the 64-layer MLP take some minutes for each variant, with a small batch, as what watching
-keeps is a matter of layers and steps. Each runs in a process of its own, since what one run leaves in the allocator
-would hide in the next.
+It is long: 20,000 steps of the 64-layer MLP take some minutes for each variant. The batch is small, as the memory of
+watching depends on layers and steps. Each variant runs in a separate process, since memory that one run leaves in the
+allocator would hide the next run's.
 
 The figures are the process's resident memory, as the kernel counts it (``/proc``, so this runs on Linux): the peak from
 the start of training to the end of the fit, pictures included, its growth over the second half as a straight line
@@ -43,7 +43,7 @@ def resident() -> float:
 
 
 def peak() -> float:
-    """The most this process ever had resident, in megabytes; what its parent had is not in it, as in ``getrusage``."""
+    """The peak resident memory of this process, in megabytes; unlike ``getrusage``, without its parent's."""
     return _status("VmHWM")
 
 
@@ -55,7 +55,7 @@ def _status(name: str) -> float:
 
 
 def live_tensors() -> int:
-    """How many tensors Python holds, after a collection."""
+    """Return the number of tensors that Python holds after a collection."""
     gc.collect()
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
@@ -78,7 +78,7 @@ class Watchman(Callback):
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one run took.
+    """The memory of one run.
 
     Attributes:
         start: resident megabytes when training began.
@@ -140,9 +140,9 @@ def main(
     Args:
         workloads: some of mlp-64, resnet-18, transformer-6, rnn-cell-50; mlp-64 by default.
         variants: beside the bare run; "gradwatch every 1" and "gradwatch every 50" by default.
-        steps: how many optimizer steps.
+        steps: number of optimizer steps.
         batch: at most so many samples a step.
-        csv_file: where the table goes too.
+        csv_file: also write the table here.
     """
     if steps < 4:
         raise ValueError(f"steps is {steps}; expected at least 4, so that the second half has two samples")

@@ -1,17 +1,16 @@
-"""What watching costs: the time of a step as a ratio to a bare Trainer with the same logger.
+"""Measure the time of a watched step as a ratio to a bare Trainer with the same logger.
 
     python tests/benchmarks/overhead.py --csv_file overhead.csv
 
 It is long: about an hour for all workloads. ``--workloads '[mlp-64]'`` takes one, ``--variants '[gradwatch every 1,
 zclip]'`` some of the rows.
 
-All variants train at the same time in one process, each with a Trainer of its own, and take turns of a few steps, in
-another order each time: what disturbs the machine for longer than that disturbs all alike. A turn ends when the
-logger's writer has nothing left to do. A round is as many turns as make a whole cycle of measured and unmeasured steps;
-its ratio is to the bare fit of the same round. The table gives the median and the range over the rounds, and the same
-ratio of processor time, which counts threads that wait. "bare again" is a second bare fit: how far its range is from 1
-is what the machine's noise does to every other row. What comes before the first and after the last turn (set-up, the
-dense first steps, pictures, summary) is not in it.
+All variants train at the same time in one process, each with its own Trainer. They take turns of a few steps, in
+another order each time, so a longer disturbance of the machine hits all alike. A turn ends when the logger's writer has
+nothing left to do. A round is as many turns as make a whole cycle of measured and unmeasured steps; its ratio is to the
+bare fit of the same round. The table gives the median and the range over the rounds, and the same ratio of processor
+time, which counts threads that wait. "bare again" is a second bare fit: its distance from 1 is the machine's noise in
+every row. Set-up, the dense first steps, pictures and summary are outside of the turns and not measured.
 """
 
 from __future__ import annotations
@@ -99,9 +98,9 @@ def main(
     Args:
         workloads: some of mlp-64, resnet-18, transformer-6, rnn-cell-50; all by default.
         variants: some of the variants, beside the bare run; all by default.
-        rounds: how many, after one round that is not counted.
-        steps: how many steps a turn has; by default what suits the workload.
-        csv_file: where the table goes too.
+        rounds: number of rounds, after one that is not counted.
+        steps: of a turn; by default the workload's.
+        csv_file: also write the table here.
     """
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

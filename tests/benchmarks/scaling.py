@@ -1,14 +1,14 @@
-"""What a measured step costs as the model grows: in layers (10 to 1,000) and in parameters (1e5 to 1e8).
+"""Measure the cost of a measured step as the model grows: in layers (10 to 1,000) and in parameters (1e5 to 1e8).
 
     python tests/benchmarks/scaling.py --csv_file scaling.csv
 
 It is long: some minutes, and the largest model needs about 2 GB of memory.
 
 A fit measures every fourth step, so measured and unmeasured steps alternate in one process. The cost of a measured step
-is what it takes over an unmeasured one, and what the step after it takes over one, where the writer's thread still
-works: of each cycle of four steps, the first two less the last two. The table gives the median over all cycles and the
-quartiles, the median of the same in processor time, which a busy machine disturbs less, and a straight line through the
-medians: what it costs at size zero, its slope, and R squared. The growth in layers is that of a chain of Linears of
+is the time of the first two steps of each cycle of four, less that of the last two: the writer's thread still works
+during the second step. The table gives the median and the quartiles over all cycles, and the median of the same in
+processor time, which a busy machine disturbs less. It also gives a straight line through the medians: the cost at size
+zero, the slope, and R squared. The growth in layers is that of a chain of Linears of
 width 16; in parameters, of ten Linears that grow wider.
 """
 
@@ -60,7 +60,7 @@ class Axis:
     """One way to grow.
 
     Attributes:
-        sizes: how large the models are.
+        sizes: of the models.
         make: size -> workload.
         unit: of the slope: microseconds a layer, nanoseconds a parameter.
     """
@@ -82,7 +82,7 @@ AXES = {
 
 @dataclass
 class Steps(Callback):
-    """When each step began, in seconds and processor seconds; the last of them only ends the one before."""
+    """The start of each step, in seconds and processor seconds; the last entry only ends the step before."""
 
     begun: list[tuple[float, float]] = field(default_factory=list)
 
@@ -166,10 +166,10 @@ def main(
 
     Args:
         axes: layers, parameters or both; both by default.
-        sizes: how large the models are, in place of the default sizes.
-        rounds: how many fits of each size, interleaved.
-        cycles: how many measured steps a fit, after two that are not counted.
-        csv_file: where the table goes too; the slope is in milliseconds a layer or parameter.
+        sizes: of the models, in place of the default sizes.
+        rounds: number of fits of each size, interleaved.
+        cycles: measured steps of a fit, after two that are not counted.
+        csv_file: also write the table here; the slope is in milliseconds a layer or parameter.
     """
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""How often do the checks for a project's own tests accuse a healthy network?
+"""Measure how often the checks for a project's tests accuse a healthy network.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/short_checks.py --csv_file short_checks.csv
 
@@ -6,14 +6,13 @@ It takes about a quarter of an hour. ``--networks '[LSTM,VAE]'`` takes some of t
 each.
 
 A smoke test gives a check small random data, so there is often nothing to learn. Each of small_trainings.py's networks
-is one that experts call sound for its data. It is trained as ``gradwatch.testing.assert_healthy_gradients`` does, for
+is sound for its data by expert judgement. It is trained as ``gradwatch.testing.assert_healthy_gradients`` does, for
 20 steps under each optimizer, and its first batch is given to ``gradwatch.diagnose``. The seeds go in turn through the
 forms that data is given in: a DataLoader of 32 or 16 samples a batch, or one batch of 32 or 128 at every step.
 
-A rate may be too high for a network: where the same training, unwatched, ends with a loss over all its samples that is
-NaN or above twice the one it started from, the run is not healthy, and is left out by that alone, whatever was found in
-it. All other runs count. Intervals are Wilson's at 95 %, as if the runs were independent; those of one network are less
-than that.
+A rate may be too high for a network. A run is not healthy and does not count if the same training, unwatched, ends with
+a loss over all its samples that is NaN or more than twice the first loss. The findings play no part in that. All other
+runs count. Intervals are Wilson's at 95 %, as if the runs were independent, which those of one network are not.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def _count(name: str, judged: Sequence[Judged]) -> Row:
 
 
 def accused(judged: Sequence[Judged]) -> list[Row]:
-    """A row for each network under each optimizer that was accused: when, of what, and the first message."""
+    """A row for each accused network and optimizer: the seeds, the causes or kinds, and the first message."""
     rows: list[Row] = []
     for (network, optimizer), group in groupby(judged, lambda run: (run.network, run.optimizer)):
         runs = [run for run in group if run.said and not run.diverged]
@@ -80,14 +79,14 @@ def main(
     """Measure and print the tables.
 
     Args:
-        seeds: how many starts of each network, under each optimizer; four take each form of data once.
+        seeds: number of starts of each network under each optimizer; four use each form of data once.
         networks: some of small_trainings.py's, by name; all by default.
         steps: of a short training.
         optimizers: some of those above, by name; all by default.
-        csv_file: where the tables' rows go too.
+        csv_file: also write the tables' rows here.
 
     Raises:
-        ValueError: for a network or an optimizer that there is not.
+        ValueError: when a network or an optimizer does not exist.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -104,7 +103,7 @@ def main(
 
 
 def chosen(names: Sequence[str] | None, known: Mapping[str, object]) -> list[str]:
-    """The names that are asked for."""
+    """Return the chosen names, all by default."""
     wrong = [name for name in names or () if name not in known]
     if wrong:
         raise ValueError(f"there is no {wrong[0]!r}; expected some of: {', '.join(known)}")

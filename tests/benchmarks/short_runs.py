@@ -1,4 +1,4 @@
-"""What gradwatch's checks say of one small training or of one pass."""
+"""Run gradwatch's checks on one small training or one pass."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMS = ((32, True), (16, True), (32, False), (128, False))  # samples a batch, 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a check said of one run.
+    """The result of a check of one run.
 
     Attributes:
         network, optimizer, seed: which run; a single pass has no optimizer.
@@ -51,7 +51,7 @@ class Judged:
 
     @property
     def diverged(self) -> bool:
-        """Whether it is no healthy run, by its loss."""
+        """Return True if the loss shows that the run is not healthy."""
         return self.losses is not None and not self.losses[1] <= 2 * self.losses[0]
 
 
@@ -74,18 +74,18 @@ def start(name: str, seed: int) -> tuple[nn.Module, Samples, Any]:
 
 
 def trained(name: str, seed: int, optimizer: str, steps: int) -> Judged:
-    """What assert_healthy_gradients would say; it raises with a text, so what it asks is asked here."""
+    """Return the findings and causes that assert_healthy_gradients would put into its message."""
     network, _, data = start(name, seed)
     settings = {"loss": TRAININGS[name].loss, "optimizer": OPTIMIZERS[optimizer]}
     run = check_training(network, data, steps=steps, **settings)
-    said = [*told(run.diagnoses, run.findings), *([("error", run.trouble)] if run.trouble else [])]
+    said = [*messages(run.diagnoses, run.findings), *([("error", run.trouble)] if run.trouble else [])]
     return Judged(name, optimizer, seed, said, outcome(name, seed, optimizer, steps))
 
 
 def outcome(name: str, seed: int, optimizer: str, steps: int) -> tuple[float, float]:
-    """The loss over all samples before and after the same training, which nobody watches.
+    """Return the loss over all samples before and after the same training, unwatched.
 
-    A batch's loss would not do: of 16 samples of noise, the last batch's may be twice the first's by chance.
+    The loss of a batch is too noisy: with 16 samples of noise, the last may be twice the first by chance.
     """
     network, samples, data = start(name, seed)
     loss, rule = TRAININGS[name].loss, OPTIMIZERS[optimizer]
@@ -103,10 +103,10 @@ def passed(name: str, seed: int) -> Judged:
     network, samples, _ = start(name, seed)
     batch = part(samples, slice(FORMS[seed % len(FORMS)][0]))
     result = gradwatch.diagnose(network, batch, loss=TRAININGS[name].loss)
-    return Judged(name, "", seed, told(result.diagnoses, ()))
+    return Judged(name, "", seed, messages(result.diagnoses, ()))
 
 
-def told(causes: Iterable[Diagnosis], findings: Iterable[Finding]) -> list[tuple[str, str]]:
-    """The causes, or the kinds of findings where none is named, each with what the user reads."""
+def messages(causes: Iterable[Diagnosis], findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Return the causes, or else the kinds of findings, each with its message."""
     named = [(cause.cause, str(cause)) for cause in causes]
     return named or [(finding.kind, finding.message) for finding in findings]

@@ -101,7 +101,7 @@ def sentences() -> Samples:
 
 
 def letters() -> Samples:
-    """Frames, and the four letters that are said in them; letter 0 is none."""
+    """Frames, and their four letters; letter 0 is none."""
     return torch.randn(SAMPLES, 20, 12), torch.randint(1, 10, (SAMPLES, 4))
 
 

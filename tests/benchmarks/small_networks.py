@@ -1,4 +1,4 @@
-"""Small networks as users write them, with torch's own initialization but where the idiom has another."""
+"""Small networks as users write them, with torch's initialization unless the idiom has another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the short checks are tried on: healthy small networks, each with its data and its loss."""
+"""Healthy small networks for the short checks, each with its data and its loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE, SMALL, CHARACTERS = noise(3, 32, 32, n=96), noise(3, 16, 16), words(50)
 
 @dataclass(frozen=True)
 class Training:
-    """What a smoke test is given."""
+    """The arguments of a smoke test."""
 
     network: Callable[[], nn.Module]
     data: Callable[[], data.Samples]

@@ -1,4 +1,4 @@
-"""The commands run and write their tables; what they measure here, in a few steps, says nothing."""
+"""The commands run and write their tables; the figures of so few steps mean nothing."""
 
 import csv
 import math
@@ -128,9 +128,9 @@ def test_short_checks_leave_out_what_diverges(tmp_path: Path, monkeypatch: pytes
         ("one linear", "1", "0", "0"), ("softmax twice", "1", "0", "1"), ("steep", "0", "1", "0"),
         ("all", "2", "1", "1 (50.00%, 9.45%-90.55%)"),
     ]  # fmt: skip
-    (told,) = [row for row in rows if row["table"] == "short training: accused"]
-    assert (told["network"], told["optimizer"], told["seeds"]) == ("softmax twice", "SGD 0.1", "0")
-    assert told["said"].startswith("zero-gradient head x1")
+    (found,) = [row for row in rows if row["table"] == "short training: accused"]
+    assert (found["network"], found["optimizer"], found["seeds"]) == ("softmax twice", "SGD 0.1", "0")
+    assert found["said"].startswith("zero-gradient head x1")
     passes = {row["network"]: row["accused"] for row in rows if row["table"] == "single pass"}
     assert (passes["one linear"], passes["softmax twice"]) == ("0", "1")
 

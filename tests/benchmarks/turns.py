@@ -15,11 +15,11 @@ Cost = tuple[float, float]  # seconds, and seconds of all processors
 
 
 class CannotRun(Exception):
-    """Why a variant has no figure on a workload."""
+    """The reason for which a variant has no figure on a workload."""
 
 
 class Baton(Callback):
-    """Leaves the fit every so many steps, once the dense first ones are over, until it is that fit's turn again."""
+    """Pauses the fit every few steps after the dense first ones, until its next turn."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -29,7 +29,7 @@ class Baton(Callback):
         late = trainer.global_step - DENSE - 1
         if late < 0 or late % self._steps:
             return
-        trainer.loggers[0].experiment.flush()  # what the writer's thread has left to do is this fit's cost too
+        trainer.loggers[0].experiment.flush()  # the writer's remaining work is a cost of this fit too
         cost = (0.0, 0.0)
         if self._begin is not None:
             cost = time.perf_counter() - self._begin[0], time.process_time() - self._begin[1]
@@ -40,16 +40,16 @@ class Baton(Callback):
 class Fit:
     """A fit that runs only during its turns.
 
-    It is a greenlet, not a thread: outside the main thread OpenMP gives the same step only one processor.
+    It is a greenlet, not a thread: outside the main thread OpenMP uses only one processor.
 
     Args:
-        workload: what is trained.
-        variant: how it is watched.
+        workload: to train.
+        variant: callback of the fit.
         steps: of a turn.
-        turns: how many there will be.
+        turns: number of turns.
 
     Raises:
-        CannotRun: where the variant fails on this workload.
+        CannotRun: when the variant fails on this workload.
     """
 
     def __init__(self, workload: Workload, variant: Variant, steps: int, turns: int) -> None:
@@ -72,10 +72,10 @@ class Fit:
                 raise CannotRun(f"cannot run: {str(error).splitlines()[0]}") from error
 
     def turn(self) -> Cost:
-        """Let it run its next steps; returns what they cost."""
+        """Run the next steps and return their cost."""
         cost: Cost = self._fit.switch()
         return cost
 
     def close(self) -> None:
-        """Let it run to its end; after the last turn."""
+        """Run the fit to its end, after the last turn."""
         self._fit.switch()

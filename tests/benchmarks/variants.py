@@ -1,4 +1,4 @@
-"""What is compared: ways to look at the gradients of a fit, each as the callback that does it."""
+"""The ways to look at gradients that are compared, each as a callback."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FullHooks(Callback):
 
 
 class WandbWatch(Callback):
-    """``wandb.watch`` of the gradients in an offline run; what it saw is committed at every step that it looks at."""
+    """``wandb.watch`` of the gradients in an offline run; committed at every step that it reads."""
 
     def __init__(self, folder: str, every: int = 1) -> None:
         self._folder, self._every = folder, every
@@ -107,8 +107,8 @@ class Variant:
 
     Attributes:
         callback: makes the callback of one fit, given a folder to write to; None adds none.
-        every: it looks at every so many steps, so that a whole number of such cycles is timed.
-        requires: package without which it is left out.
+        every: number of steps from one look to the next; whole cycles are timed.
+        requires: package that it needs; without it the variant is skipped.
     """
 
     callback: Callable[[str], Callback | None]
@@ -121,7 +121,7 @@ class Variant:
 
 
 def gradwatch(every: int, dense: int, **options: Any) -> Variant:
-    """The monitor with its default columns and reports, but for the table at the end."""
+    """The monitor with its default columns and reports, without the table at the end."""
     options = {"every_n_steps": every, "dense_steps": dense, "summary": False, **options}
     return Variant(lambda folder: GradientMonitor(**options), every)
 

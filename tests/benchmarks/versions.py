@@ -1,9 +1,9 @@
-"""What watching adds to a step, here and in another checkout of gradwatch, in turns in one process.
+"""Measure the time that watching adds to a step, here and in another checkout of gradwatch, in one process.
 
     python tests/benchmarks/versions.py OTHER_CHECKOUT [workload ...] [--rounds 25]
 
-Each round trains a fresh model bare, watched by the other checkout and watched by this one, every step measured, in a
-plain loop on one thread. Quantiles of single steps are printed, as whatever else runs on the machine only adds.
+Each round trains a fresh model bare, watched by the other checkout and watched by this one. Every step is measured,
+in a plain loop on one thread. Low quantiles of single steps are printed, as other load on the machine only adds time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WORKLOADS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int]] 
 
 
 def watch_of(checkout: Path) -> Any:
-    """``gradwatch.pipeline.watcher`` of a checkout, imported anew beside one that is imported already."""
+    """``gradwatch.watch`` of a checkout, imported beside one that is imported already."""
     for name in [name for name in sys.modules if name.split(".")[0] == "gradwatch"]:
         del sys.modules[name]
     sys.path.insert(0, str(checkout))
@@ -65,11 +65,11 @@ def watch_of(checkout: Path) -> Any:
 
     sys.path.remove(str(checkout))
     assert Path(gradwatch.__file__).is_relative_to(checkout), gradwatch.__file__
-    return gradwatch.pipeline.watcher
+    return gradwatch.watch
 
 
 def seconds(workload: str, watch: Any) -> list[float]:
-    """How long each step takes, bare where ``watch`` is None."""
+    """Return the seconds of each step; bare if ``watch`` is None."""
     torch.manual_seed(0)
     make, inputs, steps = WORKLOADS[workload]
     model, x, taken = make(), inputs(), []

@@ -1,4 +1,4 @@
-"""The networks that costs are measured on: random data, one batch again and again."""
+"""The networks for measuring costs: random data, always the same batch."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, its data, and how many steps make a turn."""
+    """A network, its data, and the steps of a turn."""
 
     network: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]

@@ -36,7 +36,7 @@ def test_a_healthy_run_has_no_line() -> None:
     assert list(workflow_commands(Run("Net", (Snapshot(0, ()),)), nn.Linear)) == []
 
 
-def test_a_place_is_told_from_the_current_folder_and_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_is_relative_to_the_current_folder_and_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "odd, 5%"
     folder.mkdir()
     (folder / "odd_place.py").write_text("\n\nclass Model:\n    pass\n")

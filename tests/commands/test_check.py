@@ -1,4 +1,4 @@
-"""gradwatch check on a small project: exit codes, what is printed, what is written."""
+"""gradwatch check on a small project: exit codes, output and files."""
 
 from __future__ import annotations
 

@@ -57,5 +57,5 @@ def mlp(
 
 
 def kinds(watcher: Watcher) -> list[str]:
-    """What was found, in the order it opened."""
+    """The kinds of findings, in the order in which they opened."""
     return [finding.kind for finding in watcher.findings]

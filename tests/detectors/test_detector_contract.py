@@ -1,4 +1,4 @@
-"""What holds for every exported detector; a new one is collected here by its export."""
+"""The contract of every exported detector; a new one is collected here by its export."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ CLASSES = [getattr(detectors, name) for name in detectors.__all__ if name not in
 LAYERS = ("a", "b", "c", "d")
 NAN = float("nan")
 
-# One Snapshot for each detector in which it finds something, in the layers a and b where it names layers.
+# A Snapshot with a finding for each detector; in layers a and b if it names layers.
 SICK = {
     "Vanishing": Snapshot(7, LAYERS, grad_norm=[1] * 4, grad_output_norm=[2e-9, 3e-8, 1, 1]),
     "Exploding": Snapshot(7, LAYERS, grad_norm=[9] * 4, weight_norm=[1] * 4, grad_output_norm=[3e9, 2e8, 1, 1]),

@@ -1,4 +1,4 @@
-"""NaN, Inf and jumps: where they are found, and to which step they are dated."""
+"""NaN, Inf and jumps: the layers and the step of each finding."""
 
 import math
 
@@ -25,7 +25,7 @@ class Root(nn.Linear):
 
 
 class Log(nn.Linear):
-    """A Linear and a logarithm without a guard: of what is negative it is NaN."""
+    """A Linear and a logarithm without a guard, which is NaN for negative inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).log()
@@ -81,7 +81,7 @@ def test_a_bad_total_norm_between_two_measured_steps_is_dated_exactly() -> None:
     watcher = passing(60, grads={33: NAN}, total_norm_every_step=True)
     assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("nonfinite", ("grad_norm_total",), 33)]
     assert "in the loss" not in watcher.findings[0].message
-    assert passing(60, grads={33: NAN}).findings == []  # nobody looked
+    assert passing(60, grads={33: NAN}).findings == []  # no input was measured
 
 
 def overflow(step: int, *, skipped: bool = True, loss: float = 1.0) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Units that do not react and parameters that cannot learn, and what only looks like it."""
+"""Units that do not react, parameters that cannot learn, and healthy cases that look alike."""
 
 from collections.abc import Callable
 
@@ -119,7 +119,7 @@ def test_a_softmax_over_one_unit_stalls_the_whole_network() -> None:
 
 
 class Attention(nn.Module):
-    """Attention whose key has a bias of its own, without effect by the softmax's invariance."""
+    """Attention whose key has a separate bias, without effect, as the softmax cancels it."""
 
     def __init__(self) -> None:
         super().__init__()

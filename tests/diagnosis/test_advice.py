@@ -1,4 +1,4 @@
-"""The table of advice: each cause has steps, and all that prints or suggests reads them."""
+"""The table of advice: each cause has steps, and all reports and suggestions read them."""
 
 from typing import get_args
 
@@ -45,17 +45,17 @@ def test_every_remedy_is_in_the_table_and_the_other_way_round() -> None:
 
 
 def test_advice_fits_the_network() -> None:
-    told = [
+    texts = [
         *advice("missing normalization or skip", kinds=TRANSFORMER),
         *advice("initialization too small", "small", TRANSFORMER),
     ]
-    assert not any("put a normalization layer" in text for text in told)
-    assert "normalize before each block, not after it" in told
-    assert not any("bounded" in text for text in told)
+    assert not any("put a normalization layer" in text for text in texts)
+    assert "normalize before each block, not after it" in texts
+    assert not any("bounded" in text for text in texts)
 
 
-def test_the_first_thing_told_is_the_first_that_is_suggested() -> None:
-    """Of the remedies that treat a cause the most direct one is told first; a dying ReLU gets no lower rate first."""
+def test_the_first_advice_is_the_first_suggestion() -> None:
+    """The most direct remedy of a cause comes first; for a dying ReLU that is not a lower rate."""
     for cause, steps in STEPS.items():
         by_remedy = [step for step in steps if step.remedy and not step.cases]
         assert all(fit_of(step.remedy, cause) <= by_remedy[0].fit for step in by_remedy)

@@ -55,7 +55,7 @@ def with_weights(model: nn.Module, deviation: float | None = None, bias: float =
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained, in one line where all is well."""
+    """The settings of a training; the defaults are healthy."""
 
     model: Callable[[], nn.Module] = lambda: with_weights(mlp(3, nn.ReLU))
     batch: Callable[[int], Batch] = digits
@@ -121,7 +121,7 @@ class Forgotten(nn.Module):
 
 
 def of_the_head(params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """An optimizer that nobody gave the body."""
+    """An optimizer without the body's parameters."""
     return torch.optim.SGD(params[-2:], lr=0.1)
 
 

@@ -1,4 +1,4 @@
-"""compare.py end to end, on digits: runs that end well, fail and crash, the tables, going on, and what it refuses."""
+"""compare.py end to end, on digits: runs that succeed, fail and crash, tables, resuming, and refusals."""
 
 import csv
 import math
@@ -49,7 +49,7 @@ class Crashes(Baseline):
 
 @dataclass
 class Comparison:
-    """What a call of compare left behind."""
+    """The results of a call of compare."""
 
     command: list[str]
     exit_code: int

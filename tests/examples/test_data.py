@@ -1,4 +1,4 @@
-"""The data sets' sizes and splits, the speedy loader, and what damaged files get."""
+"""The data sets' sizes and splits, the fast loader, and the errors of damaged files."""
 
 import gzip
 import os
@@ -113,7 +113,7 @@ def test_labels_that_do_not_go_with_the_images_are_refused(tmp_path: Path) -> No
         read_images_and_labels(tmp_path, "t10k")
 
 
-def test_damaged_files_are_told_from_each_other(tmp_path: Path) -> None:
+def test_each_kind_of_damaged_file_has_its_message(tmp_path: Path) -> None:
     path = tmp_path / "damaged.gz"
     write_idx(path, np.zeros((4, 2, 2)))
     whole = path.read_bytes()

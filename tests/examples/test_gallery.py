@@ -1,4 +1,4 @@
-"""The gallery holds what the files say of themselves, and its links lead somewhere."""
+"""The gallery holds the files' docstrings, and its links exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pictures show what the results hold, and the cliff is one."""
+"""The pictures show the results, and the cliff is a cliff."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tasks in processes: what is heard of them, how many run at a time, and that none is left behind."""
+"""Tasks in processes: their messages, the limit on their number, and that none survives."""
 
 import os
 import signal

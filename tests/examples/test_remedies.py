@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::gradwatch.GradientWarning")
 
 @dataclass
 class Run:
-    """What a run of 30 steps left behind."""
+    """The results of a run of 30 steps."""
 
     snapshots: list[Snapshot]
     findings: list[Finding] = field(default_factory=list)

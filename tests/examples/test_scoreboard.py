@@ -1,4 +1,4 @@
-"""The registry is whole, a result survives its file, and the tables hold what the results do."""
+"""The registry is complete, a result survives its file, and the tables hold the results."""
 
 import ast
 import csv

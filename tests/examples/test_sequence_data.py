@@ -1,4 +1,4 @@
-"""The adding problem's sums, the text's pieces, and what bad settings and files get."""
+"""The adding problem's sums, the text's pieces, and the errors of bad settings and files."""
 
 from pathlib import Path
 

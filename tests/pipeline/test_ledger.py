@@ -81,7 +81,7 @@ def test_a_finding_about_no_layer_opens_once_too() -> None:
     assert spans(follow({step: [""] for step in range(4)}, 4)) == [("", 0, None)]
 
 
-def test_kinds_and_detectors_are_told_apart() -> None:
+def test_kinds_and_detectors_are_kept_apart() -> None:
     def finds(kind: str) -> Any:
         return lambda snapshot: Finding(kind, ("a",), snapshot.step, 1.0, 1.0, "found")
 

@@ -95,7 +95,7 @@ class Parts(nn.Module):
         return x + self.first(x).detach() if self.detach else self.first(x)
 
 
-def test_a_head_that_rests_is_told_but_no_fault_and_a_detached_one_is() -> None:
+def test_an_unused_head_is_noted_but_only_a_detached_one_is_a_fault() -> None:
     torch.manual_seed(0)
     resting = diagnose(Parts(False), classified(), loss=cross_entropy)
     assert resting.diagnoses == []
@@ -167,7 +167,7 @@ def test_a_lightning_module_is_passed_as_it_trains(kind: type[Net], tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_measured_is_told() -> None:
+def test_the_measurements_are_printed() -> None:
     torch.manual_seed(0)
     model = he(mlp(nn.ReLU, 6, width=512))
     found = diagnose(model, classified(), loss=cross_entropy)

@@ -133,7 +133,7 @@ def frozen() -> Setup:
 
 
 class Forgetful(Classifier):
-    """Its optimizer is given one layer of several."""
+    """Its optimizer has only one of its layers."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.network[0].parameters(), lr=0.1)
@@ -156,7 +156,7 @@ class Cut(nn.Module):
 
 
 class Unguarded(nn.Module):
-    """The root of what may be zero."""
+    """The root of values that may be zero."""
 
     def __init__(self) -> None:
         super().__init__()

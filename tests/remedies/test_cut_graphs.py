@@ -1,4 +1,4 @@
-"""Gradients that the model's own code keeps back: by detaching, and by a loss scale that float16 does not bear."""
+"""Gradients that the model's code blocks: by detaching, and by a loss scale too large for float16."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_copy_that_keeps_its_graph_has_all_gradients(kind: type[nn.Module]) ->
     assert setup.module.body.weight.grad is None
 
 
-def test_the_line_that_cuts_is_told() -> None:
+def test_the_line_that_cuts_is_named() -> None:
     line = KeepGraph().patch(Setup(Classifier(Cut()), batch=labelled(8)))
     assert "every_remedy.py:" in line
     assert line.endswith("output: Tensor = self.head(self.body(x).detach())")
@@ -65,7 +65,7 @@ def test_a_model_that_cuts_no_parameter_off_is_refused(module: nn.Module) -> Non
 
 
 class Half(Classifier):
-    """It computes in float16 under a scale of its own."""
+    """It computes in float16 and scales the loss itself."""
 
     def __init__(self, weight: float, scale: float) -> None:
         super().__init__(mlp(nn.ReLU))

@@ -93,7 +93,7 @@ def test_parts_are_guarded_once_and_may_be_called_by_name() -> None:
     assert Guarded.depth == 0
 
 
-def test_the_line_is_told() -> None:
+def test_the_line_is_named() -> None:
     line = GuardOperations().patch(of(Unguarded(), 8))
     assert "every_remedy.py:" in line
     assert line.endswith("self.layer(x).relu().sqrt()")

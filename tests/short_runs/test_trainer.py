@@ -1,4 +1,4 @@
-"""A short run is the first steps of the user's run: schedules, lengths, callbacks, and what it leaves behind."""
+"""A short run is the first steps of the user's run: schedules, lengths, callbacks, and its traces."""
 
 from __future__ import annotations
 

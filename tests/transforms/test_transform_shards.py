@@ -1,4 +1,4 @@
-"""Sharded gradients (DTensor, 2 processes) give what one process gives, for every transform."""
+"""Sharded gradients (DTensor, 2 processes) give the results of one process, for every transform."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sharded(name: str, dim: int) -> list[dict[str, Tensor]]:
     for step in range(STEPS):
         params = {}
         for key, param in set_gradients(network(), step, scale=100.0 if step == 3 else 1.0).items():
-            plain = key == "linear.bias"  # some stay whole, as FSDP2 does with what it was told to ignore
+            plain = key == "linear.bias"  # some stay whole, as FSDP2 does with ignored parameters
             placements = [dtensors.Shard(min(dim, param.ndim - 1)) if param.ndim else dtensors.Replicate()]
             params[key] = param if plain else nn.Parameter(dtensors.distribute_tensor(param.detach(), mesh, placements))
             if param.grad is not None and not plain:

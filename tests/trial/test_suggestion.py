@@ -1,4 +1,4 @@
-"""What is suggested for a cause, and that it does what was predicted."""
+"""The suggestions for a cause, and their predicted effects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from gradwatch.trial.prediction import Flow, predicted_flow
 
 @dataclass(frozen=True)
 class Cause:
-    """What a diagnosis is read for."""
+    """The part of a diagnosis that suggestions read."""
 
     cause: str
     score: float = 0.9

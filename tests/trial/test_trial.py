@@ -1,4 +1,4 @@
-"""Real trials: what cures, what crashes, what is broken off, and what they leave behind."""
+"""Real trials: remedies that cure, crash or are stopped early, and the traces of a trial."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def digits() -> Any:
 
 
 class TestDigits:
-    """Seven Sigmoid layers that do not learn, and what is tried on them."""
+    """Seven Sigmoid layers that do not learn, and the remedies tried on them."""
 
     def test_the_best_remedy_beats_the_untreated_by_far(self, digits: Any) -> None:
         trial, _, _ = digits
@@ -94,7 +94,7 @@ class TestDigits:
     def test_the_original_and_the_random_numbers_stay(self, digits: Any) -> None:
         assert digits[2]
 
-    def test_progress_is_told_step_by_step(self, digits: Any) -> None:
+    def test_progress_is_reported_step_by_step(self, digits: Any) -> None:
         trial, calls, _ = digits
         done = [call[1] for call in calls]
         assert done == sorted(done)

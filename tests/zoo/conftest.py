@@ -13,7 +13,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def only_what_is_new_is_collected() -> Iterator[None]:
-    """Spare the collector what was there before: it is called after each run, and would take longer than the run."""
+    """Exempt existing objects from collection, which follows each run and would take longer than it."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -21,7 +21,7 @@ def only_what_is_new_is_collected() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def lightning_is_quick_and_quiet() -> Iterator[None]:
-    """Keep Lightning from searching the installed packages for callbacks, and from saying what it has not found."""
+    """Keep Lightning from searching installed packages for callbacks, and from its messages."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -33,7 +33,7 @@ def lightning_is_quick_and_quiet() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def warned_each_time() -> Iterator[None]:
-    """Have torch repeat what it says once a process, so that the second run says it too."""
+    """Have torch repeat its once-per-process warnings, so that the second run gives them too."""
     before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     yield

@@ -1,4 +1,4 @@
-"""A fault inside of the watching ends no fit and changes none; it is said once, and the part is switched off."""
+"""A fault inside the watching neither ends nor changes a fit; one warning names the part that is switched off."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def fail(*_: Any, **__: Any) -> Any:
 
 
 def failing_at(call: int, original: Any, if_: Callable[..., bool] = lambda *_: True) -> Any:
-    """A function that fails at one of its calls, counted from 0; of those for which ``if_`` holds."""
+    """A function that fails at one of its calls, counted from 0 among those for which ``if_`` holds."""
     calls = [0]
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -131,13 +131,13 @@ class Fault:
     """Something that breaks.
 
     Attributes:
-        part: part of the name of what is switched off.
+        part: text in the name of the part that is switched off.
         step: the step at which it breaks; None where that does not matter.
         patch: breaks it.
         options: those of the monitor.
         settings: those of the Trainer; functions of a folder make them.
         measured: how many Snapshots there are in the end.
-        is_printed: the summary says so; it can't where it is what breaks, or where nothing was measured.
+        is_printed: the summary says so; it can't if it breaks itself, or if nothing was measured.
     """
 
     part: str

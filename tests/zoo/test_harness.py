@@ -1,4 +1,4 @@
-"""The harness notices whatever a careless callback could do."""
+"""The harness notices every mistake that a careless callback could make."""
 
 from __future__ import annotations
 

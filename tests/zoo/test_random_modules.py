@@ -1,4 +1,4 @@
-"""Modules built at random, whose parts put out anything, end watched as unwatched: same weights, or same error."""
+"""Modules built at random, with any kind of outputs, give the same weights or error watched and unwatched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Slots:
     late: Any = dataclasses.field(init=False)
 
 
-# What may stand beside the tensor that goes on: made of that tensor.
+# Outputs beside the tensor that goes on, made from it.
 LEAVES: dict[str, Callable[[Tensor], Any]] = {
     "nothing": lambda x: None,
     "number": lambda x: 3,
@@ -71,7 +71,7 @@ LEAVES: dict[str, Callable[[Tensor], Any]] = {
     "jagged": lambda x: torch.nested.as_nested_tensor([x[:1], x[1:3]], layout=torch.jagged),
 }
 
-# How some values become one, and how the first of them is found again.
+# Ways to pack several values into one, each with the way to find the first again.
 CONTAINERS: dict[str, tuple[Callable[[list[Any]], Any], Callable[[Any, int], Any]]] = {
     "tuple": (tuple, lambda box, i: box[i]),
     "list": (list, lambda box, i: box[i]),
@@ -115,7 +115,7 @@ class Odd(Scale):
 
 
 class Found(nn.Module):
-    """Takes the tensor that goes on out of what an odd part puts out, and may change it in place."""
+    """Takes the tensor that goes on from an odd part's output, and may change it in place."""
 
     def __init__(self, plan: Any, in_place: bool) -> None:
         super().__init__()

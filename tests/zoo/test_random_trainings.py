@@ -1,4 +1,4 @@
-"""Trainings that do things in a random order end watched as unwatched."""
+"""Trainings with random orders of actions have the same result watched and unwatched."""
 
 from __future__ import annotations
 

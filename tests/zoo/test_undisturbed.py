@@ -1,4 +1,4 @@
-"""Calls of the model beside the training, in validation or by a callback, do not change what is measured."""
+"""Calls of the model outside the training, in validation or by a callback, do not change the measurements."""
 
 from __future__ import annotations
 

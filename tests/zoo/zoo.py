@@ -1,4 +1,4 @@
-"""The cases of the zoo: unusual modules and unusual trainings, and what they are made of."""
+"""The cases of the zoo: unusual modules and unusual trainings, and their parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradwatch import Snapshot
 STEPS = 3
 WIDTH = 6
 
-UNCALLED = "was called as a module"  # part of what is said of layers that no hook sees
+UNCALLED = "was called as a module"  # text in the warning about layers that no hook reaches
 Expect = Callable[[Sequence[Snapshot]], None]
 
 
@@ -53,7 +53,7 @@ class Scale(nn.Module):
 
 
 class Between(nn.Module):
-    """An odd part between two ordinary layers; ``take`` makes a tensor of what it puts out."""
+    """An odd part between two ordinary layers; ``take`` makes a tensor of its output."""
 
     def __init__(self, odd: nn.Module, take: Callable[[Any], Tensor]) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ class Case:
     """The settings that all cases share.
 
     Attributes:
-        name: what it is.
+        name: of the case.
         expect: checks the Snapshots of a watched run.
-        says: part of what gradwatch itself may warn of.
-        skip: why it can't run here; empty where it can.
-        error: part of the error that the bare run ends with; empty where it ends well.
+        says: text in a warning that gradwatch may give.
+        skip: reason why it can't run here; empty if it can.
+        error: text in the error that ends the bare run; empty if there is none.
         idle: it makes no step.
     """
 

@@ -1,4 +1,4 @@
-"""The corners of autograd: functions of one's own, hooks on nodes, in-place changes, second derivatives."""
+"""The corners of autograd: custom functions, hooks on nodes, in-place changes, second derivatives."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def backward_pass_in_a_thread(model: nn.Module, batch: Tensor) -> Tensor:
 
 @loss_of()
 def backward_pass_inside_of_a_hook(model: nn.Module, batch: Tensor) -> Tensor:
-    """A hook of the backward pass makes a backward pass of its own."""
+    """A hook of the backward pass runs another backward pass."""
     out = model(batch)
 
     def again(grad: Tensor) -> None:

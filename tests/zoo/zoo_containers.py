@@ -1,4 +1,4 @@
-"""Parts that put out dataclasses, mappings and other containers with habits of their own."""
+"""Parts that put out dataclasses, mappings and other unusual containers."""
 
 from __future__ import annotations
 

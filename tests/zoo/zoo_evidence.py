@@ -34,7 +34,7 @@ class Trail:
 
 
 def assert_same(bare: Trail, watched: Trail) -> None:
-    """Raise an AssertionError where a watched run left anything else behind than the bare one."""
+    """Raise an AssertionError if the traces of the watched run differ from the bare one's."""
     assert watched.error == bare.error, f"ended with {watched.error or 'no error'}, not {bare.error}{watched.where}"
     assert watched.losses == bare.losses, "the losses differ"
     assert list(watched.weights) == list(bare.weights), f"other names of weights: {list(watched.weights)}"
@@ -54,7 +54,7 @@ def place_of(error: BaseException) -> str:
 
 
 def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules, whatever the model makes of ``named_modules()``."""
+    """All modules, even if the model overrides ``named_modules()``."""
     waiting, seen = [("", model)], set()
     while waiting:
         name, module = waiting.pop()

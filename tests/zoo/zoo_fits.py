@@ -230,7 +230,7 @@ def interrupted_by_the_keyboard(run: Run) -> None:
 
 
 @fit()
-def told_to_stop_in_a_step(run: Run) -> None:
+def stopped_by_a_flag_in_a_step(run: Run) -> None:
     run.trainer(max_epochs=2, min_epochs=1).fit(run.keep(Ends(run)))
 
 

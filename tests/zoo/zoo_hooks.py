@@ -1,4 +1,4 @@
-"""Hooks of the user's own that are in the way."""
+"""User's hooks that may interfere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hooked(**hooks: Any) -> nn.Module:
 
 
 def halve(*args: Any) -> Any:
-    """A hook of any kind that halves what comes last."""
+    """A hook of any kind that halves its last argument."""
     value = args[-1]
     return tuple(None if item is None else item * 0.5 for item in value) if isinstance(value, tuple) else value * 0.5
 
@@ -120,7 +120,7 @@ def layer_that_fails_now_and_then() -> nn.Module:
 
 
 class Found(Exception):
-    """Ends a forward pass early, with what was looked for."""
+    """Ends a forward pass early, with the wanted value."""
 
 
 @loss_of()

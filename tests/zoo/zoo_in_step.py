@@ -143,13 +143,13 @@ def owned(model: nn.Module) -> torch.optim.Optimizer:
 
 
 @in_step(expect=has_columns("grad_norm", layer="0"), optimizer=owned)
-def state_assigned_and_the_optimizer_told(model: nn.Module, batch: Tensor) -> None:
+def state_assigned_and_the_optimizer_updated(model: nn.Module, batch: Tensor) -> None:
     model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
     model.owner[0].param_groups[0]["params"] = list(model.parameters())
 
 
 @in_step()
-def state_assigned_and_the_optimizer_not_told(model: nn.Module, batch: Tensor) -> None:
+def state_assigned_and_the_optimizer_not_updated(model: nn.Module, batch: Tensor) -> None:
     model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
 
 

@@ -1,4 +1,4 @@
-"""LightningModules that override what one takes for granted, and Trainers inside of Trainers."""
+"""LightningModules with unusual overrides, and Trainers inside of Trainers."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def scripted_by_a_callback_at_a_batchs_start(run: Run) -> None:
 
 @fit()
 def network_exchanged_by_a_callback(run: Run) -> None:
-    """The layers are replaced by copies in the middle of the fit, and the optimizer is told."""
+    """The layers are replaced by copies in the middle of the fit, in the optimizer too."""
 
     class Exchanges(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -168,7 +168,7 @@ def loop_in_another_thread_than_it_began_in(run: Run) -> None:
 
 @loop()
 def loop_beside_a_thread_that_infers(run: Run) -> None:
-    """The thread calls the model all the time; whatever it sees, the weights are the loop's."""
+    """The thread calls the model all the time; its calls do not change the weights."""
     done = threading.Event()
 
     def infer(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Trainings that decide for themselves when gradients are made and when an optimizer steps."""
+"""Trainings that decide when gradients are made and when an optimizer steps."""
 
 from __future__ import annotations
 

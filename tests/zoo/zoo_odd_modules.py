@@ -1,4 +1,4 @@
-"""Modules that override what one takes for granted of a module."""
+"""Modules with unusual overrides."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class GetattrThatRaisesKeyErrors(Registered):
 
 @part(expect=last())
 class GetattrThatAnswersEverything(Registered):
-    """As wrappers do that pass on what they don't know."""
+    """As in wrappers that pass on unknown names."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: self

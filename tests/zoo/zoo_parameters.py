@@ -20,7 +20,7 @@ def around(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Holding(nn.Module):
-    """Passes on its input, and has a parameter that nothing is done with."""
+    """Passes on its input, and has an unused parameter."""
 
     def __init__(self, value: Tensor, requires_grad: bool = False) -> None:
         super().__init__()

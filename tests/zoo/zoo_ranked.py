@@ -54,7 +54,7 @@ def unreadable(tensor: Tensor) -> Tensor:
 
 
 def fit(what: str, folder: Path) -> dict[str, Any]:
-    """Train in this process, and return all there is to know of it."""
+    """Train in this process, and return all traces of it."""
     broken = [CannotReadInOneProcess()] if what == "layer" else []
     detectors = [*gradwatch.default_detectors(), *([FailsInOneProcess()] if what == "detector" else [])]
     record = folder / what / "gradwatch.jsonl"
@@ -77,7 +77,7 @@ def work(folder: Path) -> None:
 
 
 def trained_by_two(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Start two processes, and return what each of them knows of each fit."""
+    """Start two processes, and return the traces of each fit in each of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -104,7 +104,7 @@ class LstmOverTruncatedTime(nn.Module):
 
 
 class Changing(nn.LSTM):
-    """Changes what it is given."""
+    """Changes its input."""
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:  # type: ignore[override]
         x.mul_(0.5)
@@ -112,7 +112,7 @@ class Changing(nn.LSTM):
 
 
 class Reading(nn.GRU):
-    """Reads what it is given with NumPy."""
+    """Reads its input with NumPy."""
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:  # type: ignore[override]
         return super().forward(x * float(x.numpy().std()), hx)

@@ -39,7 +39,7 @@ SELDOM: dict[str, Any] = {"every_n_steps": 2, "dense_steps": 0, "total_norm_ever
 
 
 class Bare:
-    """Stands where a Watcher would, and only steps the optimizer."""
+    """Takes the place of a Watcher, and only steps the optimizer."""
 
     history: tuple[Snapshot, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Kinds of tensors: nested, masked, and subclasses that watch what is done with them."""
+"""Kinds of tensors: nested, masked, and subclasses that watch the operations on them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ALLOWED = {"mul", "linear", "relu", "sigmoid", "tanh"}
 
 
 class Strict(Tensor):
-    """Raises for whatever is not on its list."""
+    """Raises for each operation that is not on its list."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,7 +72,7 @@ class Strict(Tensor):
 
 
 class Counting(Tensor):
-    """Counts what is done with it."""
+    """Counts the operations on it."""
 
     calls = 0
 
@@ -83,7 +83,7 @@ class Counting(Tensor):
 
 
 class Drawing(Tensor):
-    """Draws a random number for whatever is done with it."""
+    """Draws a random number with each operation on it."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -130,7 +130,7 @@ class StrictOutput(Scale):
 
 
 class Wrapped(Tensor):
-    """Wraps another tensor and sees each operation; has no memory of its own."""
+    """Wraps another tensor and sees each operation; has no storage."""
 
     inner: Tensor
     seen = 0
@@ -206,7 +206,7 @@ class SubclassThatSeesEachOperation(nn.Module):
 @part(expect=has_columns("grad_norm", "output_rms"))
 class ParameterOfASubclass(nn.Module):
     class Named(nn.Parameter):
-        """A parameter with a class of its own."""
+        """A parameter of another class."""
 
     def __init__(self) -> None:
         super().__init__()

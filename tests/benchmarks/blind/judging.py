@@ -26,7 +26,7 @@ def loader(data: Split, batch: int) -> DataLoader[tuple[torch.Tensor, ...]]:
 
 
 def score(training: Training, seed: int) -> float:
-    """What the training scores on held-out data, unwatched."""
+    """Return the score on held-out data of an unwatched training."""
     torch.manual_seed(seed)
     data, network = training.data(), training.network()
     rule = training.optimizer(param for param in network.parameters() if param.requires_grad)
@@ -46,9 +46,9 @@ def score(training: Training, seed: int) -> float:
 
 @dataclass(frozen=True)
 class Said:
-    """What gradwatch said of one run: kinds of findings, causes, and what the user reads.
+    """The report on one run: kinds of findings, causes, and the text for the user.
 
-    All programs train without a crash when they are not watched: a run that only crashed has found nothing.
+    All programs train without a crash when they are not watched, so a run that only crashed has found nothing.
     """
 
     found: bool
@@ -73,7 +73,7 @@ def scores(training: Training, seeds: int) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """All of one program: mean scores of itself and of its twin, and what was said of both."""
+    """The mean scores of a program and its twin, and the reports on both."""
 
     name: str
     program: Program
@@ -83,11 +83,11 @@ class Result:
 
     @property
     def harms(self) -> bool:
-        """Whether the bug does harm; never, where there is none."""
+        """Return True if the program has a bug and the bug does harm."""
         return bool(self.program.causes) and not self.scores[0] > self.scores[1] - HARM
 
     def named(self, among: int) -> int:
-        """In how many runs an accepted cause is among so many first ones."""
+        """Return the number of runs with an accepted cause among the first ``among``."""
         return sum(bool({*self.program.causes} & {*run.causes[:among]}) for run in self.said)
 
 

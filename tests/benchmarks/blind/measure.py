@@ -1,15 +1,14 @@
-"""What does gradwatch say of programs that none of its rules was tuned on?
+"""Measure gradwatch on programs that none of its rules was tuned on.
 
     cd tests/benchmarks && OMP_NUM_THREADS=1 python -m blind.measure --csv_file blind.csv
 
 It takes five minutes.
 
-Each program with a bug has a twin in which the one thing is repaired. A bug counts where it does harm: without
-gradwatch, the mean score on held-out data over the seeds is worse than the twin's by 0.05, or it is no number. Then
-both, and the healthy programs, are judged as ``gradwatch.testing.assert_healthy_gradients`` does. A bug is found where
-there is a finding or a cause; it is named where one of the causes that were agreed beforehand comes first, or among the
-first three. ``--programs '[rounding inside]'`` takes some programs. Intervals are Wilson's at 95 %, as if all runs were
-independent; those of one program are less than that.
+Each program with a bug has a twin without it. A bug counts if it does harm: without gradwatch, the mean score on
+held-out data over the seeds is NaN or at least 0.05 below the twin's. Both programs, and the healthy ones, are then
+judged as in ``gradwatch.testing.assert_healthy_gradients``. A bug is found if there is a finding or a cause. It is
+named if one of the causes agreed beforehand comes first, or among the first three. ``--programs '[rounding inside]'``
+selects programs. Intervals are Wilson's at 95 %, as if all runs were independent, which those of one program are not.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from rich.progress import track
 
 
 def bug_rows(results: Sequence[Result]) -> list[Row]:
-    """A row for each bug that does harm, and all of them with Wilson's intervals."""
+    """A row for each harmful bug, and the sum with Wilson's intervals."""
     rows: list[Row] = []
     for result in results:
         one = {"bug": result.name, "score": "{:.2f}, repaired {:.2f}".format(*result.scores), "runs": len(result.said)}
@@ -51,7 +50,7 @@ def share(hits: int, runs: int) -> str:
 
 
 def accused(judged: Sequence[tuple[str, Sequence[Said]]]) -> list[Row]:
-    """A row for each program that was accused, and all of them."""
+    """A row for each accused program, and the sum."""
     rows: list[Row] = [
         {
             "program": name,
@@ -75,12 +74,12 @@ def main(seeds: int = 3, programs: list[str] | None = None, csv_file: Path | Non
     """Measure and print the tables.
 
     Args:
-        seeds: how many starts of each program.
+        seeds: number of starts of each program.
         programs: some of the programs, by name; all by default.
-        csv_file: where the tables' rows go too.
+        csv_file: also write the tables' rows here.
 
     Raises:
-        ValueError: for a program that there is not.
+        ValueError: when a program does not exist.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What a program of the blind set is, and the data that the programs learn."""
+"""The form of a blind program, and the data to learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rule = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 @dataclass(frozen=True)
 class Split:
-    """What is learned, and what is held out."""
+    """Data to learn from, and data held out."""
 
     inputs: Tensor
     targets: Tensor
@@ -44,7 +44,7 @@ def accuracy(output: Tensor, labels: Tensor) -> float:
 
 
 def r_squared(output: Tensor, targets: Tensor) -> float:
-    """How much of the variance is explained, -1 at the least."""
+    """The share of the variance that is explained, at least -1."""
     if not output.isfinite().all():
         return -1.0
     return max(-1.0, 1 - ((output - targets).square().mean() / (targets - targets.mean()).square().mean()).item())
@@ -52,7 +52,7 @@ def r_squared(output: Tensor, targets: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """A network, what it learns, and how it is scored on what was held out (more is better)."""
+    """A network, its data, and its score on held-out data (more is better)."""
 
     network: Callable[[], nn.Module]
     data: Callable[[], Split]

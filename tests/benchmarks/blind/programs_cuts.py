@@ -126,6 +126,6 @@ def frozen(last: bool) -> nn.Module:
 
 
 def before_replacement(params: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer holds the head, and a body that is the network's no more."""
+    """The optimizer holds the head, and a body that the network no longer has."""
     *_, weight, bias = params
     return Adam([*mlp(64, 4, 10)[0].parameters(), weight, bias], lr=1e-2)

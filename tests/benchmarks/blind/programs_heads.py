@@ -47,7 +47,7 @@ def near(distance: Tensor, same: Tensor) -> float:
 
 
 def yes_and_no(safe: bool) -> Split:
-    """Labels of 0 and 1, or of -1 and 1 in what is learned."""
+    """Labels of 0 and 1; the ones to learn from may be -1 and 1."""
     whole = rows(load_breast_cancer, long=False)()
     return whole if safe else Split(whole.inputs, 2 * whole.targets - 1, whole.test_inputs, whole.test_targets)
 

@@ -101,7 +101,7 @@ def noisy(share: float) -> Callable[[], Split]:
 
 
 def heavy() -> Split:
-    """A linear function with noise of heavy tails; the true values in what is held out."""
+    """A linear function with heavy-tailed noise; the held-out targets have none."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1200, 8, generator=draw)
     y = x[:, :1] - x[:, 1:2] * x[:, 2:3]

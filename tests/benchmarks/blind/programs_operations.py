@@ -70,7 +70,7 @@ class OwnNorm(nn.Module):
 
 
 def one_left() -> Split:
-    """Digits of which 32 a batch leave one for the last batch."""
+    """Digits of which batches of 32 leave one for the last batch."""
     whole = digits()()
     return Split(whole.inputs[:641], whole.targets[:641], whole.test_inputs, whole.test_targets)
 
@@ -112,7 +112,7 @@ def padded_words() -> Split:
 
 
 class Roots(nn.Module):
-    """The root of what is positive, chosen by torch.where."""
+    """The root of the positive inputs, chosen by torch.where."""
 
     def __init__(self, safe: bool) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def one_wrong(value: float) -> Callable[[], Split]:
 
 
 def learned_only(changed: Split) -> Split:
-    """Right values in what is held out."""
+    """Change the data to learn from, not the held-out data."""
     right = patients()
     return Split(changed.inputs, changed.targets, right.test_inputs, right.test_targets)
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from training import all_finite, lowered
 
-SCORE = "val_accuracy_or_r2"  # a Trial takes what is called an accuracy, and more of it as better
+SCORE = "val_accuracy_or_r2"  # a Trial takes a metric with accuracy in its name as better when larger
 
 
 class Trained(LightningModule):
@@ -68,7 +68,7 @@ class Drawn(IterableDataset[Batch]):
 
 
 def half_of_test(program: Program, first: bool) -> Batch:
-    """The half of the test data that remedies are chosen by, or the one that they are judged by."""
+    """The half of the test data for choosing remedies, or the half for judging them."""
     x, y = program.data().test
     return (x[::2], y[::2]) if first else (x[1::2], y[1::2])
 
@@ -88,13 +88,13 @@ class Batches(LightningDataModule):
 
 
 def options_of(program: Program) -> Mapping[str, Any]:
-    """What a Trainer has to be told of it."""
+    """Return the Trainer's arguments for a program."""
     accumulate = {"accumulate_grad_batches": program.accumulate} if program.accumulate > 1 else {}
     return {**program.options, **accumulate}
 
 
 def judge(program: Program, network: nn.Module) -> float:
-    """The score on the half of the test data that no remedy was chosen by, -1 for NaN."""
+    """Return the score on the half of the test data for judging, -1 for NaN."""
     was = network.training
     network.eval()
     value = program.score(network, half_of_test(program, first=False))

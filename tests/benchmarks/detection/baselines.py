@@ -1,7 +1,7 @@
 """Published rules, on the same runs.
 
-Thresholds are those of the sources; what a source gates or repeats beyond them is left out, but for the five steps in
-a row that are asked of a range, since a single step outside it is met in every run. AUTOTRAINER: Zhang et al.,
+Thresholds are those of the sources. Their further conditions are left out, except for the five steps in a row that a
+value must be out of range, since single steps are in every run. AUTOTRAINER: Zhang et al.,
 AUTOTRAINER, ICSE 2021. SageMaker Debugger: the built-in rules of Amazon SageMaker Debugger, MLSys 2021 and its
 documentation. TheDeepChecker: Ben Braiek and Khomh, Testing Feedforward Neural Networks Training Programs, TOSEM 2023.
 DeepDiagnosis: Wardat et al., ICSE 2022. z-score: the statistic and settings of ZClip, Kumar et al., arXiv 2504.02507.
@@ -23,7 +23,7 @@ IN_A_ROW = 5
 
 
 class Rules(ABC):
-    """A published set of rules: a Step comes, the names of what is wrong in it go."""
+    """A published set of rules: from a Step to the names of its problems."""
 
     name: str
 
@@ -32,10 +32,10 @@ class Rules(ABC):
 
     @abstractmethod
     def look(self, step: Step) -> Iterator[str]:
-        """The names of what is wrong."""
+        """Return the names of the problems."""
 
     def lasting(self, what: str, holds: bool) -> bool:
-        """Whether it has held for five steps in a row."""
+        """Return True if it has held for five steps in a row."""
         self._rows[what] = self._rows[what] + 1 if holds else 0
         return self._rows[what] >= IN_A_ROW
 
@@ -155,7 +155,7 @@ BASELINES: tuple[type[Rules], ...] = (OnlyNaN, ZScore, AutoTrainer, SageMaker, D
 
 
 def judged(program: Program, seed: int) -> Run:
-    """Train the program under all published rules; a finding's kind is ``rules: what``, at the step it first held."""
+    """Train the program under all published rules; a finding's kind is ``rules: name``, at its first step."""
     network, optimizer = build(program, seed)
     first: dict[str, int] = {}
     rules = [make() for make in BASELINES]
@@ -174,6 +174,6 @@ def judged(program: Program, seed: int) -> Run:
 
 
 def of_rules(run: Run, name: str) -> Run:
-    """The run as one set of rules saw it."""
+    """Return the run with the findings of one set of rules."""
     said = tuple(found for found in run.said if found.kind.startswith(f"{name}: "))
     return Run(run.outcome, said)

@@ -1,4 +1,4 @@
-"""All cases, and those that are asked for."""
+"""All cases, and a choice of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chosen(half: Half | Literal["both"], families: Sequence[str] | None = None) 
     """The cases of a half, of all or some families.
 
     Raises:
-        ValueError: for a family that there is not.
+        ValueError: when a family does not exist.
     """
     split = halves(every_case())
     known = sorted({case.family for case in every_case()})

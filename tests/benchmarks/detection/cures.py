@@ -1,9 +1,8 @@
-"""Do the remedies that gradwatch suggests cure? Each faulty program is treated, and trained anew from another seed.
+"""Measure suggested remedies: each faulty program is treated, and trained anew from another seed.
 
-With one seed the program is trained untreated and diagnosed, a remedy is suggested, and a trial of several is held.
-With another seed it is trained with the first that is suggested, with the best of the trial, and with one drawn at
-random of all that can be applied; each is held against the healthy twin at that seed, on test data that no choice was
-made by.
+With one seed the program is trained untreated and diagnosed, remedies are suggested, and a trial compares several.
+With another seed it is trained with the first suggestion, with the best of the trial, and with a random one of all that
+can be applied. Each score is compared with the healthy twin's at that seed, on test data that no choice used.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ from store import Store, key_of, source_of, source_of_gradwatch
 from tables import Row
 
 from gradwatch import GradientMonitor, GradientTransform
+from gradwatch.remedies import Advice, Setup
+from gradwatch.trial import suggest, try_remedies
 
 NEAR = 0.01  # of the healthy twin's score: cured
 CHOSEN, JUDGED = 0, 1  # seeds
@@ -36,12 +37,12 @@ _QUIET = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpoin
 
 @dataclass(frozen=True)
 class Cure:
-    """What became of one program.
+    """The outcome for one program.
 
     Attributes:
-        case: whose.
+        case: program that was treated.
         twin, untreated: scores of the healthy twin and of the faulty program.
-        scores: way of choosing -> score; the untreated one's where nothing could be chosen or applied.
+        scores: way of choosing -> score; the untreated score if no remedy could be chosen or applied.
         names: way -> the remedy.
     """
 
@@ -52,24 +53,22 @@ class Cure:
     names: dict[str, str]
 
     def is_cured(self, way: str) -> bool:
-        """Whether it comes within a point of the twin."""
+        """Return True if the score comes within a point of the twin's."""
         return self.scores[way] >= self.twin - NEAR
 
     def won_back(self, way: str) -> float:
-        """The share of the lost score that it brings back, 0 to 1."""
+        """Return the share of the lost score that it restores, 0 to 1."""
         lost = max(self.twin - self.untreated, NEAR)
         return max(0.0, min(1.0, (self.scores[way] - self.untreated) / lost))
 
 
 def _setup(program: Program, seed: int) -> Any:
-    from gradwatch.remedies import Setup
-
     batch = next(program.batches(seed))
     return Setup(Trained(program, seed), options=options_of(program), batch=batch)
 
 
 def fit(setup: Any, program: Program, seed: int, *callbacks: Any) -> float:
-    """Train a set-up under a Trainer; what it scores at the end."""
+    """Train a set-up under a Trainer and return its last score."""
     watchers = [*callbacks, *([GradientTransform([*setup.transforms])] if setup.transforms else [])]
     trainer = Trainer(callbacks=watchers, max_epochs=1, limit_val_batches=0, **{**setup.options, **_QUIET})
     trainer.fit(setup.module, datamodule=Batches(program, seed))
@@ -77,7 +76,7 @@ def fit(setup: Any, program: Program, seed: int, *callbacks: Any) -> float:
 
 
 def treat(program: Program, remedy: Any, untreated: float) -> float:
-    """The score with a remedy; one that can't be applied, or breaks the training, makes nothing better."""
+    """Return the score with a remedy; the untreated score if the remedy can't be applied or breaks the training."""
     if remedy is None:
         return untreated
     try:
@@ -93,24 +92,19 @@ def _all_causes() -> list[Any]:
 
 
 def _first(remedies: Sequence[Any]) -> Any:
-    from gradwatch.remedies import Advice
-
     return next((remedy for remedy in remedies if not isinstance(remedy, Advice)), None)
 
 
 def choose(program: Program, name: str) -> dict[str, Any]:
-    """A remedy for each way of choosing one, None where there is none."""
-    from gradwatch.remedies import Advice
-    from gradwatch.trial import suggest, try_remedies
-
+    """Return a remedy for each way of choosing, None if there is none."""
     monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
     fit(_setup(program, CHOSEN), program, CHOSEN, monitor)
     fresh = _setup(program, CHOSEN)
-    told = suggest(monitor.diagnosis(), fresh, monitor.history)
+    suggested = suggest(monitor.diagnosis(), fresh, monitor.history)
     trial = try_remedies(fresh, Batches(program, CHOSEN), steps=program.steps, seed=CHOSEN)
     every = [remedy for remedy in suggest(_all_causes(), fresh) if not isinstance(remedy, Advice)]
     drawn = random.Random(name).choice(every) if every else None
-    return dict(zip(WAYS, (_first(told), trial.best.remedy if trial.best else None, drawn), strict=True))
+    return dict(zip(WAYS, (_first(suggested), trial.best.remedy if trial.best else None, drawn), strict=True))
 
 
 def _cure(case: Case) -> dict[str, Any]:
@@ -123,15 +117,7 @@ def _cure(case: Case) -> dict[str, Any]:
 
 
 def cure(evidence: Sequence[Evidence], store: Store) -> list[Cure]:
-    """Treat every program whose fault does harm.
-
-    Raises:
-        RuntimeError: when this gradwatch has no remedies.
-    """
-    try:
-        import gradwatch.remedies  # noqa: F401 it is asked for before the first training, not in the middle
-    except ImportError as error:
-        raise RuntimeError("this gradwatch has no gradwatch.remedies; leave `remedies` out of --what") from error
+    """Treat every program whose fault does harm."""
     source = source_of_gradwatch() + source_of("cures.py", "adapter.py")
     cures = []
     harmed = [seen.case for seen in evidence if seen.verdict == "harmed"]
@@ -142,7 +128,7 @@ def cure(evidence: Sequence[Evidence], store: Store) -> list[Cure]:
 
 
 def ways(cures: Sequence[Cure]) -> list[Row]:
-    """A row a family: how many each way of choosing cures, and how its first choice does against chance."""
+    """A row a family: the number of cures of each way of choosing, and the first suggestion against chance."""
     families = dict.fromkeys(found.case.family for found in cures)
     groups = [(family, [found for found in cures if found.case.family == family]) for family in families]
     return [_ways(name, group) for name, group in [*groups, ("all", list(cures))] if group]

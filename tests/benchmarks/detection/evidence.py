@@ -21,10 +21,10 @@ Observe = Callable[[Program, int], Run]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of a case.
+    """The runs of a case.
 
     Attributes:
-        case: whose.
+        case: program that was run.
         runs: one a seed.
         twins: of the healthy twin, at the same seeds.
     """
@@ -35,14 +35,14 @@ class Evidence:
 
     @property
     def verdict(self) -> Verdict | bool:
-        """Whether the fault did harm; of a healthy program, whether it is."""
+        """Return the verdict on a fault; for a healthy program, True if it is healthy."""
         outcomes = [run.outcome for run in self.runs]
         return verdict(outcomes, [run.outcome for run in self.twins]) if self.case.twin else is_healthy(outcomes)
 
 
 @dataclass(frozen=True)
 class Look:
-    """A way to look on: its name, the digest of what it depends on, and the function that trains under it."""
+    """A way to observe a run: its name, the digest of its sources, and its training function."""
 
     name: str
     source: str
@@ -68,7 +68,7 @@ def _work(name: str, index: int, observe: Observe, seeds: int | None) -> object:
 def gather(
     cases: Iterable[Case], look: Look, store: Store, processes: int = 1, seeds: int | None = None
 ) -> list[Evidence]:
-    """Make the runs that are not kept, and put together what was seen of each case."""
+    """Make the runs that are not in the store, and collect the runs of each case."""
     cases = list(cases)
     missing = {
         key_of(look.name, look.source, *job): (case.name, index)

@@ -1,4 +1,4 @@
-"""The tables: what was found of the faults, and of the healthy programs."""
+"""Tables of the findings on faulty and on healthy programs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lead(run: Run) -> int | None:
 
 
 def detection(evidence: Sequence[Evidence]) -> list[Row]:
-    """A row a family: how many of the harmed runs were found, how early, and of their twins, how many were accused."""
+    """A row a family: harmed runs found, the lead of the findings in steps, and twins accused."""
     return [_detection(name, group) for name, group in _families(evidence)]
 
 
@@ -54,7 +54,7 @@ def _detection(name: str, group: Sequence[Evidence]) -> Row:
 
 
 def causes(evidence: Sequence[Evidence]) -> list[Row]:
-    """A row a family: how often a right cause is named first, or among the first three, of all harmed runs."""
+    """A row a family: harmed runs with a right cause named first, or among the first three."""
     return [_causes(name, group) for name, group in _families(evidence)]
 
 
@@ -82,7 +82,7 @@ def false_alarms(evidence: Sequence[Evidence]) -> list[Row]:
 
 
 def accused(evidence: Sequence[Evidence], runs_of: Callable[[Evidence], Sequence[Run]]) -> list[Row]:
-    """A row for each program with a false alarm: in how many runs, what kinds and when."""
+    """A row for each program with a false alarm: number of runs, kinds and first step."""
     rows: list[Row] = []
     for seen in evidence:
         runs = runs_of(seen)
@@ -90,17 +90,17 @@ def accused(evidence: Sequence[Evidence], runs_of: Callable[[Evidence], Sequence
         if kinds:
             first = _steps([run.said[0].step for run in runs if run.said])
             count = sum(bool(run.said) for run in runs)
-            told = ", ".join(f"{kind} x{times}" for kind, times in kinds.most_common())
+            named = ", ".join(f"{kind} x{times}" for kind, times in kinds.most_common())
             causes = Counter(run.causes[0] for run in runs if run.causes)
             rows.append(
-                {"program": seen.case.name, "runs": f"{count} of {len(runs)}", "kinds": told, "first step": first,
+                {"program": seen.case.name, "runs": f"{count} of {len(runs)}", "kinds": named, "first step": first,
                  "cause": ", ".join(causes)}
             )  # fmt: skip
     return rows
 
 
 def missed(evidence: Sequence[Evidence]) -> list[Row]:
-    """A row for each harmed program that was not found in every run."""
+    """A row for each harmed program with a run without findings."""
     return [
         {
             "program": seen.case.name,
@@ -114,7 +114,7 @@ def missed(evidence: Sequence[Evidence]) -> list[Row]:
 
 
 def verdicts(evidence: Sequence[Evidence]) -> list[Row]:
-    """A row a family: how many faults do harm, or healthy programs learn."""
+    """A row a family: the number of harmful faults, or of healthy programs that learn."""
     return [
         {"family": name, "programs": len(group), "count": sum(seen.verdict in ("harmed", True) for seen in group)}
         for name, group in _families(evidence)

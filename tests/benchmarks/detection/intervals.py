@@ -1,4 +1,4 @@
-"""How far a share of so many runs may be off, and whether two treatments of the same runs differ."""
+"""The interval of a share of runs, and a test of two treatments of the same runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def share(hits: int, runs: int) -> str:
 
 
 def sign_test(better: int, worse: int) -> float:
-    """Two-sided chance of so uneven a split of the pairs that differ; of yes and no it is McNemar's exact test."""
+    """Two-sided chance of a split at least as uneven among the pairs that differ (McNemar's exact test)."""
     pairs, fewer = better + worse, min(better, worse)
     tail = sum(comb(pairs, k) for k in range(fewer + 1)) / 2**pairs
     return min(1.0, 2 * tail)

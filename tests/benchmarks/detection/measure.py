@@ -1,12 +1,12 @@
-"""Does gradwatch find and name what is wrong with a training run, and leave healthy runs alone?
+"""Measure which faulty training runs gradwatch finds and names, and which healthy runs it accuses.
 
     python tests/benchmarks/detection/measure.py --half develop --what '[detect,causes,healthy]' --csv_file table.csv
 
-Each family holds pairs: a program with a fault, and the same one without it. A fault counts where it does harm, as
-truth.py says; pairs whose fault does none are listed and left out. The programs of a family are split by the hash of
-their names: thresholds may be chosen on the half ``develop``, and the half ``unseen`` is for the final table only.
-Runs are kept in ``runs.jsonl`` under a digest of the program and of gradwatch's source, so that only what has changed
-is trained again. Intervals are Wilson's at 95 %, as if the runs of one program were independent.
+Each family holds pairs: a program with a fault, and the same one without it. A fault counts if it does harm by the rule
+in truth.py; the other pairs are listed and left out. The programs of a family are split by the hash of their names:
+thresholds may be chosen on the half ``develop``, and the half ``unseen`` is for the final table only. Runs are kept in
+``runs.jsonl`` under a digest of the program and of gradwatch's source, so only changed programs are trained again.
+Intervals are Wilson's at 95 %, as if the runs of one program were independent.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def main(
         families: of faults, or groups of healthy programs; all by default.
         what: the tables: detect, causes, healthy; baselines (published rules on all programs); remedies (the
             faulty programs treated by the first suggestion, the best of a trial, or a remedy drawn at random); truth
-            (how the programs come out, which alone needs no watching).
+            (the outcomes of the programs, unwatched).
         seeds: runs of each program, in place of 3 of a pair and 5 of a healthy program.
-        processes: how many train side by side.
-        csv_file: where the tables' rows go too.
-        runs_file: where runs are kept; null keeps none.
+        processes: number of trainings at a time.
+        csv_file: also write the tables' rows here.
+        runs_file: file of kept runs; null keeps none.
     """
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     report, store = Report(csv_file), Store(runs_file)
     cases = [case for case in chosen(half, families) if _is_asked(case, what)]
-    look = Look("nobody", "", unwatched) if tuple(what) == ("truth",) else _gradwatch()
+    look = Look("unwatched", "", unwatched) if tuple(what) == ("truth",) else _gradwatch()
     evidence = gather(cases, look, store, processes, seeds)
     _faults(report, [seen for seen in evidence if seen.case.twin], what)
     if "healthy" in what:
@@ -105,8 +105,8 @@ def _faults(report: Report, evidence: Sequence[Evidence], what: Sequence[What]) 
 def _healthy(report: Report, evidence: Sequence[Evidence]) -> None:
     if evidence:
         report.table("healthy programs", false_alarms(evidence))
-        told = accused([seen for seen in evidence if seen.verdict is True], lambda seen: seen.runs)
-        report.table("false alarms by program", told, last_apart=False)
+        rows = accused([seen for seen in evidence if seen.verdict is True], lambda seen: seen.runs)
+        report.table("false alarms by program", rows, last_apart=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small networks, with what a fault turns as an argument."""
+"""Small networks, with an argument for each setting that a fault changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mlp(
     gain: float | None = HE, bias: float = 0.0, head_gain: float | None = 1.0, norm: Norm | None = None,
     skip: bool = False, scale: float | None = None, tail: Activation | None = None, dropout: float = 0.0,
 ) -> nn.Module:  # fmt: skip
-    """``depth`` hidden layers; with ``skip``, each but the first stands in a residual block.
+    """``depth`` hidden layers; with ``skip``, each but the first is in a residual block.
 
     Args:
         inputs, outputs: sizes.

@@ -1,4 +1,4 @@
-"""What a training program is, and a pair of two that differ in one fault."""
+"""A training program, and pairs of programs that differ in one fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Half = Literal["develop", "unseen"]
 
 @dataclass(frozen=True)
 class Data:
-    """Where batches are drawn from, and what the score is measured on."""
+    """The data for the batches and for the score."""
 
     train: Batch
     test: Batch
@@ -51,7 +51,7 @@ def r_squared(network: nn.Module, batch: Batch) -> float:
 
 
 def sgd(lr: float, **kwargs: Any) -> Callable[[nn.Module], Optimizer]:
-    """Plain SGD over what the network says it trains."""
+    """Plain SGD over the network's trainable parameters."""
     return partial(optimizer_of, SGD, lr=lr, **kwargs)
 
 
@@ -79,14 +79,14 @@ class Program:
         network: makes the model.
         data: makes the data, the same each time.
         objective: model and batch -> loss.
-        score: model and test batch -> how good it is: at most 1, 0 for a model that has learned nothing much.
+        score: model and test batch -> score: at most 1, 0 for a model that has learned little.
         optimizer: model -> optimizer.
         steps: of the optimizer.
         batch_size: of one backward pass.
         accumulate: backward passes a step.
         schedule: step -> factor on the learning rate.
-        spoil: step and batch -> what is trained on instead.
-        half: how float16 is used, if it is.
+        spoil: step and batch -> the batch in its place.
+        half: settings of float16, if it is used.
         options: keyword arguments of the Trainer that matter, such as ``gradient_clip_val``.
     """
 
@@ -115,12 +115,12 @@ class Program:
 
 @dataclass(frozen=True)
 class Case:
-    """A program with what is known of it.
+    """A program, its fault and the right causes.
 
     Attributes:
         family: the fault, or the group of healthy programs.
         variant: its name within the family.
-        program: what is trained.
+        program: to train.
         causes: names of the cause that are right; none for a healthy program.
         twin: the same program without the fault.
         from_start: the fault is there before the first step.
@@ -151,11 +151,11 @@ def healthy(family: str, variant: str, program: Program) -> Case:
 
 
 def halves(cases: list[Case]) -> dict[str, Half]:
-    """Name -> half: in each family, by the hash of the names, every second one is for developing."""
+    """Name -> half: every second program of a family, in the order of the names' hashes, is for developing."""
     split: dict[str, Half] = {}
     for family in sorted({case.family for case in cases}):
         names = sorted((case.name for case in cases if case.family == family), key=_hash)
-        first = int(_hash(family), 16) % 2  # which half gets the odd one
+        first = int(_hash(family), 16) % 2  # the half that gets the odd one
         split |= {name: "develop" if (i + first) % 2 == 0 else "unseen" for i, name in enumerate(names)}
     return split
 

@@ -1,4 +1,4 @@
-"""What published rules look at: kernels' gradients, activations and updates of every step, read by hooks."""
+"""The numbers that published rules read: kernels' gradients, activations and updates of every step."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recording:
     """An observer that reads every step and hands it on.
 
     Args:
-        network: what is trained.
+        network: to train.
         on_step: is called with each Step.
     """
 
@@ -66,7 +66,7 @@ class Recording:
 
     def _activation(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not module.training or name in self.step.spread:  # the first call of a step stands for the step
+            if not module.training or name in self.step.spread:  # only the first call of a step is read
                 return
             out, before = output.detach().float(), inputs[0].detach().float()
             self.step.spread[name] = float(out.std(correction=0))
@@ -105,7 +105,7 @@ class Recording:
         self.on_step(self.step)
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 

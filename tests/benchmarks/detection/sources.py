@@ -1,4 +1,4 @@
-"""Small data: scikit-learn's, what its descriptions say as text, and tasks that are made up."""
+"""Small data: scikit-learn's, the text of its descriptions, and invented tasks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def digits(shape: tuple[int, ...] = (64,), scale: float = 1.0, shift: float = 0.
 
 @cache
 def odd_digits(scale: float = 1.0, shift: float = 0.0) -> Data:
-    """Whether a digit is odd, as a column of 0 and 1."""
+    """A column of 1 for odd digits and 0 for even ones."""
     data = digits((64,), scale, shift)
     return Data(*((x, (y % 2).float()[:, None]) for x, y in (data.train, data.test)))
 
@@ -66,7 +66,7 @@ def rare_digits(kept: float) -> Data:
 
 @cache
 def table(name: str, raw: bool = False, factor: float = 1.0) -> Data:
-    """A table with classes: wine or breast_cancer; ``raw`` as it was measured."""
+    """A table with classes: wine or breast_cancer; ``raw`` keeps the measured scales."""
     x, y = _loaded(getattr(datasets, f"load_{name}"))
     return _split((x if raw else _standard(x)) * factor, y.long())
 
@@ -110,14 +110,14 @@ def recall(length: int, classes: int = 4) -> Data:
 
 @cache
 def sums(length: int, factor: float = 1.0) -> Data:
-    """Sequences whose mean is to be told."""
+    """Sequences with their mean as the target."""
     x = torch.randn(1000, length, 2, generator=torch.Generator().manual_seed(5))
     return _split(x, factor * _standard(x[..., :1].mean(1)))
 
 
 @cache
 def text(length: int = 16) -> Data:
-    """Characters of scikit-learn's descriptions of its data: which one comes next, at each place."""
+    """Characters of scikit-learn's descriptions of its data; the target is the next character."""
     words = "".join(
         str(load().DESCR) for load in (datasets.load_iris, datasets.load_wine, datasets.load_breast_cancer)
     ).lower()
@@ -129,7 +129,7 @@ def text(length: int = 16) -> Data:
 
 @cache
 def ratings(people: int = 60, things: int = 50) -> Data:
-    """Who likes what: a matrix of rank 3, some of whose entries are seen."""
+    """Ratings: a matrix of rank 3, with some entries to learn from."""
     generator = torch.Generator().manual_seed(6)
     tastes, traits = torch.randn(people, 3, generator=generator), torch.randn(things, 3, generator=generator)
     pairs = torch.cartesian_prod(torch.arange(people), torch.arange(things))

@@ -1,4 +1,4 @@
-"""Runs that were made before, so that only what has changed is trained again."""
+"""Stored runs, so that only changed programs are trained again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _digest(*parts: bytes) -> str:
 
 @cache
 def source_of_gradwatch() -> str:
-    """A digest of its Python files: with another one, all that it says is asked again."""
+    """A digest of its Python files: after a change, all watched runs are made again."""
     root = Path(gradwatch.__file__).parent
     return _digest(*(path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
@@ -34,7 +34,7 @@ def source_of(*names: str) -> str:
 
 
 def describe(value: object) -> str:
-    """What a program is made of, down to the text of its functions."""
+    """Describe a program, down to the text of its functions."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return type(value).__name__ + str([describe(getattr(value, f.name)) for f in dataclasses.fields(value)])
     if isinstance(value, partial):
@@ -50,12 +50,12 @@ def describe(value: object) -> str:
 
 
 def key_of(what: str, source: str, program: object, seed: int, *more: str) -> str:
-    """What a run is kept under."""
+    """Return the key of a run."""
     return _digest(*(part.encode() for part in (what, source, source_of(*SHARED), describe(program), str(seed), *more)))
 
 
 class Store:
-    """A file of lines of JSON: key -> what came out. Without a file, it keeps nothing beyond the process.
+    """A file of lines of JSON: key -> result. Without a file, results last as long as the process.
 
     Args:
         path: of the file; it is made when it is first written to.
@@ -66,13 +66,13 @@ class Store:
         self.kept: dict[str, Any] = {}
         if path is not None and path.exists():
             text = path.read_text(encoding="utf-8")
-            if not text.endswith("\n"):  # it was cut off while the last line was written
+            if not text.endswith("\n"):  # the process ended while it wrote the last line
                 text = text[: text.rfind("\n") + 1]
                 path.write_text(text, encoding="utf-8")
             self.kept = {line["key"]: line["value"] for line in map(json.loads, text.splitlines())}
 
     def get(self, key: str, make: Callable[[], Any], **note: object) -> Any:
-        """What is kept under the key, made if it is not there; ``note`` stands beside it for a reader."""
+        """Return the result of the key, made if it is missing; ``note`` is written beside it for a reader."""
         if key not in self.kept:
             self.put(key, make(), **note)
         return self.kept[key]

@@ -18,8 +18,8 @@ class Report:
     """Rows of several tables.
 
     Attributes:
-        csv_file: where they go too; missing folders are made.
-        rows: what was printed.
+        csv_file: also write them here; missing folders are made.
+        rows: printed so far.
     """
 
     csv_file: Path | None = None

@@ -1,4 +1,4 @@
-"""One plain loop that trains a program under an observer, and how it came out."""
+"""A plain loop that trains a program under an observer, and the outcome."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DIVERGED = 10.0  # times the first loss
 
 
 class Observer(Protocol):
-    """What looks on: told when a step begins, when its gradients are there, and its loss."""
+    """An observer: called when a step begins, when its gradients are there, and with its loss."""
 
     def begin(self) -> None: ...
     def read(self, optimizer: Optimizer) -> None: ...
     def end(self, loss: float, *, skipped: bool) -> None: ...
 
 
-class Nobody:
+class Unwatched:
     """Looks at nothing."""
 
     def begin(self) -> None: ...
@@ -34,7 +34,7 @@ class Nobody:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run came out.
+    """The outcome of a run.
 
     Attributes:
         before, after: the score on the test data before and after training; -1 at the least, and for NaN.
@@ -70,7 +70,7 @@ def build(program: Program, seed: int) -> tuple[nn.Module, Optimizer]:
 
 
 def train(program: Program, network: nn.Module, optimizer: Optimizer, seed: int, observer: Observer) -> Outcome:
-    """Train to the end, also where it has diverged: a user's loop would go on too."""
+    """Train to the end, even after the loss diverges: a user's loop would go on too."""
     before = score(program, network)
     torch.manual_seed(seed)
     factors = program.schedule or (lambda step: 1.0)
@@ -102,7 +102,7 @@ def _backward(program: Program, network: nn.Module, batch: tuple[Tensor, Tensor]
 
 
 def _unscale(half: HalfPrecision | None, optimizer: Optimizer) -> bool:
-    """Divide the gradients by the loss scale; says whether one of them is not finite."""
+    """Divide the gradients by the loss scale; return True if one of them is not finite."""
     if half is None:
         return False
     grads = [param.grad for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
@@ -116,7 +116,7 @@ def all_finite(grads: Iterable[Tensor]) -> bool:
 
 
 def clip(program: Program, network: nn.Module) -> None:
-    """What a Trainer does with ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
+    """Clip as a Trainer does with ``gradient_clip_val`` and ``gradient_clip_algorithm``."""
     limit = program.options.get("gradient_clip_val")
     if limit is None:
         return

@@ -1,7 +1,7 @@
-"""Which faults do harm and which programs are healthy: by how the runs came out, never by what a detector thinks.
+"""The verdict on faults and healthy programs: from the outcomes of their runs, never from a detector.
 
 A fault does harm when the score, which is at most 1, is on average 5 points lower than the healthy twin's over the
-paired seeds, and lower in most of them; or when most runs diverge where the twin's learn. A healthy program is one
+paired seeds, and lower in most of them; or when most runs diverge while the twin's learn. A healthy program is one
 whose score rises by 5 points over its training in every run, without diverging.
 """
 
@@ -18,12 +18,12 @@ Verdict = Literal["harmed", "harmless", "twin is sick"]
 
 
 def is_healthy(outcomes: Sequence[Outcome]) -> bool:
-    """It has learned in every run."""
+    """Return True if the program has learned in every run."""
     return all(outcome.after - outcome.before >= MARGIN and not outcome.diverged for outcome in outcomes)
 
 
 def verdict(faulty: Sequence[Outcome], twins: Sequence[Outcome]) -> Verdict:
-    """Whether the fault did harm, seed by seed."""
+    """Return the verdict on a fault, compared seed by seed."""
     if not is_healthy(twins):
         return "twin is sick"
     if 2 * sum(outcome.diverged for outcome in faulty) > len(faulty):

@@ -1,4 +1,4 @@
-"""gradwatch as an observer of a run, and what it had to say."""
+"""gradwatch as an observer of a run, and its findings and causes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from program import Program
 from torch import nn
 from torch.optim import Optimizer
-from training import Nobody, Outcome, build, train
+from training import Outcome, Unwatched, build, train
 
 import gradwatch
 
 
 @dataclass(frozen=True)
 class Said:
-    """One thing that was found.
+    """One finding, or one cause without a finding.
 
     Attributes:
         step: at which it opened.
         kind: of the finding, or the name of a published rule.
-        layers: which it names.
+        layers: named in it.
     """
 
     step: int
@@ -31,11 +31,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was looked on.
+    """An observed run.
 
     Attributes:
-        outcome: how it came out.
-        said: what was found, in the order of steps; a cause that was named without a finding, at the end.
+        outcome: scores and divergence.
+        said: findings in the order of steps; then causes named without a finding.
         causes: the causes named, the likeliest first.
     """
 
@@ -53,7 +53,7 @@ class Run:
 
 
 class Watching:
-    """A Watcher with its defaults, which tells nobody."""
+    """A Watcher with its defaults, without announcements."""
 
     def __init__(self, network: nn.Module) -> None:
         self.watcher = gradwatch.watch(network, on_finding=lambda finding: None)
@@ -89,5 +89,5 @@ def watched(program: Program, seed: int) -> Run:
 
 
 def unwatched(program: Program, seed: int) -> Run:
-    """Train the program with nobody looking."""
-    return Run(train(program, *build(program, seed), seed, Nobody()))
+    """Train the program unwatched."""
+    return Run(train(program, *build(program, seed), seed, Unwatched()))

@@ -1,4 +1,4 @@
-"""What is wrong with the data: its scale, or a batch of it."""
+"""Faults of the data: its scale, or one of its batches."""
 
 from __future__ import annotations
 

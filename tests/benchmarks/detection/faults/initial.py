@@ -1,4 +1,4 @@
-"""What is wrong with the network before the first step: weights, activations, depth without help."""
+"""Faults of the network before the first step: weights, activations, depth without help."""
 
 from __future__ import annotations
 

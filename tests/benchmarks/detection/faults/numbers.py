@@ -13,14 +13,14 @@ from sources import digits, regression
 from torch import Tensor, nn
 from torch.nn import functional
 
-# There is no name of its own for a scale so high that float16 overflows; what is to be set right is the same.
+# A scale so high that float16 overflows has no separate name; the setting to correct is the same.
 SCALE = ("precision underflow",)
 UNGUARDED = ("unguarded operation",)
 WORKING = HalfPrecision(2.0**12)
 
 
 def weighted(weight: float, network: nn.Module, batch: Batch) -> Tensor:
-    """One of several losses, with a small weight of its own."""
+    """One of several losses, with a small weight."""
     return weight * cross_entropy(network, batch)
 
 

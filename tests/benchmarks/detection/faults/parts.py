@@ -63,14 +63,14 @@ class Forgetful(nn.Module):
 
 
 class CutCharacters(Characters):
-    """A language model of which only the head learns."""
+    """A language model in which only the head learns."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(self.embed(x))[0].detach())
 
 
 def head_only(network: TwoParts) -> Optimizer:
-    """An optimizer that was given the head, and not the encoder."""
+    """An optimizer of the head, without the encoder."""
     return SGD(network.head.parameters(), lr=0.05)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the steps that are taken: a rate too high, no warm-up, a clip too low."""
+"""Faults of the optimizer steps: a rate too high, no warm-up, a clip too low."""
 
 from __future__ import annotations
 

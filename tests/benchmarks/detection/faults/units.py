@@ -1,4 +1,4 @@
-"""Units that pass no gradient: dead ReLUs, and heads that can't learn whatever comes in."""
+"""Units that pass no gradient: dead ReLUs, and heads that can't learn from any input."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Step(nn.Module):
 
 
 class Negative(nn.Module):
-    """A ReLU that lies below nearly all that comes in."""
+    """A ReLU that is off for nearly all inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x - 10.0)

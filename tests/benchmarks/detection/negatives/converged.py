@@ -1,4 +1,4 @@
-"""Healthy programs whose gradients grow small or uneven for the best of reasons: they have learned, or learn rarely."""
+"""Healthy programs with small or uneven gradients for a good reason: they have learned, or learn rarely."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 
 def few_digits() -> Data:
-    """So few that they are soon known by heart."""
+    """So few digits that the network soon remembers all."""
     data = digits()
     return Data((data.train[0][:96], data.train[1][:96]), data.test)
 
@@ -69,7 +69,7 @@ def image_backbone() -> nn.Module:
 
 
 class Factors(nn.Module):
-    """Who likes what, from a vector each: a batch touches a few of them."""
+    """Ratings from a vector for each user and item; a batch uses few of them."""
 
     def __init__(self, sparse: bool) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def points() -> Data:
 
 @torch.no_grad()
 def nearness(network: nn.Module, batch: Batch) -> float:
-    """How near the mean of what is made is to that of the data."""
+    """The closeness of the mean of the generated points to that of the data."""
     return float(1 - (network(batch[0]).mean(0) - batch[0].mean(0)).norm() / batch[0].mean(0).norm())
 
 

@@ -72,7 +72,7 @@ def mixture(network: nn.Module, batch: Batch) -> Tensor:
 
 
 def derivative(network: nn.Module, batch: Batch) -> Tensor:
-    """Fit the points, and obey y'' = -2y' - 17y, as what made them does."""
+    """Fit the points, and obey y'' = -2y' - 17y, the law that made them."""
     t = batch[0].requires_grad_()
     y = network(t)
     first = torch.autograd.grad(y.sum(), t, create_graph=True)[0]
