@@ -1,1 +1,1 @@
-"""The course of Snapshots: scheduled, taken in, kept, looked at by the detectors."""
+"""The way of the Snapshots: scheduled, measured, kept, and given to the detectors."""

@@ -1,4 +1,4 @@
-"""The Snapshots that are kept: a bounded number, spread over the whole run."""
+"""The history of a run: a bounded number of Snapshots, spread over all of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from gradwatch.records import Snapshot
 
-_KEPT = 100  # in a checkpoint, which shall stay small
+_KEPT = 100  # in a checkpoint, which should stay small
 
 
 class History(list[Snapshot]):
-    """A list that thins itself: when it is full every second Snapshot goes, and from then on every second is kept.
+    """A list that thins itself: when it is full, it drops every second Snapshot, and from then on keeps half as many.
 
-    The latest is always there. Between the others the distance is the same all over the run, up to a factor of 2.
+    The latest is always there. The distance of the others is the same over the whole run, up to a factor of 2.
 
     Args:
-        size: how many are kept at the most.
+        size: largest number of Snapshots.
 
     Example:
         >>> history = History(size=4)
@@ -30,12 +30,12 @@ class History(list[Snapshot]):
         super().__init__()
         self._size = size
         self._stride = 1
-        self._count = 0  # of all that were ever added
+        self._count = 0  # of all that were added
 
     def add(self, snapshot: Snapshot) -> None:
-        """Add the latest."""
+        """Add the latest Snapshot."""
         if self and (self._count - 1) % self._stride:
-            self.pop()  # it was kept only for being the latest
+            self.pop()  # it was kept only because it was the latest
         self.append(snapshot)
         self._count += 1
         while len(self) > self._size:
@@ -50,14 +50,14 @@ class History(list[Snapshot]):
             self.append(latest)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """At most 100 of them, spread over the run, as plain lists and numbers."""
+        """Return at most 100 Snapshots, spread over the run, as plain lists and numbers."""
         kept = History(_KEPT)
         for snapshot in self:
             kept.add(snapshot)
         return [snapshot.to_dict() for snapshot in kept]
 
     def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
-        """Go on from there."""
+        """Go on from such a state."""
         self.clear()
         self._stride, self._count = 1, 0
         for item in state:

@@ -1,4 +1,4 @@
-"""Whether an optimizer did step, and with which gradients, where a loss scaler has a say in it."""
+"""Optimizer steps that a loss scaler may skip: if they happened, and the scale of their gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradwatch.torch_internals import unscales_itself
 
 
 class Stepping:
-    """Watches optimizers from just before they step to just after, through their own hooks.
+    """Notes which optimizers step, through hooks on them.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
@@ -34,29 +34,29 @@ class Stepping:
         self._found_inf: dict[int, Tensor] = {}
 
     def expect(self, optimizer: Optimizer, then: Callable[[], None], *, early: bool = False) -> None:
-        """Note whether this optimizer steps, and call ``then`` when it has.
+        """Note if this optimizer steps, and call ``then`` when it has.
 
         Args:
-            optimizer: it has been read and is about to step.
+            optimizer: was read, and is about to step.
             then: called without arguments.
-            early: call it just before: an optimizer that unscales by itself writes to the gradients as it steps.
+            early: call it just before the step: an optimizer that unscales by itself changes the gradients in its step.
         """
 
         def note(*_: object) -> None:
             self._has_stepped[id(optimizer)] = True
-            found = getattr(optimizer, "found_inf", None)  # only one that unscales by itself is told
+            found = getattr(optimizer, "found_inf", None)  # the scaler sets it where the optimizer unscales by itself
             if isinstance(found, Tensor):
                 self._found_inf[id(optimizer)] = found
             then()
 
         register = getattr(optimizer, "register_step_pre_hook" if early else "register_step_post_hook", None)
-        self._has_stepped[id(optimizer)] = register is None  # what is only like an optimizer does not tell
+        self._has_stepped[id(optimizer)] = register is None  # an object without these hooks is taken to step
         if register is not None:
             self._hooks.append(register(note))
 
     @property
     def skipped(self) -> bool | Tensor:
-        """Whether a step was left out: a scalar on the device where the optimizer itself has decided, there."""
+        """Return True if a step was skipped; a scalar on the device where an optimizer decided it there."""
         if not all(self._has_stepped.values()):
             return True
         found = [value.reshape(()) for value in self._found_inf.values()]
@@ -73,16 +73,16 @@ class LossScale:
     """One optimizer's step through a ``torch.amp.GradScaler``, or through none.
 
     Args:
-        scaler: it has scaled the loss of this step; None where nothing is scaled.
-        optimizer: what is about to step; Fabric's wrapper of an optimizer steps the scaler by itself.
+        scaler: has scaled the loss of this step; None where nothing is scaled.
+        optimizer: is about to step; Fabric's wrapper of an optimizer steps the scaler by itself.
 
     Attributes:
-        value: what the loss was multiplied by, on the device; None without a scaler.
-        left: the same where the optimizer unscales by itself, so that its gradients are still multiplied by it.
+        value: factor of the loss, on the device; None without a scaler.
+        left: the factor that the gradients still have, where the optimizer unscales by itself; else None.
         skipped: as in :class:`Stepping`; False without a scaler.
 
     Raises:
-        TypeError: when the scaler is something else.
+        TypeError: when the scaler is no GradScaler.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
@@ -103,7 +103,7 @@ class LossScale:
         self.skipped: bool | Tensor = False
 
     def unscale_(self) -> None:
-        """Divide the gradients by the scale, unless the optimizer is going to."""
+        """Divide the gradients by the scale, unless the optimizer will."""
         if self._scaler is not None and self.left is None:
             self._scaler.unscale_(self._inner)
 
@@ -122,8 +122,8 @@ class LossScale:
 
 
 def scale_on_device(scaler: Any, optimizer: Optimizer) -> Tensor:
-    """What a scaler multiplies losses by, as a scalar on the device of the optimizer's parameters."""
+    """Return the factor of a scaler, as a scalar on the device of the optimizer's parameters."""
     param = next((param for group in optimizer.param_groups for param in group["params"]), None)
-    # scale() multiplies there, where get_scale() would wait for the device.
+    # scale() multiplies on the device; get_scale() would wait for it.
     scale: Tensor = scaler.scale(torch.ones((), device=None if param is None else param.device))
     return scale

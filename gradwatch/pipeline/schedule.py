@@ -1,4 +1,4 @@
-"""Which optimizer steps are measured."""
+"""The schedule of the measured optimizer steps."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from gradwatch.checks import require_whole
 
 
 class Schedule:
-    """Measures the first ``dense_steps`` steps, then every ``every_n_steps``-th, and a few more when something is odd.
+    """Measures the first ``dense_steps`` steps, then every ``every_n_steps``-th, and a few more after suspicious ones.
 
-    What looks wrong at a measured step makes the next one measured too, for at most ``10`` steps in a row: enough to
-    tell a lasting trouble from a passing one, at a bounded price.
+    A suspicious step makes the next one measured too, for at most ``10`` steps in a row. That is enough to distinguish
+    a lasting problem from a passing one, and limits the cost.
 
     Args:
         every_n_steps: distance of the measured steps.
-        dense_steps: how many of the first steps are all measured.
+        dense_steps: number of steps at the start that are all measured.
 
     Raises:
-        ValueError: when one is no whole number or too small.
+        ValueError: when one of them is no whole number, or too small.
 
     Example:
         >>> schedule = Schedule(every_n_steps=5, dense_steps=2)
@@ -33,24 +33,24 @@ class Schedule:
         require_whole(None, least=0, dense_steps=dense_steps)
         self.every_n_steps, self.dense_steps = int(every_n_steps), int(dense_steps)
         self._extra = self._MOST_EXTRA
-        self._look_again = False
+        self._is_next_due = False
 
     def _is_regular(self, step: int) -> bool:
         return step < self.dense_steps or step % self.every_n_steps == 0
 
     def is_due(self, step: int) -> bool:
-        """Whether this step is to be measured."""
-        return self._look_again or self._is_regular(step)
+        """Return True if this step is to be measured."""
+        return self._is_next_due or self._is_regular(step)
 
-    def took(self, step: int, *, suspicious: bool) -> None:
-        """Tell that a step was measured, and whether anything looked wrong."""
+    def record(self, step: int, *, suspicious: bool) -> None:
+        """Note that a step was measured, and if anything looked wrong."""
         self._extra = self._MOST_EXTRA if self._is_regular(step) else self._extra - 1
-        self._look_again = suspicious and self._extra > 0
+        self._is_next_due = suspicious and self._extra > 0
 
     def state_dict(self) -> dict[str, int | bool]:
-        """What is left of the extra steps, for a checkpoint."""
-        return {"extra": self._extra, "look_again": self._look_again}
+        """Return the number of extra steps left, and if the next step is one, for a checkpoint."""
+        return {"extra": self._extra, "look_again": self._is_next_due}
 
     def load_state_dict(self, state: Mapping[str, int | bool]) -> None:
-        """Go on from there."""
-        self._extra, self._look_again = int(state["extra"]), bool(state["look_again"])
+        """Go on from such a state."""
+        self._extra, self._is_next_due = int(state["extra"]), bool(state["look_again"])

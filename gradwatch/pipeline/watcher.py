@@ -1,4 +1,4 @@
-"""The pipeline, free of any trainer: probe -> detectors -> findings, step by step."""
+"""The Watcher: probe -> Snapshot -> detectors -> findings, step by step, without a trainer."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 
 class Watcher:
-    """Watches a model's optimizer steps: which are measured, what they held, what is wrong.
+    """Watches a model's optimizer steps: measures some of them, keeps their Snapshots, and finds what is wrong.
 
     A loop of your own needs ``with`` and :meth:`step`; one that clips calls :meth:`read` before the clip. A trainer
     calls :meth:`begin`, :meth:`read` before the optimizer's step, and :meth:`end`. From a CUDA device a Snapshot, and
-    what is found in it, comes a step or more later, as nobody waits for it.
+    its findings, arrive a step or more later, without synchronising.
 
     Attributes:
-        history: the Snapshots; when there are more than ``history_size``, every second one is let go.
-        steps: how many optimizer steps have ended.
+        history: the Snapshots; when there are more than ``history_size``, every second one is dropped.
+        steps: number of optimizer steps that have ended.
 
     Args:
         model: any module.
-        every_n_steps, dense_steps: measure every so many optimizer steps, and each of the first so many.
+        every_n_steps, dense_steps: measure each of the first ``dense_steps`` optimizer steps, then every
+            ``every_n_steps``-th.
         detectors: objects or functions; None takes all with their defaults.
-        include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of those to leave out.
-        on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function that is called with the Finding that opens.
+        include, exclude: patterns (``encoder.*``) of the layers to watch (None for all), and of layers to leave out.
+        on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
-        history_size: how many Snapshots are kept.
+        history_size: largest number of Snapshots that are kept.
         measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
-        on_error: ``"warn"`` switches off what fails inside of the watching, says so once and lets the training go on;
-            ``"raise"`` is for tests, and for people who debug a detector. None takes the environment variable
+        on_error: ``"warn"`` switches off the part of the watching that fails, warns once, and the training goes on;
+            ``"raise"`` is for tests, and for debugging a detector. None takes the environment variable
             ``GRADWATCH_ON_ERROR``, else ``"warn"``.
-        ranks: processes whose numbers are added up, by which all watch the model; None finds those of DDP and FSDP.
+        ranks: the processes that train the model together; None finds those of DDP and FSDP.
 
     Raises:
         ValueError: for a number out of range, an unknown ``on_finding``, or a pattern that matches no layer.
@@ -84,54 +85,56 @@ class Watcher:
         self.containment = Containment(on_error)
         self._every_total = total_norm_every_step
         self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly, containment=self.containment)
-        self.containment.speaks = self._probe.speaks
+        self.containment.speaks = self._probe.is_speaker
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
             detectors,
             on_finding,
             history_size,
             containment=self.containment,
-            aloud=self._probe.speaks,
-            shared=self._probe.ranks is not None,
+            is_speaker=self._probe.is_speaker,
+            is_shared=self.is_shared,
         )
         self.history = self.intake.history
-        self._read: dict[int, Tensor | None] = {}  # optimizers read in this step, and their parts of the total norm
+        self._read: dict[
+            int, Tensor | None
+        ] = {}  # by id of each optimizer read in this step: its part of the total norm
 
     @property
     def findings(self) -> list[Finding]:
-        """All Findings so far, open and closed, in the order they opened."""
+        """Return all Findings so far, open and closed, in the order they opened."""
         return self.intake.ledger.findings
 
     @property
     def out_of_service(self) -> list[OutOfService]:
-        """The parts of the watching that failed and were switched off, in the order in which they did."""
+        """Return the parts of the watching that failed and were switched off, in the order they failed."""
         return self.containment.failures
 
     @property
     def should_stop(self) -> bool:
-        """Whether a finding has opened and ``on_finding`` is ``"stop"``."""
+        """Return True if a finding has opened and ``on_finding`` is ``"stop"``."""
         return self.intake.should_stop
 
     @property
     def is_measuring(self) -> bool:
-        """Whether the step under way is measured."""
+        """Return True if the current step is measured."""
         return self._probe.is_attached
 
     @property
     def norms(self) -> list[Tensor]:
-        """What was read of the total gradient norm in the step under way, one of each optimizer that has gradients."""
+        """Return the parts of the total norm that were read in the current step, one an optimizer with gradients."""
         return [norm for norm in self._read.values() if norm is not None]
 
     @property
     def total_norm(self) -> Tensor | None:
-        """Total gradient norm of the step under way, on the device; None before it was read, or of cut-up gradients."""
+        """Return the total norm of the optimizer read last, on the device; None before it, and of sharded gradients."""
         with self.contained():
             return self._probe.whole(next(reversed(self.norms), None))
         return None
 
     @contextmanager
     def contained(self) -> Iterator[None]:
-        """Let no error and no operation of the watching reach the training; after an error nothing more is measured."""
+        """Keep errors and operations of the watching from the training; after an error nothing more is measured."""
         try:
             with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
                 yield
@@ -141,7 +144,7 @@ class Watcher:
             self._probe.fail(error)
 
     def begin(self) -> None:
-        """Start an optimizer step, before its first forward pass; attaches the hooks if the step is measured."""
+        """Begin an optimizer step, before its first forward pass; attach the hooks if the step is measured."""
         self._read = {}
         self.containment.step = self.steps
         if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
@@ -153,33 +156,33 @@ class Watcher:
         self._probe.pause()
 
     def resume(self) -> None:
-        """Put the hooks back where :meth:`pause` has taken them off."""
+        """Put the hooks back where :meth:`pause` took them off."""
         with self.contained():
             self._probe.resume()
 
     def abandon(self) -> None:
-        """Drop the step under way: what was seen of it is forgotten, and it does not count."""
+        """Drop the current step: nothing of it is kept, and it does not count."""
         self._read = {}
         self._probe.detach()
 
     def expect(self, loss: Tensor) -> None:
-        """Take in the loss before its backward pass: in this step only its gradients count, and no penalty's."""
+        """Note the loss before its backward pass: in this step only its gradients count, and no penalty's."""
         if self.is_measuring:
             with self.contained():
                 self._probe.loss_pass.expect(loss)
 
     @property
     def is_shared(self) -> bool:
-        """Return True if several processes measure the same steps, none of which may leave one out alone."""
+        """Return True if several processes measure the same steps: none of them may skip one alone."""
         return self._probe.ranks is not None
 
     @property
     def has_seen_gradients(self) -> bool:
-        """Return True if a gradient has come to a layer's output in the step under way."""
+        """Return True if a gradient has come to a layer's output in the current step."""
         return self._probe.has_seen_gradients
 
     def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
-        """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), not yet clipped."""
+        """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), before clipping."""
         self._read[id(optimizer)] = None
         with self.contained():
             looks = self.is_measuring or self._every_total
@@ -197,48 +200,49 @@ class Watcher:
     def end(
         self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Snapshot | None:
-        """End an optimizer step; returns the latest Snapshot that has arrived: on a CPU its own, if it was measured.
+        """End an optimizer step; return the latest Snapshot that has arrived: on a CPU that of this step, if measured.
 
         Args:
             loss: of this step.
-            loss_scale: what it was multiplied by for the backward pass, on the device.
+            loss_scale: factor of the loss in the backward pass, on the device.
             skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
         """
         step, self.steps, latest = self.steps, self.steps + 1, None
+        # First the trace, which goes into the Snapshot of this step; last the findings, since announcing one may raise.
         with self.contained():
-            self.intake.traces.append(step, loss, self.norms if self._every_total else [], skipped)
+            self.intake.trace.append(step, loss, self.norms if self._every_total else [], skipped)
         self._finish(step, loss_scale, skipped)
         with self.contained():
-            latest = self.intake.take(step)
+            latest = self.intake.process_until(step)
         if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
             self._probe.detach()
         self.intake.announce()
         return latest
 
     def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor) -> None:
-        """End what is measured. Whatever fails before, other processes wait for what this one adds to the sums."""
+        """Send off what was measured. Other processes wait for this one's sums, whatever failed here before."""
         if not self.is_measuring:
             return
-        if not (self.norms or self.is_shared):  # no gradient at all: a training step that was left out
+        if not (self.norms or self.is_shared):  # no gradient at all: the training step was skipped
             self._probe.detach()
             return
-        if self.is_shared:  # the sums of the last measured step tell how much room those of this one need
+        if self.is_shared:  # the last measured step tells if the room is enough for the sums of this one
             with self.contained():
                 self.intake.catch_up()
         self.read_again()
         with self.contained():
-            self.intake.add(self._probe.finish(step, self.intake.traces, loss_scale=scale, skipped=skipped))
+            self.intake.add(self._probe.finish(step, self.intake.trace, loss_scale=scale, skipped=skipped))
 
     def step(
         self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any
     ) -> Snapshot | None:
-        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; returns what :meth:`end` returns.
+        """Read the gradients and step the optimizer, as ``GradScaler.step`` does; return what :meth:`end` returns.
 
         Args:
-            optimizer: what is stepped.
-            loss: of this step, for its trace; a device scalar is not waited for.
-            scaler: the ``torch.amp.GradScaler`` by which it was scaled; ``scaler.update()`` stays with you.
-            **kwargs: passed on to ``optimizer.step``.
+            optimizer: is stepped.
+            loss: of this step; a device scalar is not waited for.
+            scaler: the ``torch.amp.GradScaler`` that scaled the loss; call ``scaler.update()`` yourself.
+            **kwargs: are passed to ``optimizer.step``.
         """
         scale = LossScale(scaler, optimizer)
         if id(optimizer) not in self._read:
@@ -247,11 +251,11 @@ class Watcher:
         scale.step(self.read_again, **kwargs)
         try:
             return self.end(loss, loss_scale=scale.value, skipped=scale.skipped)
-        finally:  # a finding that is raised may be caught
+        finally:  # also if a finding is raised, as the user may catch it
             self.begin()
 
     def diagnosis(self) -> list[Diagnosis]:
-        """Return the likely causes of what was found, the likeliest first."""
+        """Return the likely causes of the findings, the likeliest first."""
         return diagnose(self.findings, self.history)
 
     def close(self, *, quietly: bool = False) -> None:
@@ -267,19 +271,24 @@ class Watcher:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.close(quietly=kind is not None)  # what is found late hides no other error
+        self.close(quietly=kind is not None)  # a late finding must not hide another error
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy holds what was recorded and watches nothing."""
+        """Return the state of a copy: it holds what was recorded and watches nothing."""
+        self.intake.catch_up()  # before the Probe's: late numbers tell which units fired
         return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs: steps, findings, detectors' memory, some Snapshots, and of which layers."""
+        """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.
+
+        It is the same on all ranks but for what detectors of the user found, so one rank's is enough for all.
+        """
+        intake = self.intake.state_dict()  # waits for late numbers, which tell which units fired
         own = {"steps": self.steps, "layers": list(self._probe.layers)}
-        return own | {"activity": self._probe.activity.state_dict(), **self.intake.state_dict()}
+        return own | {"activity": self._probe.activity.state_dict(), **intake}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where an earlier run stopped."""
+        """Go on where an earlier run stopped, whatever number of processes it had."""
         self.steps = self._probe.since = state["steps"]
         layers = self._probe.layers
         if set(state.get("layers", layers)) == set(layers):

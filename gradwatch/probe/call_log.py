@@ -1,4 +1,4 @@
-"""What the hooks hand over: the tensors of a call, and who called what and got which gradient."""
+"""The log of one measured step's layer calls and gradients, and the tensors of a call."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 def tensors_in(value: Any) -> list[Tensor]:
     """Return all tensors in a module's input or output: a tensor, or tuples, lists, dicts and dataclasses of them.
 
-    Containers are read past what their classes override, so no code of the user's runs; one that holds itself is read
-    once. Other containers (a generator, a mapping that makes its values when it is asked) are passed over.
+    Containers are read past what their classes override, so no user code runs. One that holds itself is read once.
+    Other containers (a generator, a mapping that computes its values) are skipped.
 
     Example:
         >>> import torch
@@ -21,11 +21,11 @@ def tensors_in(value: Any) -> list[Tensor]:
         2
     """
     found: list[Tensor] = []
-    opened: dict[int, Any] = {}  # holds them, so that an id stays that of the same container
+    opened: dict[int, Any] = {}  # by id; a container that is held here keeps its id
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        # By its type: an object may pretend to be of another class, or fail when it is asked for its own.
+        # Not isinstance: an object may have a __class__ that lies or raises.
         if issubclass(type(item), Tensor):
             found.append(item)
         elif id(item) not in opened and (parts := _parts(item)):
@@ -48,7 +48,7 @@ def _parts(container: Any) -> list[Any]:
 
 
 def _field(owner: Any, name: str) -> Any:
-    """Return what an object holds under a name, without running a property; None where it holds nothing."""
+    """Return an attribute of an object, without running a property; None where it has none."""
     try:
         held = object.__getattribute__(owner, "__dict__")
         return dict.get(held, name)
@@ -66,24 +66,27 @@ def _is_set(slot: MemberDescriptorType, owner: Any) -> bool:
 
 
 class CallLog:
-    """What the hooks saw, as flat lists: thousands of small objects a step would cost more than the hooks.
+    """The calls and gradients of one measured step, in flat lists: many small objects would cost more than the hooks.
+
+    An *edge* is the number of a tensor in autograd's graph. A *slot* is the number of a scalar that waits in
+    :class:`~gradwatch.probe.scalars.DeviceScalars` to be sent to the host.
 
     Attributes:
-        sizes: entries of each edge; an edge is one tensor of the graph.
-        arrivals: the edge of each gradient, in the order they came; the i-th one's norm is in slot ``slots[i]``.
-        slots: see ``arrivals``.
-        of_loss: for each arrival, if it came in the backward pass that is known to be that of the loss.
+        sizes: entries of each edge.
+        arrivals: the edge of each gradient, in the order they came.
+        slots: the slot of the norm of each arrival.
+        of_loss: for each arrival, if it came in the backward pass of the loss; all False where the loss is not known.
         layers: the layer of each call.
-        passes: the forward pass of each call.
+        passes: the forward pass of each call, counted from 0.
         inputs, outputs: pairs of a call and an edge.
         norms: call, entries and norm (a device scalar) of its output.
-        saturated: places in ``norms``, and the share of saturated outputs (a device scalar) of a bounded activation.
+        saturated: place in ``norms``, and the share of saturated outputs (a device scalar) of a bounded activation.
         peaks: call, largest output of each unit, and number of samples, of a ReLU.
-        shares, arrival_shares, norm_shares: how much each edge, arrival and norm counts where other ranks, which share
-            the batch, hold copies of it; empty where nobody does.
+        shares, arrival_shares, norm_shares: weight of each edge, arrival and norm in a sum over all ranks, where ranks
+            that share a batch hold copies; empty where none do.
         inputs_given: call, entries and norm (a device scalar) of the floating tensors that the first layer was given.
-        dtype: the half precision that a layer put out last; empty where none did.
-        cut_by_unit: layers of whose units this process holds only some.
+        dtype: half precision of the last output that had one; empty where none had.
+        cut_by_unit: layers of which this process holds only some units.
         unwatched: layers whose hooks failed.
     """
 

@@ -1,4 +1,4 @@
-"""From sums to a Snapshot's columns: array arithmetic on the host."""
+"""The columns of a Snapshot, computed from a step's sums on the host."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ Columns = dict[str, Any]
 
 
 def _ratio(numbers: Array, of: Array) -> Array:
-    """Numbers as a share of others; NaN where those are 0."""
+    """Divide; NaN where ``of`` is 0, which means that nothing was added."""
     result: Array = np.divide(numbers, of, out=np.full(len(of), np.nan), where=of > 0)
     return result
 
 
 def _known(numbers: Array, counts: Array) -> Array:
-    """Sums; NaN where nothing was added."""
+    """Return sums, with NaN where nothing was added: a sum of 0 is no measured 0."""
     return np.where(counts > 0, numbers, np.nan)
 
 
 def layer_columns(sums: Sums, scale: float) -> Columns:
-    """Columns about the calls of the layers.
+    """Return the columns about the calls of the layers.
 
     Args:
         sums: by layer.
-        scale: how many times too large the gradients at the outputs are.
+        scale: factor by which the gradients at the outputs are too large.
     """
     energy = _known(sums["energy"], sums["arrived"]) / scale**2
     mean = _ratio(energy, sums["entries"])
+    # A gain is a quotient of two gradients: none where the lower one is 0 or not finite.
     healthy = np.where((mean > 0) & np.isfinite(mean), mean, np.nan)
     return {
         "grad_output_norm": np.sqrt(energy),
@@ -48,29 +49,31 @@ def layer_columns(sums: Sums, scale: float) -> Columns:
 
 
 def call_column(sums: Sums, rows: Mapping[int, slice], scale: float) -> dict[int, Array]:
-    """Layer -> norm of the gradient at its output at each call, for those that were called more than once."""
+    """Return the norm of the gradient at each call, for layers that were called more than once."""
     norms = np.sqrt(_known(sums["calls"], sums["calls_seen"])) / scale
     by_layer = {layer: norms[row] for layer, row in rows.items()}
-    seen = {layer: row[~np.isnan(row)] for layer, row in by_layer.items()}
-    return {layer: row for layer, row in seen.items() if len(row) > 1}
+    # A row has the length that all ranks agreed on, and no call may have come to its end.
+    arrived = {layer: row[~np.isnan(row)] for layer, row in by_layer.items()}
+    return {layer: row for layer, row in arrived.items() if len(row) > 1}
 
 
 def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indices], length: int) -> Columns:
-    """Columns about parameters.
+    """Return the columns about parameters.
 
     Args:
         sums: by parameter.
         names: of the parameters.
-        owners: pairs of a layer and a parameter of its own; a shared one is in several.
+        owners: places of layers, and of a parameter of each; a shared parameter is in several pairs.
         length: number of layers.
     """
     squares, sizes = (_known(sums[field], sums["present"]) for field in ("grad", "size"))
     layers, params = owners
 
     def by_layer(numbers: Array) -> Array:
+        # A layer without gradients has NaN, one with some gradients the sum of those.
         here = numbers[params]
         known = ~np.isnan(here)
-        total = np.bincount(layers[known], here[known], length).astype(np.float64)  # integers where there is none
+        total = np.bincount(layers[known], here[known], length).astype(np.float64)  # bincount of nothing is integer
         return _known(total, np.bincount(layers[known], minlength=length).astype(np.float64))
 
     nonzero, nonfinite = (by_layer(_known(sums[field], sums["present"])) for field in ("nonzero", "nonfinite"))
@@ -95,7 +98,7 @@ def _norm(squares: Array) -> float:
 
 
 def trace_columns(sums: Sums, first: int) -> Columns:
-    """Loss and total norm of each step since the last Snapshot.
+    """Return the loss and total norm of each step since the last Snapshot.
 
     Args:
         sums: by step.
@@ -124,10 +127,10 @@ class Assembly:
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self._layers = {name: kind_of(module) for name, module in layers.items()}
         self._order: list[int] | None = None
-        self._trace = _no_trace()
+        self._trace = _no_trace()  # of steps without a Snapshot
 
     def make(self, step: int, columns: Columns) -> Snapshot | None:
-        """A Snapshot; None where nobody had a gradient, so that the trace goes into the next one."""
+        """Return a Snapshot; None where no process had a gradient. The trace then goes into the next one."""
         trace = {name: np.concatenate([earlier, columns.pop(name)]) for name, earlier in self._trace.items()}
         order = self._order_by(columns.pop("first_calls"))
         self._trace = trace if np.isnan(columns["total_norm"]) else _no_trace()
@@ -145,7 +148,7 @@ class Assembly:
         return Snapshot(step, tuple(names[i] for i in order), tuple(kinds[i] for i in order), **fields)
 
     def _order_by(self, first_calls: Mapping[str, float]) -> list[int]:
-        """The places of the layers in network order, once one of them has run."""
+        """Return the places of the layers in network order: that of the first step in which one has run."""
         if self._order is None and first_calls:
             places = {name: i for i, name in enumerate(self._layers)}
             self._order = [places[name] for name in network_order(list(places), first_calls)]

@@ -1,4 +1,4 @@
-"""Layers inside compiled code: no hook fires there, and a measured step can do without the compiled code."""
+"""Layers inside compiled code, where no hook is called, and measured steps without the compiled code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gradwatch.torch_internals import is_compiled_function, is_compiled_in_place
 
 
 class HookableLayers:
-    """Which layers hooks can read: not those in compiled code, unless that is switched off for the measured steps.
+    """The layers that hooks can read: not those in compiled code, unless that is switched off for measured steps.
 
-    A hook that stands in code while it is compiled becomes a part of it, breaks ``fullgraph=True`` and goes on running
-    when it is removed; one that comes later is not called. So none is put there.
+    A hook that is there while code is compiled becomes a part of that code: it breaks ``fullgraph=True`` and runs even
+    after it is removed. A hook that comes later is not called. So none is put there.
 
     Args:
         model: the whole module.
@@ -25,7 +25,7 @@ class HookableLayers:
         eagerly: switch compiled code off, in the whole process, for the length of a measured step.
 
     Attributes:
-        layers: those that can be read.
+        layers: name -> layer that can be read.
 
     Raises:
         ValueError: when this torch can't switch compiled code off.
@@ -49,17 +49,17 @@ class HookableLayers:
         self._has_warned = False
         self.layers = {name: module for name, module in layers.items() if name not in set(self._hidden)}
 
-    def open(self) -> None:
-        """Begin a measured step."""
+    def begin_step(self) -> None:
+        """Switch compiled code off, where that was asked for."""
         if self._eagerly:
             self._switched_off.enter_context(torch.compiler.set_stance("force_eager"))
 
-    def close(self) -> None:
-        """End it: compiled code runs again, and nothing has to be compiled anew."""
+    def end_step(self) -> None:
+        """Switch compiled code on again; nothing is recompiled."""
         self._switched_off.close()
 
     def is_blocked(self, *, unseen: bool) -> bool:
-        """Whether hooks are of no use at all; says once which layers can't be read, and what to do.
+        """Return True if hooks can read no layer at all; warn once which layers can't be read, and what to do.
 
         Args:
             unseen: layers have gradients, and none was called as a module.
@@ -80,7 +80,7 @@ class HookableLayers:
 
 
 def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
-    """The layers in compiled code, as far as their modules tell: a function compiled elsewhere leaves no mark on them.
+    """Return the layers in compiled code, as far as modules show: a function compiled elsewhere leaves no mark on them.
 
     Args:
         model: the whole module; a part may be compiled by ``torch.compile(part)``, ``part.compile()``, a compiled
@@ -100,13 +100,12 @@ def compiled_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[s
 def _compiled_parts(module: nn.Module) -> list[nn.Module]:
     if is_compiled_in_place(module) or _is_compiled(module, "training_step"):
         return [part for _, part in named_modules(module)]
-    return (
-        [part for _, part in named_modules(module)][1:] if _is_compiled(module, "forward") else []
-    )  # its own hooks stand outside
+    # The hooks of a module with a compiled forward are called around that, so only its parts are hidden.
+    return [part for _, part in named_modules(module)][1:] if _is_compiled(module, "forward") else []
 
 
 def _is_compiled(module: nn.Module, method: str) -> bool:
-    # Read past a __getattr__ of the user's; a script's methods are no functions of Python.
+    # Past a user's __getattr__; the methods of a script are no functions of Python.
     found = None if is_scripted(module) else module.__dict__.get(method, getattr(type(module), method, None))
     return is_compiled_function(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from gradwatch.containment import Containment
 from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
-from gradwatch.probe.module_hooks import TRACKER, LossPass, TrainingThread, WatchingHook, add_hook, add_pre_hook
+from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
 from gradwatch.probe.modules import is_scripted, own_parameters
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
@@ -29,10 +29,10 @@ from gradwatch.torch_internals import (
     past_torch_function,
 )
 
-# Calls of one step beyond which no further is noted: a loop that never steps an optimizer would fill the memory with
-# their norms. A cell that is called 500 times in each of 100 batches stays below it.
+# Most calls of a step that are noted: a loop that never steps an optimizer would fill the memory with their norms. A
+# cell that is called 500 times in each of 100 batches stays below it.
 _MOST_CALLS = 1 << 16
-_INPUTS_A_PASS = 4  # of the first layer; more than others' calls of the model in one batch, as a rule
+_INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
 
 def _takes_over_inputs(module: nn.Module) -> bool:
@@ -44,15 +44,15 @@ def _do_nothing(*_: Any) -> None:
     pass
 
 
-class LayerHooks:
+class LayerHooks(StepHooks):
     """Reads the gradient at every layer's output (and input) while attached; holds no graph once detached.
 
     A forward hook puts a tensor hook on the output, since full backward hooks break on in-place modules. A tensor is
-    known by its place in autograd's graph (an *edge*): an input that another layer put out gets no second hook, and an
-    in-place ReLU's input is told from its output, though both are one Python object.
+    identified by its place in autograd's graph (an *edge*): node and output number. So an input that another layer put
+    out gets no second hook, and an in-place ReLU's input differs from its output, though both are one Python object.
 
-    Forward passes that belong to one optimizer step (accumulation) are told apart by their order: a forward call after
-    a gradient came, outside a backward pass, begins a new one.
+    An optimizer step may have several forward passes (accumulation). A forward call outside a backward pass begins a
+    new one if a gradient has come since the last call.
 
     Args:
         layers: name -> module.
@@ -60,7 +60,7 @@ class LayerHooks:
         loss_pass: knows which backward pass is that of the loss.
 
     Attributes:
-        graph: what was seen since the hooks were attached.
+        log: calls and gradients since the hooks were attached.
 
     Example:
         >>> model, scalars = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), DeviceScalars()
@@ -68,94 +68,63 @@ class LayerHooks:
         >>> hooks.attach(scalars)
         >>> model(torch.ones(1, 2)).sum().backward()
         >>> hooks.detach()
-        >>> hooks.graph.layers, hooks.graph.arrivals
+        >>> hooks.log.layers, hooks.log.arrivals
         (['0', '1'], [1, 0])
     """
 
     def __init__(
         self, layers: Mapping[str, nn.Module], containment: Containment, loss_pass: LossPass | None = None
     ) -> None:
-        self.graph = CallLog()
-        self._loss_pass = loss_pass or LossPass()
-        self._scalars = DeviceScalars()
-        self._containment = containment
-        self.training = TrainingThread(self._is_idle)
-        self._out: set[str] = set()
+        super().__init__("layer", containment, loss_pass)
+        self.log = CallLog()
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [
-            (name, module, self._hook(name, self._after, self._look(name, module))) for name, module in hookable.items()
+            (name, module, self._hook(name, self._after, self._reader(name, module)))
+            for name, module in hookable.items()
         ]
         self._pre_hooks = [
             (name, module, self._hook(name, self._before), _takes_over_inputs(module))
             for name, module in hookable.items()
             if module.__dict__.get("inplace", False) or _takes_over_inputs(module)
         ]
-        self._handles: list[RemovableHandle] = []
-        self._leaf_handles: list[RemovableHandle] = []
         self._leaves: dict[Tensor, int] = {}
-        self._mark: object | None = None  # of the step under way; what comes to a hook of an earlier one is not counted
         self._inputs_before: dict[str, Sequence[int]] = {}
         self._pass = 0
         self._first: str | None = None  # the layer that is called first
-        self._looks = 0
-        self._arrived = 0  # how many gradients had come at the last forward call
-
-    def _hook(self, name: str, function: Callable[..., None], *args: Any) -> WatchingHook:
-        return WatchingHook.of(self.training, partial(self._fail, name), function, name, *args)
+        self._input_reads_left = 0
+        self._arrived = 0  # number of gradients that had come at the last forward call
 
     def _is_idle(self) -> bool:
-        return not self.graph.layers
+        return not self.log.layers
 
     def _fail(self, name: str, error: Exception) -> None:
-        self._out.add(name)
-        self.graph.unwatched.add(name)
-        self._containment.fail(f"layer {name}", error)
+        self.log.unwatched.add(name)
+        super()._fail(name, error)
 
-    def attach(self, scalars: DeviceScalars) -> None:
-        """Put the hooks in place, if they are not, and start anew; ``scalars`` takes the norms."""
-        self.rest()
-        self.training.begin()
-        self.graph, self._scalars, self._mark = CallLog(), scalars, object()
-        self.graph.unwatched |= self._out
+    def _begin(self) -> None:
+        self.log = CallLog()
+        self.log.unwatched |= self._failed
         self._pass = self._arrived = 0
         self._first = None
-        if not self._handles:
-            self.resume()
 
-    def resume(self) -> None:
-        """Put the hooks in place; what was seen stays."""
-        self.pause()
-        # An in-place module's input is its output by the time of the forward hook: it is looked at before.
+    def _add_hooks(self) -> Iterator[RemovableHandle]:
+        # An in-place module's input is its output by the time of the forward hook, so it is read before.
         for name, module, hook, first in self._pre_hooks:
-            if name not in self._out:
-                self._handles.append(add_pre_hook(module, hook, prepend=first, with_kwargs=True))
+            if name not in self._failed:
+                yield add_pre_hook(module, hook, prepend=first, with_kwargs=True)
         for name, module, hook in self._hooks:
-            if name not in self._out:
-                self._handles.append(add_hook(module, hook, with_kwargs=True))
-
-    def pause(self) -> None:
-        """Remove the hooks from the modules; gradients of what they have seen still arrive."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+            if name not in self._failed:
+                yield add_hook(module, hook, with_kwargs=True)
 
     def rest(self) -> None:
-        """End the step; the hooks stay on the modules, for the next one, and do nothing."""
-        for handle in self._leaf_handles:
-            handle.remove()
-        self._leaf_handles.clear()
+        """End the step; the hooks stay on the modules and do nothing until the next one."""
+        super().rest()
         self._leaves.clear()
         self._inputs_before.clear()
-        self._mark = None
-
-    def detach(self) -> None:
-        """End the step and remove every hook; ``graph`` stays."""
-        self.pause()
-        self.rest()
 
     def forget(self) -> None:
-        """Let go of what was seen: its scalars would wait on the device until the next measured step."""
-        self.graph, self._scalars = CallLog(), DeviceScalars()
+        """Drop what was read: its scalars would wait on the device until the next measured step."""
+        self.log, self._scalars = CallLog(), DeviceScalars()
 
     def _before(self, name: str, _: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling() or self._mark is None or kwargs is None:
@@ -163,12 +132,12 @@ class LayerHooks:
         self._inputs_before[name] = self._edges_of((args, kwargs))
 
     def _after(
-        self, name: str, look: Callable[[int, Tensor], None], _: nn.Module, args: Any, kwargs: Any, *output: Any
+        self, name: str, read: Callable[[int, Tensor], None], _: nn.Module, args: Any, kwargs: Any, *output: Any
     ) -> None:
-        if torch.compiler.is_compiling():  # first, and here: in code that is being compiled no trace shall be left
+        if torch.compiler.is_compiling():  # first: nothing of this function may be compiled into the user's code
             return
-        if self._mark is None or not output or len(self.graph.layers) >= _MOST_CALLS:
-            return  # without an output: fusing layers has moved the hook, and it is called in another way
+        if self._mark is None or not output or len(self.log.layers) >= _MOST_CALLS:
+            return  # no output: fusing layers has moved the hook to where it is called with other arguments
         outputs = self._edges_of(output[0])
         if not outputs:
             return
@@ -177,80 +146,80 @@ class LayerHooks:
             inputs = self._edges_of((args, kwargs) if kwargs else args[0] if len(args) == 1 else args)
         call = self._note_call(name, inputs, outputs)
         if call == 0 or (name == self._first and self._begins_anew(call)):
-            self._see_inputs(call, (args, kwargs))
+            self._read_inputs(call, (args, kwargs))
         if type(output[0]) is Tensor:
             if not output[0].is_meta:
-                look(call, output[0])
+                read(call, output[0])
         else:
-            self._look_at_first(call, look, output[0])
+            self._read_first(call, read, output[0])
 
     def _begins_anew(self, call: int) -> bool:
-        """Return True unless a cell goes on: its call follows on one of its own in the same pass."""
-        layers, passes = self.graph.layers, self.graph.passes
+        """Return False if a cell goes on: its last call was the call before this one, in the same pass."""
+        layers, passes = self.log.layers, self.log.passes
         return layers[call] != layers[call - 1] or passes[call] != passes[call - 1]
 
     @staticmethod
-    def _look_at_first(call: int, look: Callable[[int, Tensor], None], output: Any) -> None:
+    def _read_first(call: int, read: Callable[[int, Tensor], None], output: Any) -> None:
         """Read the first of several outputs that holds floating or complex numbers."""
         with past_torch_function():
             for first in filter(is_readable, tensors_in(output)):
-                look(call, first)
+                read(call, first)
                 return
 
-    def _see_inputs(self, call: int, given: Any) -> None:
-        """Read what the first layer is given, a few times a pass: some calls may not belong to the step."""
-        graph = self.graph
-        if call == 0 or graph.passes[call] != graph.passes[call - 1]:
-            self._first, self._looks = graph.layers[call], _INPUTS_A_PASS
-        if not self._looks:
+    def _read_inputs(self, call: int, given: Any) -> None:
+        """Read what the first layer is given, in the first few calls of a pass."""
+        log = self.log
+        if call == 0 or log.passes[call] != log.passes[call - 1]:
+            self._first, self._input_reads_left = log.layers[call], _INPUTS_A_PASS
+        if not self._input_reads_left:
             return
-        self._looks -= 1
+        self._input_reads_left -= 1
         with past_torch_function():
             for tensor in filter(is_readable, tensors_in(given)):
                 values = stored_values(tensor)
                 norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
-                graph.inputs_given.append((call, values.numel(), norm))
+                log.inputs_given.append((call, values.numel(), norm))
 
     def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
-        graph = self.graph
-        if len(graph.arrivals) != self._arrived and not TRACKER.is_bw:
+        log = self.log
+        if len(log.arrivals) != self._arrived and not TRACKER.is_bw:
             self._pass += 1
-            self._arrived = len(graph.arrivals)
-            # Data that requires a gradient is not held beyond its pass; parameters are there for longer anyway.
+            self._arrived = len(log.arrivals)
+            # Parameters live longer than a pass anyway; data that requires a gradient must not be held beyond its pass.
             self._leaves = {leaf: edge for leaf, edge in self._leaves.items() if isinstance(leaf, nn.Parameter)}
-        call = len(graph.layers)
-        graph.layers.append(name)
-        graph.passes.append(self._pass)
+        call = len(log.layers)
+        log.layers.append(name)
+        log.passes.append(self._pass)
         for edge in inputs:
-            graph.inputs.append((call, edge))
+            log.inputs.append((call, edge))
         for edge in outputs:
-            graph.outputs.append((call, edge))
+            log.outputs.append((call, edge))
         return call
 
-    def _look(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
-        """Return the reading of an output: at once, not in a batch, as an in-place module may overwrite it next."""
+    def _reader(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
+        """Return the function that reads a layer's output."""
+        # It reads at once and not in a batch, since an in-place module may overwrite the output next.
         if is_relu(module):
-            return self._look_at_units
-        # These, like ReLUs, put out NaN and Inf only where such came in, so that the layer before them tells. On
-        # ResNet-18 (32 images of 32 x 32) their outputs are 75 MB, which need not be read. A forward of the user's may
-        # make NaN itself: it is read.
+            return self._read_units
+        # Normalizations, like ReLUs, pass NaN and Inf on: the output of the layer before shows them. On ResNet-18 (32
+        # images of 32 x 32) their outputs are 75 MB, which need not be read. A user's forward may make NaN itself.
         if runs_forward_of(module, NORMALIZATIONS):
             return _do_nothing
-        return partial(self._look_at_size, saturation_of(module))
+        return partial(self._read_size, saturation_of(module))
 
-    def _look_at_units(self, call: int, output: Tensor) -> None:
+    def _read_units(self, call: int, output: Tensor) -> None:
         peaks = peaks_of(output) if is_plain(output) else None
         if peaks is not None:
-            self.graph.peaks.append((call, *peaks))
+            self.log.peaks.append((call, *peaks))
 
-    def _look_at_size(self, saturation: tuple[float, float] | None, call: int, output: Tensor) -> None:
-        values, graph = stored_values(output), self.graph
+    def _read_size(self, saturation: tuple[float, float] | None, call: int, output: Tensor) -> None:
+        values, log = stored_values(output), self.log
         dtype = None
         if values.itemsize < 4:
-            dtype, graph.dtype = torch.float32, str(values.dtype).removeprefix("torch.")
-        graph.norms.append((call, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
+            dtype, log.dtype = torch.float32, str(values.dtype).removeprefix("torch.")
+        log.norms.append((call, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
         if saturation is not None and values.numel():
-            graph.saturated.append((len(graph.norms) - 1, saturated_share(saturation, values)))
+            log.saturated.append((len(log.norms) - 1, saturated_share(saturation, values)))
 
     def _edges_of(self, value: Any) -> Sequence[int]:
         if type(value) is Tensor:  # nearly always: the general way costs three times as much
@@ -265,23 +234,23 @@ class LayerHooks:
                     edges.append(edge)
             else:
                 return edges
-        with past_torch_function():  # what a subclass of Tensor does with an operation is its user's own affair
+        with past_torch_function():  # a user's subclass of Tensor must not see our operations
             wanted = [tensor for tensor in tensors_in(value) if tensor.requires_grad and is_readable(tensor)]
             return [edge for edge in map(self._edge, wanted) if edge != NONE]
 
     def _edge(self, tensor: Tensor) -> int:
-        """Return the number of a tensor's place in autograd's graph; a new one gets a hook."""
+        """Return the edge of a tensor; a new one gets a hook. NONE where autograd refuses to tell."""
         try:
             node: Any = tensor.grad_fn
-        except RuntimeError:  # a view whose base was changed in a way that autograd forbids, if one uses the view
+        except RuntimeError:  # a view whose base was changed in a forbidden way: an error only for who uses the view
             return NONE
-        if node is None:  # a leaf (a parameter that is fed in, an input that requires a gradient) is its own place
+        if node is None:  # a leaf: a parameter that is fed in, or an input that requires a gradient
             edge = self._leaves.get(tensor)
             if edge is None:
                 edge = self._leaves[tensor] = self._new_edge(tensor)
             return edge
-        # The number is kept by the node itself. Whoever holds a node holds the whole graph behind it, and a loop that
-        # makes no backward pass would fill the memory with them.
+        # The node itself keeps the edge's number. A table here would hold the nodes, and with each the whole graph: a
+        # loop without a backward pass would fill the memory. The mark makes numbers of earlier steps invalid.
         number, kept = tensor.output_nr, node.metadata
         key = self._mark if number == 0 else (self._mark, number)
         edge = kept.get(key)
@@ -290,38 +259,38 @@ class LayerHooks:
         return edge
 
     def _new_edge(self, tensor: Tensor) -> int:
-        sizes = self.graph.sizes
+        sizes = self.log.sizes
         edge = len(sizes)
         sizes.append(entry_count(tensor) if tensor.is_nested else tensor.numel())
-        taker = partial(self._on_gradient, self._mark, edge)
-        handle: RemovableHandle = tensor.register_hook(taker)  # type: ignore[no-untyped-call]
+        receive = partial(self._on_gradient, self._mark, edge)
+        handle: RemovableHandle = tensor.register_hook(receive)  # type: ignore[no-untyped-call]
         if tensor.grad_fn is None:  # a leaf outlives the step, and a hook on it would too
             self._leaf_handles.append(handle)
         return edge
 
     def _on_gradient(self, mark: object, edge: int, grad: Tensor | None) -> None:
-        # None comes to one of several outputs (unbind, chunk) that the loss does not depend on. A gradient that is
-        # computed for many losses at once, or by compiled autograd, has no values.
+        # grad is None at one of several outputs (unbind, chunk) that the loss does not depend on. It has no values if
+        # it is computed for many losses at once (vmap), or by compiled autograd.
         if torch.compiler.is_compiling() or grad is None or mark is not self._mark or functorch_level() is not None:
             return
         try:
             if type(grad) is Tensor and not (dispatch_mode_count() or function_mode_count()):
-                self._take(edge, grad)
+                self._keep(edge, grad)
             else:
                 with past_torch_function(), past_dispatch_modes():
-                    self._take(edge, grad)
+                    self._keep(edge, grad)
         except Exception as error:
             if not is_batched(grad):
                 self._fail(self._layer_of(edge), error)
 
     def _layer_of(self, edge: int) -> str:
-        """Return the layer that put out an edge, or that was given it."""
-        pairs = [*self.graph.outputs, *self.graph.inputs]
-        return next((self.graph.layers[call] for call, other in pairs if other == edge), "(unknown)")
+        """Return the layer whose output, or else input, an edge is."""
+        pairs = [*self.log.outputs, *self.log.inputs]
+        return next((self.log.layers[call] for call, other in pairs if other == edge), "(unknown)")
 
-    def _take(self, edge: int, grad: Tensor) -> None:
+    def _keep(self, edge: int, grad: Tensor) -> None:
         if (type(grad) is Tensor and grad.is_cpu) or (is_readable(grad) and not is_batched(grad)):
-            slot = self._scalars.norm(grad)  # first: it may fail
-            self.graph.arrivals.append(edge)
-            self.graph.slots.append(slot)
-            self.graph.of_loss.append(self._loss_pass.is_running)
+            slot = self._scalars.norm(grad)  # before the lists below, which must stay equally long: it may fail
+            self.log.arrivals.append(edge)
+            self.log.slots.append(slot)
+            self.log.of_loss.append(self._loss_pass.is_running)

@@ -1,4 +1,4 @@
-"""The modules and parameters of a model, read past whatever a class has overridden."""
+"""The modules and parameters of a model, read past what a class has overridden."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield each module once with its name, as ``nn.Module.named_modules`` does, in the same order.
 
     A class may override ``named_modules``, ``children`` or ``parameters``: to hide a teacher, to compute, to raise. So
-    the modules are read from where torch registers them.
+    the modules are read from the dictionaries in which torch registers them.
 
     Example:
         >>> [name for name, _ in named_modules(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU())))]
@@ -33,7 +33,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module itself; one that is computed (by a parametrization, a property) is none.
+    """Return the parameters of a module itself, without those that a parametrization or a property computes.
 
     Example:
         >>> list(own_parameters(nn.Linear(1, 1)))
@@ -68,7 +68,7 @@ def is_scripted(module: nn.Module) -> bool:
 
 
 class Structure:
-    """The modules of a model as they are now, to be compared with what they are later.
+    """The modules of a model at one time, to be compared with those at a later time.
 
     Args:
         model: any module.

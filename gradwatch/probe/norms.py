@@ -17,19 +17,19 @@ from gradwatch.torch_internals import foreach_div, foreach_mul, foreach_norm
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
 _TINY, _HUGE = 1e-17, 1e18
 
-Batch = tuple[list[int], list[Tensor]]  # tensors that are alike, and where they stood
+Batch = tuple[list[int], list[Tensor]]  # positions, and tensors of one kind
 _BLOCK = 1 << 16  # entries whose comparison with zero stays in the processor's cache
 
 
 def stored_values(tensor: Tensor) -> Tensor:
-    """The entries a process stores, as a real strided tensor: same L2 norm, no graph, no copy where none is needed."""
+    """Return the entries a process stores, as a real strided tensor of the same L2 norm, without a graph."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     return tensor if is_plain(tensor) else _stored(local_part(tensor))
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor stores all its entries in this process, as real numbers that torch computes with."""
+    """Return True if a tensor stores all its entries in this process, as real numbers that torch computes with."""
     if tensor.layout is not torch.strided or tensor.is_complex() or tensor.itemsize == 1:
         return False
     return not (is_sharded(tensor) or tensor.is_nested)
@@ -38,8 +38,8 @@ def is_plain(tensor: Tensor) -> bool:
 def is_readable(tensor: Tensor) -> bool:
     """Return True if a tensor holds floating or complex numbers that this process can read.
 
-    Meta tensors have none, quantized ones hold codes, and a subclass with a ``__torch_dispatch__`` of its own may hold
-    anything: of these only torch's sharded, nested and still communicating tensors are known.
+    Meta tensors hold none, quantized ones hold codes, and a subclass with its own ``__torch_dispatch__`` may hold
+    anything: of these only torch's sharded, nested and still communicating tensors count as readable.
 
     Example:
         >>> [is_readable(tensor) for tensor in (torch.ones(2), torch.ones(2, device="meta"), torch.ones(2).long())]
@@ -56,7 +56,7 @@ def is_readable(tensor: Tensor) -> bool:
 
 
 def entry_count(tensor: Tensor) -> int:
-    """Return how many entries a tensor has; for a nested one those of all its parts together.
+    """Return the number of entries of a tensor; for a nested one, of all its parts.
 
     Example:
         >>> entry_count(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
@@ -79,7 +79,7 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def batches(tensors: Sequence[Tensor | None]) -> list[Batch]:
-    """The stored values of tensors in batches of one device, dtype and kind, with their positions.
+    """Group tensors by device, dtype and kind; return the positions and the stored values of each group.
 
     Example:
         >>> tensors = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), None, torch.zeros(3)]
@@ -102,13 +102,13 @@ def _stored_all(batch: list[Any]) -> list[Tensor]:
 
 
 def l2_norms(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of each tensor; finite wherever all entries are finite, and not 0 unless they all are.
+    """Return the L2 norm of each tensor: finite if all entries are finite, and 0 only if they all are.
 
     ``torch._foreach_norm`` in float32 gives ``inf`` for a gradient of 1e20 and 0 for one of 1e-23.
 
     Shapes: ``tensors``: any, one device and one real dtype; the result: float64, one value a tensor, on that device.
     Non-finite entries: the norm is ``inf`` or ``nan``.
-    Cost: one fused pass. On a CPU, tensors whose float32 norm is out of the safe range are read again in float64.
+    Cost: one fused pass. On a CPU, tensors whose float32 norm is outside the safe range are read again in float64.
     Elsewhere nothing is read back: CUDA accumulates in float64, other devices scale by the largest entry.
 
     Example:
@@ -124,7 +124,7 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
 
 
 def l2_norm_on_host(values: Tensor) -> float:
-    """L2 norm of one real tensor in the host's memory, as :func:`l2_norms` gives it.
+    """Return the L2 norm of one real tensor in the host's memory, as :func:`l2_norms` does.
 
     Example:
         >>> l2_norm_on_host(torch.tensor([3.0, 4.0]))
@@ -136,8 +136,8 @@ def l2_norm_on_host(values: Tensor) -> float:
 
 
 def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
-    # float64 accumulation costs 20 times the float32 pass on a CPU, so only the odd tensor gets it; looking at the
-    # values is free here, as they are in the host's memory.
+    # Accumulating in float64 costs 20 times the float32 pass on a CPU, so only tensors with a norm outside the safe
+    # range get it. To look at the norms costs nothing here, as they are in the host's memory.
     dtype = torch.float32 if tensors[0].itemsize < 4 else None
     norms = torch.stack(foreach_norm(tensors, 2, dtype=dtype)).double()
     values = norms.numpy()
@@ -147,20 +147,21 @@ def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
 
 
 def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
+    # Divided by the largest entry, all squares lie in [0, 1]; "tiny" keeps tensors of zeros from 0 / 0.
     scales = [norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in foreach_norm(tensors, float("inf"))]
     norms = foreach_norm(foreach_div(tensors, scales), 2)
     return torch.stack(norms) * torch.stack(scales)
 
 
 def nonzero_counts(tensors: list[Tensor]) -> Tensor:
-    """How many entries of each tensor are not exactly zero; NaN counts as not zero.
+    """Return how many entries of each tensor are not exactly zero; NaN counts as not zero.
 
     Example:
         >>> nonzero_counts([torch.tensor([0.0, 1.0, float("nan")])])
         tensor([2.], dtype=torch.float64)
     """
     first = tensors[0]
-    # NumPy can't read a sum over processes that is still under way, which is a tensor of a kind of its own.
+    # NumPy can't read an AsyncCollectiveTensor: a sum over processes that is still being computed.
     is_plain_kind = {type(tensor) for tensor in tensors} <= {Tensor, nn.Parameter}
     if first.is_cpu and first.dtype in (torch.float32, torch.float64) and is_plain_kind:
         arrays = [(t.detach() if t.requires_grad else t).resolve_neg().numpy() for t in tensors]
@@ -169,7 +170,7 @@ def nonzero_counts(tensors: list[Tensor]) -> Tensor:
 
 
 def _nonzero_count(values: npt.NDArray[np.floating[Any]]) -> int:
-    # A comparison is vectorized, and counting what it gives too: a fourth of the time that counting floats takes.
+    # Comparing and counting booleans are both vectorized: a fourth of the time of counting nonzero floats.
     if values.size <= _BLOCK:
         return values.size - int(np.count_nonzero(values == 0))
     flat = values.ravel(order="K")
@@ -177,10 +178,10 @@ def _nonzero_count(values: npt.NDArray[np.floating[Any]]) -> int:
 
 
 def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
-    """How many entries of each tensor are NaN or Inf, given the tensors' norms.
+    """Return how many entries of each tensor are NaN or Inf, given the tensors' norms.
 
-    On a CPU only the tensors with a non-finite norm are read. Elsewhere all are, to stay free of a sync: 0 times a
-    non-finite number is NaN, and that is counted as not zero.
+    On a CPU only the tensors with a non-finite norm are read. Elsewhere all are, to avoid a sync: 0 times a non-finite
+    number is NaN, which counts as not zero.
 
     Example:
         >>> tensors = [torch.ones(3), torch.tensor([float("inf"), 1.0])]
@@ -196,7 +197,7 @@ def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
 
 
 def by_kind(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Positions of the tensors, grouped by device and dtype."""
+    """Return the positions of the tensors, grouped by device and dtype."""
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for position, tensor in enumerate(tensors):
         kinds.setdefault((tensor.device, tensor.dtype), []).append(position)
@@ -204,7 +205,7 @@ def by_kind(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def norms_of(tensors: list[Tensor], kinds: Sequence[Sequence[int]], p: float) -> Tensor:
-    """The p-norm of each tensor in float64, on the first one's device, given their positions by kind.
+    """Return the p-norm of each tensor in float64, on the first one's device, given their positions by kind.
 
     Example:
         >>> norms_of([torch.tensor([3.0, -4.0])], [[0]], p=1)

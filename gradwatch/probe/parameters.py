@@ -1,4 +1,4 @@
-"""What is known of an optimizer without looking at a tensor."""
+"""The norms and counts of an optimizer's parameters and gradients, and its settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settings:
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Settings:
-        """Those of an optimizer as it is about to step."""
+        """Read the settings of an optimizer that is about to step."""
         wrapped = getattr(optimizer, "optimizer", optimizer)  # LightningOptimizer
         rates = [_on_host(group.get("lr", math.nan)) for group in optimizer.param_groups]
         return cls(type(wrapped).__name__, max(rates, default=math.nan))
@@ -51,33 +51,33 @@ def _on_host(rate: Any) -> float:
         return math.nan
     try:
         return float(rate)
-    except (TypeError, ValueError):  # an optimizer of the user's may call anything "lr"
+    except (TypeError, ValueError):  # a user's optimizer may call anything "lr"
         return math.nan
 
 
-Slots = npt.NDArray[np.int_]  # one a parameter; -1 where it has no such number
 NONE = -1
+Slots = npt.NDArray[np.int_]  # one a parameter; NONE where it has no such number
 
 
 class ParameterReading:
-    """The numbers of one optimizer's parameters that should learn: those that require a gradient.
+    """The numbers of one optimizer's parameters that require a gradient.
 
-    Of a parameter that is cut up they are about the part that this process holds.
+    Those of a sharded parameter are about the part that this process holds.
 
     Args:
         params: by name.
         scalars: takes the numbers.
-        ranks: the processes that train together; None where there is one alone.
-        scale: what the gradients are still multiplied by, on the device; None where they are as the loss has them.
+        ranks: the processes that train together; None for a single one.
+        scale: factor that the gradients still have, on the device; None where they are unscaled.
 
     Attributes:
-        names: their names, with or without a gradient.
+        names: of the parameters, with or without a gradient.
         sizes: their numbers of entries.
-        shares, grad_shares: what the entries of a parameter, or of its gradient, count in a sum over all processes.
+        shares, grad_shares: weight of a parameter's entries, or of its gradient's, in a sum over all processes.
         grad_norm, nonzero, nonfinite, weight_norm: for each, the slot of the number in ``scalars``, or -1.
-        grad_norm_after: the same once the optimizer has stepped; None before :meth:`read_again`.
-        total: total gradient norm, a scalar on the device: of what counts here, so that the squares of all processes'
-            add up. None where no parameter has a gradient.
+        grad_norm_after: slots of the norms after clipping; None before :meth:`read_again`.
+        total: this process's part of the total gradient norm, a scalar on the device; the squares of all parts add up.
+            None where no parameter has a gradient.
 
     Example:
         >>> layer, scalars = nn.Linear(2, 1, bias=False), DeviceScalars()
@@ -98,9 +98,9 @@ class ParameterReading:
         self.grad_norm_after: Slots | None = None
         self._params = list(params.values())
         self.sizes = [local_part(param.detach()).numel() for param in self._params]
-        self._seen = _fingerprint(self._params)
+        self._fingerprint = _fingerprint(self._params)
         self._grad_norms = _norms_over(scale)
-        with torch.no_grad():  # to detach each would cost as much as a pass over the small ones
+        with torch.no_grad():  # detaching each tensor would cost as much as a pass over the small ones
             grads = _gradients(self._params)
             self.shares, self.grad_shares = _shares(self._params, grads, ranks)
             self._read(grads, scalars)
@@ -113,14 +113,14 @@ class ParameterReading:
         self.nonzero = self._keep(alike, [nonzero_counts(batch) for _, batch in alike], scalars)
         self.nonfinite = self._keep(alike, nonfinite, scalars)
         self.weight_norm = self._keep(weights, [l2_norms(batch) for _, batch in weights], scalars)
-        self.total = _together(alike, norms, self.grad_shares)
+        self.total = _total_of(alike, norms, self.grad_shares)
 
     def read_again(self, scalars: DeviceScalars) -> None:
-        """Read the gradients' norms once more if anything wrote to them (a clip, say); else they are the same.
+        """Read the gradients' norms again if anything changed them, such as a clip; else keep the slots.
 
-        What is written through ``.data`` goes unseen, as autograd does not count it.
+        A change through ``.data`` is not noticed, as autograd does not count it.
         """
-        if self._seen is not None and _fingerprint(self._params) == self._seen:
+        if self._fingerprint is not None and _fingerprint(self._params) == self._fingerprint:
             self.grad_norm_after = self.grad_norm
             return
         with torch.no_grad():
@@ -149,14 +149,14 @@ def _shares(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None], rank
     if ranks is None:
         return np.ones(len(params)), np.ones(len(params))
     held = [ranks.share(param) for param in params]
-    # FSDP2 and tensor parallelism may cut a gradient otherwise than its parameter.
+    # FSDP2 and tensor parallelism may shard a gradient in another way than its parameter.
     cut = [ranks.share(grad) if grad is not None and is_sharded(grad) else None for grad in grads]
     return np.array(held), np.array([own if other is None else other for own, other in zip(held, cut, strict=True)])
 
 
 def _fingerprint(params: Sequence[nn.Parameter]) -> tuple[list[int], list[int | None]] | None:
-    # The version counter that autograd keeps tells whether a tensor was written to, without reading it: it saves the
-    # second pass over all gradients on every step that clips nothing. Torch's clip moves no counter of a DTensor's.
+    # Autograd's version counter tells if a tensor was changed, without reading it. It saves the second pass over all
+    # gradients on every step without a clip. A clip of a DTensor does not raise the DTensor's counter.
     grads = [param.grad for param in params]
     if any(is_sharded(grad) for grad in grads if grad is not None):
         return None
@@ -169,7 +169,7 @@ def _in_one_row(alike: Sequence[Batch], norms: Sequence[Tensor]) -> tuple[list[i
     return [position for positions, _ in alike for position in positions], row
 
 
-def _together(alike: Sequence[Batch], norms: Sequence[Tensor], shares: Array) -> Tensor | None:
+def _total_of(alike: Sequence[Batch], norms: Sequence[Tensor], shares: Array) -> Tensor | None:
     if not norms:
         return None
     positions, row = _in_one_row(alike, norms)
@@ -184,21 +184,21 @@ def _together(alike: Sequence[Batch], norms: Sequence[Tensor], shares: Array) ->
 def part_of_total_norm(
     params: Sequence[nn.Parameter], ranks: Ranks | None, scale: Tensor | None = None
 ) -> Tensor | None:
-    """Total L2 norm of the gradients as far as it counts in this process, see ``ParameterReading.total``."""
+    """Return this process's part of the total L2 norm of the gradients, see ``ParameterReading.total``."""
     grads, measure = _gradients(params), _norms_over(scale)
     alike = batches(grads)
-    return _together(alike, [measure(batch) for _, batch in alike], _shares(params, grads, ranks)[1])
+    return _total_of(alike, [measure(batch) for _, batch in alike], _shares(params, grads, ranks)[1])
 
 
 @torch.no_grad()
 def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
-    """Total L2 norm of the gradients, a float64 scalar left on the device; None where there is none.
+    """Return the total L2 norm of the gradients, a float64 scalar left on the device; None where there is none.
 
-    Of DTensors it is the norm of the whole gradients, for which all their processes have to call this: one collective
-    for each way of sharding.
+    For DTensors it is the norm of the whole gradients. Then all their processes have to call this, and it costs one
+    collective for each way of sharding.
 
     Raises:
-        NotImplementedError: for FSDP's first version, whose pieces don't tell how many others there are.
+        NotImplementedError: for FSDP1, whose pieces don't know how many others there are.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2)); weight.grad = torch.tensor([3.0, 4.0])

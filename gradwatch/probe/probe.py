@@ -1,9 +1,8 @@
-"""Hooks and norms together: one optimizer step of a model becomes one Snapshot, with one transfer to the host."""
+"""The measurement of one optimizer step: hooks, norms and sums make one Snapshot, with one transfer to the host."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -15,20 +14,21 @@ from gradwatch.probe.columns import Assembly
 from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import LayerHooks
-from gradwatch.probe.layers import Model, Register, find_layers
+from gradwatch.probe.layers import find_layers
 from gradwatch.probe.module_hooks import LossPass, sweep
 from gradwatch.probe.modules import Structure, named_modules, named_parameters
 from gradwatch.probe.parameters import NONE, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.scalars import DeviceScalars, Pending
-from gradwatch.probe.sums import Seen, StepSums, Trail, checksum
+from gradwatch.probe.sums import StepReading, StepSums, checksum
 from gradwatch.probe.tensor_parallel import ParallelHooks
 from gradwatch.probe.time_steps import TimeHooks
-from gradwatch.probe.trace import Traces
+from gradwatch.probe.trace import StepSlots, Trace
+from gradwatch.probe.watched_model import ModelIndex, WatchedModel
 from gradwatch.records import Array, Snapshot
 
-MEASURING = "the measured steps"  # what is out of service when reading a step fails as a whole
+MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
 
 
 class Probe:
@@ -38,21 +38,22 @@ class Probe:
         model: any module.
         include: patterns of the layers to watch; None watches all.
         exclude: patterns of the layers to leave out.
-        ranks: the processes that train the model together; None finds them out from the model.
+        ranks: the processes that train the model together; None finds them from the model.
         eagerly: measure without compiled code, which hides the layers in it from hooks.
         containment: switches off what fails; None lets every error through.
 
     Attributes:
-        is_attached: a step is being measured, so that hooks are in place.
-        total: total gradient norm of the last parameters read, as far as it counts in this process, a scalar on the
-            device: the squares of all processes' add up. See :meth:`whole`.
+        is_attached: a step is being measured, and the hooks are in place.
+        total: this process's part of the total gradient norm of the last parameters read, a scalar on the device. The
+            squares of all processes' parts add up. See :meth:`whole`.
         ranks: the processes; None where this one trains alone.
-        since: the first step whose loss no Snapshot has yet.
-        loss_pass: takes the loss before its backward pass; where it gets none, all backward passes count.
+        since: the first step whose loss is in no Snapshot yet.
+        activity: the units of the ReLUs that fired so far.
+        loss_pass: is given the loss before its backward pass; without it all backward passes count.
 
     Raises:
         ValueError: when a pattern matches no layer.
-        NotImplementedError: when parameters are cut up over processes in a way whose parts are not told apart.
+        NotImplementedError: when parameters are sharded in a way whose parts can't be distinguished.
 
     Example:
         >>> import torch
@@ -84,27 +85,25 @@ class Probe:
         self.activity = UnitActivity()
         self._eagerly = eagerly
         self._find = partial(find_layers, self.model, include, exclude)
-        self._group = (
-            SingleProcess(self.activity) if self.ranks is None else AllRanks(self.ranks, self.activity, self.model)
-        )
+        self._group = SingleProcess() if self.ranks is None else AllRanks(self.ranks, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
         self._settings = Settings()
         self._has_failed = self._is_over = False
         self.loss_pass = LossPass()
-        self._look_at(self._find())
+        self._watch(self._find())
 
-    def _look_at(self, layers: Mapping[str, nn.Module]) -> None:
-        """Begin with a model, or begin anew where its modules are others than they were."""
+    def _watch(self, layers: Mapping[str, nn.Module]) -> None:
+        """Begin to watch layers, or begin again where modules of the model were replaced."""
         self._structure = Structure(self.model)
-        self._has_called = False  # in any step: one may have gradients of the calls of another
+        self._has_called = False  # over all steps: a step may have only gradients, of the calls of another
         self._layers = layers
-        self._reach = HookableLayers(self.model, layers, eagerly=self._eagerly)
-        self._hooks = self._make_hooks(self._reach.layers)
+        self._hookable = HookableLayers(self.model, layers, eagerly=self._eagerly)
+        self._hooks = self._make_hooks(self._hookable.layers)
         sharing = 1 if self.ranks is None else self.ranks.sharing
         self._times = TimeHooks(layers, self.containment, self.loss_pass, sharing)
         self._assembly = Assembly(layers)
-        self._register = Register(self.model, layers)
+        self._watched = WatchedModel(self.model, layers)
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
@@ -113,29 +112,29 @@ class Probe:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the layers that are watched."""
+        """Return the names of the watched layers."""
         return tuple(self._layers)
 
     @property
     def is_over(self) -> bool:
-        """Return True once nothing can be measured any more: this process has failed, or has heard of one that has."""
+        """Return True once nothing can be measured any more, since this process failed, or another one did."""
         return self._is_over or (self._has_failed and self.ranks is None)
 
     def fail(self, error: Exception) -> None:
-        """Measure nothing from now on; where other processes wait for this one's numbers, it goes on sending none."""
+        """Measure nothing from now on; where other processes wait for this one's numbers, it sends empty sums."""
         self._has_failed = True
         self.containment.fail(MEASURING, error)
 
     def attach(self) -> None:
-        """Put the hooks in place for one step, if they are not there from the last one."""
+        """Begin to measure a step: put the hooks in place, if they are not there from the last one."""
         self.rest()
         self.is_attached = True
         if self._has_failed:
             return
-        if not self._structure.is_current():  # a head was replaced, say
+        if not self._structure.is_current():  # for example, a head was replaced
             self.sweep()
-            self._look_at(self._find(strict=False))
-        self._reach.open()
+            self._watch(self._find(strict=False))
+        self._hookable.begin_step()
         self.loss_pass.reset()
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
@@ -149,19 +148,19 @@ class Probe:
                 sweep(module, self._times.training)
 
     def pause(self) -> None:
-        """Take the hooks off the modules while these do something else than train; the step goes on."""
+        """Take the hooks off the modules while the model does something else than train; the step goes on."""
         self._hooks.pause()
         self._times.pause()
 
     def resume(self) -> None:
-        """Put them back."""
+        """Put the hooks back where :meth:`pause` took them off."""
         if self.is_attached and not self._has_failed:
             self._hooks.resume()
             self._times.resume()
 
     def rest(self) -> None:
-        """End a step and drop what was read; the hooks stay for the next one, and do nothing until it begins."""
-        self._reach.close()
+        """End a step and drop what was read; the hooks stay for the next one, and do nothing until then."""
+        self._hookable.end_step()
         self._hooks.rest()
         self._times.rest()
         self._hooks.forget()
@@ -171,21 +170,20 @@ class Probe:
         self.is_attached = False
 
     def detach(self) -> None:
-        """End a step, if one is under way, and remove the hooks."""
+        """End a step, if one is being measured, and remove the hooks."""
         self.rest()
         self.pause()
 
     @property
     def has_seen_gradients(self) -> bool:
-        """Return True if a gradient has come to a layer's output in the step under way."""
-        return bool(self._hooks.graph.arrivals)
+        """Return True if a gradient has come to a layer's output in the current step."""
+        return bool(self._hooks.log.arrivals)
 
     def without_model(self) -> Probe:
-        """One that knows what was seen of the units, and holds nothing on the device."""
+        """Return a Probe that watches nothing and knows which units fired."""
         blank = Probe(nn.Module(), containment=self.containment)
         blank._layers = dict.fromkeys(self._layers, blank.model)  # their names
-        with suppress(RuntimeError):  # a device that has failed has nothing to tell
-            blank.activity.load_state_dict(self.activity.state_dict())
+        blank.activity.load_state_dict(self.activity.state_dict())
         return blank
 
     def read(
@@ -201,26 +199,27 @@ class Probe:
         if self._has_failed:
             return
         self._settings = settings or Settings()
-        learning = self._register.take(params)
+        learning = self._watched.names_of(params)
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total
 
     def part_of_total(self, params: Sequence[nn.Parameter], scale: Tensor | None = None) -> Tensor | None:
-        """What counts here of the total gradient norm, of a step that is not measured; None without a gradient."""
+        """Return this process's part of the total norm, for a step that is not measured; None without a gradient."""
         return part_of_total_norm(params, self.ranks, scale) if params else None
 
     def whole(self, part: Tensor | None) -> Tensor | None:
-        """The total norm that a part is of; None where each process holds other gradients: the Snapshot has it."""
+        """Return the total norm from a part; None where processes hold different gradients: the Snapshot has it."""
         if part is None or self.ranks is None:
             return part
+        # All processes hold the same gradients, so each has an equal part of the square.
         is_cut = any(self.ranks.is_cut(param) for _, param, _ in named_parameters(self.model))
         return None if is_cut else part * self.ranks.world**0.5
 
     @property
-    def speaks(self) -> bool:
-        """Whether this process is the one that speaks for all."""
+    def is_speaker(self) -> bool:
+        """Return True for the one process that warns for all."""
         return self.ranks is None or self.ranks.is_first
 
     def read_again(self) -> None:
@@ -232,49 +231,50 @@ class Probe:
     def snapshot(self, step: int) -> Snapshot | None:
         """Bring all numbers to the host, wait for them, and detach; None where no process had a gradient."""
         self.since = step
-        pending = self.finish(step, Traces())
+        pending = self.finish(step, Trace())
         self.detach()
         return pending.snapshot()
 
     def finish(
-        self, step: int, traces: Traces, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
+        self, step: int, trace: Trace, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Pending:
         """Send all numbers to the host and end the step. With several processes all have to call this.
 
         Args:
             step: index of the optimizer step.
-            traces: losses and total norms since the last measured step; drained.
+            trace: losses and total norms since the last measured step; is emptied.
             loss_scale: what the loss was multiplied by before the backward pass.
-            skipped: whether the optimizer left out the step; a scalar that is not 0 where only the device knows.
+            skipped: the optimizer skipped the step; a scalar that is not 0 where only the device knows.
         """
-        graph, readings, settings = self._hooks.graph, self._readings, vars(self._settings)
-        losses, totals = self._drained(traces)
+        log, readings, settings = self._hooks.log, self._readings, vars(self._settings)
+        losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         numbers = (span, losses, totals, loss_scale, skipped)
         faults = self.containment.shared_failures()
-        seen = Seen(graph, self._scalars, readings, self._times.slots, *numbers, faults)
-        sums, left_out = self._sums_of(seen), self._register.left_out()
+        reading = StepReading(log, self._scalars, readings, self._times.slots, *numbers, faults)
+        sums, left_out = self._sums_of(reading), self._watched.left_out()
         transfer = sums.scalars.send()
-        self.since = step + 1
+        # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
+        assembly, self.since = self._assembly, step + 1
         self.rest()
-        self._has_called = self._has_called or bool(graph.layers)
-        unseen = not self._has_called and _has_gradient(self._register.model, readings)
-        if self._reach.is_blocked(unseen=unseen and self._structure.is_current()):
+        self._has_called = self._has_called or bool(log.layers)
+        is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
+        if self._hookable.is_blocked(unseen=is_unseen and self._structure.is_current()):
             self._hooks.detach()
-            self._hooks = self._make_hooks({})  # they would only be compiled into the model
+            self._hooks = self._make_hooks({})  # hooks would only be compiled into the model
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
-            self._hear_of(sums, step)
+            self._switch_off_failed(sums, step)
             if sums.failed:
-                columns["total_norm"] = np.nan  # so that the losses go into the next Snapshot, if there is one
-            return self._assembly.make(step, {**columns, **settings, "left_out": left_out})
+                columns["total_norm"] = np.nan  # makes no Snapshot: the losses go into the next one
+            return assembly.make(step, {**columns, **settings, "left_out": left_out})
 
         return Pending(step, transfer, build)
 
-    def _hear_of(self, sums: StepSums, step: int) -> None:
-        """Take in what has failed in some process; it may have been this one."""
+    def _switch_off_failed(self, sums: StepSums, step: int) -> None:
+        """Switch off what has failed in some process, which may be this one."""
         for layer in sums.unwatched:
             self.containment.failed_elsewhere(f"layer {layer}", step)
         for place, (since, name) in sums.faults.items():
@@ -286,34 +286,35 @@ class Probe:
             self.containment.failed_elsewhere(MEASURING, step)
 
     def _agree(self) -> None:
-        """Make sure that all processes watch the same; where they do not, all of them know, and none goes on."""
+        """Make sure that all processes watch the same. Where they do not, all of them notice, and stop measuring."""
         try:
-            self._group.check([*self._register.model.layers, *self._register.model.params])
+            self._group.check([*self._watched.index.layers, *self._watched.index.params])
         except ValueError:
             self._is_over = True
             raise
 
-    def _drained(self, traces: Traces) -> tuple[Trail, Trail]:
+    def _drained(self, trace: Trace) -> tuple[StepSlots, StepSlots]:
         try:
-            return traces.drain(self._scalars)
+            return trace.drain(self._scalars)
         except Exception as error:
             self.fail(error)
             return ([], []), ([], [])
 
-    def _sums_of(self, seen: Seen) -> StepSums:
-        """Lay out the sums; where that fails, those of nothing, as other processes wait for them."""
-        model = self._register.model
+    def _sums_of(self, reading: StepReading) -> StepSums:
+        """Return the sums of what was read, and empty sums where that fails: other processes wait for them."""
+        index = self._watched.index
         if not self._has_failed:
             try:
-                return StepSums(model, seen, self._group)
+                return StepSums(index, reading, self._group, self.activity)
             except RaisedOnPurpose:
                 raise
             except Exception as error:
                 self.fail(error)
-        return StepSums(model, seen.without_numbers(), self._group)
+        return StepSums(index, reading.without_numbers(), self._group, self.activity)
 
 
-def _has_gradient(model: Model, readings: Iterable[ParameterReading]) -> bool:
-    owned = set(model.owners[1].tolist())
+def _has_gradient(index: ModelIndex, readings: Iterable[ParameterReading]) -> bool:
+    """Return True if a parameter of a watched layer has a gradient."""
+    owned = set(index.owners[1].tolist())
     slots = (slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True))
-    return any(slot != NONE and model.params[name] in owned for name, slot in slots)
+    return any(slot != NONE and index.params[name] in owned for name, slot in slots)

@@ -1,4 +1,4 @@
-"""The processes that train one model together, and how much of a sum over all of them each one holds."""
+"""The processes that train one model together, and the share of each in a sum over all of them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from gradwatch.torch_internals import fsdp2_class, is_flat_piece
 class Ranks:
     """The processes that train a model together.
 
-    Each one that holds a batch of its own computes the loss of that batch; the gradients of the parameters are averaged
-    over them. So the loss of all batches together is the mean of theirs, and the gradient of *that* loss at a layer's
-    output is what the process sees, divided by the number of batches.
+    Each process computes the loss of its batch, and the gradients of the parameters are averaged over the processes.
+    So the loss of all batches is the mean of theirs. The gradient of *that* loss at a layer's output is the gradient
+    that the process sees, divided by the number of batches.
 
     Attributes:
-        world: how many processes.
-        batches: how many batches there are, one a process, or one for several (tensor parallelism).
+        world: number of processes.
+        batches: number of batches: one a process, or one for several (tensor parallelism).
         place: of this process among those that share its batch.
-        pieces: how many pieces FSDP1 cuts a parameter into.
-        group: what they talk over; None for the group of all processes.
+        pieces: number of pieces that FSDP1 cuts a parameter into.
+        group: the process group of their collectives; None for the group of all processes.
 
     Example:
         >>> Ranks(world=4, batches=4).share(torch.zeros(2))
@@ -50,45 +50,46 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Return True for the one process that warns for all."""
         return dist.get_rank(self.group) == 0
 
     @property
     def sharing(self) -> int:
-        """How many processes share a batch."""
+        """Return the number of processes that share a batch."""
         return self.world // self.batches
 
     def share(self, tensor: Tensor) -> float:
-        """What the entries held here count in a sum over all processes, so that each one counts once."""
+        """Return the weight of the entries held here in a sum over all processes, so that each entry counts once."""
+        # With 4 processes, a tensor in 2 parts has 2 copies of each part, and each copy counts 2 / 4.
         pieces = self.pieces if is_flat_piece(tensor) else part_count(tensor)
         return pieces / self.world
 
     def is_cut(self, param: Tensor) -> bool:
-        """Whether this process holds only a part of a parameter."""
+        """Return True if this process holds only a part of a parameter."""
         return is_sharded(param) or (is_flat_piece(param) and self.pieces > 1)
 
     def add_up(self, row: Tensor) -> Tensor:
-        """The sum over all processes, in place. Every one of them has to call this."""
+        """Sum over all processes, in place. Every process has to call this."""
         dist.all_reduce(row, group=self.group)
         return row
 
     def largest(self, row: Tensor) -> Tensor:
-        """The maximum over all processes, in place. Every one of them has to call this."""
+        """Take the maximum over all processes, in place. Every process has to call this."""
         dist.all_reduce(row, dist.ReduceOp.MAX, group=self.group)
         return row
 
     def device(self, params: Iterable[Tensor]) -> torch.device:
-        """Where numbers are added up: the parameters' device, if the processes can talk from there."""
+        """Return the device on which numbers are added up: the parameters', if the backend supports it."""
         home = next((param.device for param in params), torch.device("cpu"))
         on_gpu_only = dist.get_backend(self.group) == "nccl"
         return torch.device("cuda", torch.cuda.current_device()) if on_gpu_only and home.type != "cuda" else home
 
 
 def find_ranks(model: nn.Module) -> Ranks | None:
-    """Those that train a model which is wrapped in DDP or FSDP, or has DTensors as parameters; None for any other.
+    """Return the processes of a model that is wrapped in DDP or FSDP, or has DTensors as parameters; else None.
 
     Raises:
-        UnsupportedError: (a NotImplementedError) where parameters are cut up in a way whose parts are not told apart.
+        UnsupportedError: (a NotImplementedError) where parameters are sharded in a way that is not supported.
 
     Example:
         >>> find_ranks(nn.Linear(2, 2)) is None
@@ -109,7 +110,7 @@ def _unless_all(group: Any) -> Any:
 
 
 def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
-    """Those of FSDP's first version, which flattens parameters and cuts the whole into pieces."""
+    """Return the processes of FSDP1, which joins parameters into a flat one and cuts that into pieces."""
     from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel, ShardingStrategy
 
     wrapped = [module for _, module in named_modules(model) if isinstance(module, FullyShardedDataParallel)]
@@ -117,7 +118,7 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
         return None
     if any(isinstance(p, FlatParameter) or is_sharded(p) for _, p, _ in named_parameters(model)):
         raise UnsupportedError(
-            "FSDP(use_orig_params=False), or FSDP with tensor parallelism, has no parameter that is told from others; "
+            "FSDP(use_orig_params=False), or FSDP with tensor parallelism, joins parameters into one; "
             "expected FSDP(use_orig_params=True), or FSDP2 (ModelParallelStrategy with fully_shard)"
         )
     strategies = {module.sharding_strategy for module in wrapped}
@@ -125,7 +126,7 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
     if len(strategies) > 1 or len(groups) > 1:
         raise UnsupportedError(
             f"FSDP wrappers of several kinds ({len(groups)} process groups, {sorted(s.name for s in strategies)}) are "
-            "not told apart; expected one sharding strategy for all, or FSDP2 (ModelParallelStrategy with fully_shard)"
+            "not supported; expected one sharding strategy for all, or FSDP2 (ModelParallelStrategy with fully_shard)"
         )
     strategy, group = strategies.pop(), cast(Any, groups.pop())
     hybrid = strategy.name.startswith("HYBRID")
@@ -136,13 +137,15 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
 
 
 def _cut_by_mesh(model: nn.Module) -> Ranks | None:
-    """Those of FSDP2 and of tensor parallelism, whose parameters are DTensors."""
+    """Return the processes of FSDP2 and of tensor parallelism, whose parameters are DTensors."""
     wrapped = [module for _, module in named_modules(model) if isinstance(module, fsdp2_class())]
     managed = {id(param) for module in wrapped for _, param, _ in named_parameters(module)}
     cut: list[Any] = [param for _, param, _ in named_parameters(model) if is_sharded(param)]
     splits = {(param.device_mesh, _batch_dims(param) if id(param) in managed else 0) for param in cut}
     if not splits:
         return None
+    # FSDP2's parameters may lie on a part of the mesh (the batches), tensor parallelism's on all of it. The parameter
+    # with most processes a batch shows how the mesh is split.
     mesh, dims = max(splits, key=lambda split: math.prod(split[0].shape[split[1] :]))
     sharing = math.prod(mesh.shape[dims:])
     group = mesh.get_group() if len(splits) == 1 and mesh.ndim == dims == 1 else None
@@ -158,6 +161,6 @@ def _cut_by_mesh(model: nn.Module) -> Ranks | None:
 
 
 def _batch_dims(param: Any) -> int:
-    """How many of the mesh's first dimensions hold different batches: up to the one that FSDP2 cuts it by."""
+    """Return how many of the mesh's first dimensions hold different batches: up to the one that FSDP2 shards by."""
     cut = [not placement.is_replicate() for placement in param.placements]
     return cut.index(True) + 1 if any(cut) else len(cut)

@@ -1,4 +1,4 @@
-"""Gradients that are cut into shards (FSDP2, tensor parallelism: DTensor), and sums over all of them."""
+"""Sharded gradients (DTensors of FSDP2 and tensor parallelism), and sums over all shards."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor, of which this process may hold a part only."""
+    """Return True for a DTensor, of which this process may hold only a part."""
     return type(tensor) not in _PLAIN and DTensor is not None and isinstance(tensor, DTensor)
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor; shares memory with it."""
+    """Return the part of a tensor that this process holds; shares memory with it."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
 def is_partial(tensor: Any) -> bool:
-    """Whether the tensor is the sum of what the processes hold, and that sum has not been taken yet."""
+    """Return True if the tensor is the sum of what the processes hold, and that sum was not computed yet."""
     return is_sharded(tensor) and any(placement.is_partial() for placement in tensor.placements)
 
 
 def summed(tensor: Any) -> Any:
-    """The tensor, summed over the processes where that has not been done yet; costs a collective then."""
+    """Return the tensor, summed over the processes if that was not done yet; costs a collective then."""
     if not is_partial(tensor):
         return tensor
     placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
@@ -41,7 +41,7 @@ def summed(tensor: Any) -> Any:
 
 
 def part_count(tensor: Any) -> int:
-    """How many different parts a tensor is cut into; the processes beyond that many hold copies of them.
+    """Return the number of different parts a tensor is cut into; the other processes hold copies of them.
 
     Example:
         >>> part_count(torch.zeros(3))
@@ -59,7 +59,7 @@ def over_shards(
     op: Literal["sum", "max"] = "sum",
     dims: Collection[int] | None = None,
 ) -> Tensor:
-    """Combine numbers that each process computed on its shards; they are then the same on all.
+    """Combine numbers that each process computed on its shards; the result is the same on all.
 
     Shapes: ``rows``: one row for each owner; the result has the same shape.
 
@@ -67,7 +67,7 @@ def over_shards(
         rows: a number, or several, about the local part of each owner.
         owners: the tensors they are about; rows of those that are not sharded stay as they are.
         op: how to combine.
-        dims: dimensions of the owners that the rows were reduced over; None stands for all.
+        dims: dimensions of the owners that the rows were reduced over; None means all.
 
     Cost: nothing where no owner is sharded, else one all-reduce for each way of sharding.
 
@@ -97,7 +97,7 @@ def _reduced_mesh_dims(owner: Any, dims: Collection[int] | None) -> tuple[bool, 
 
 
 def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float = 2.0) -> Tensor:
-    """The p-norms of whole tensors from those of the shards that this process holds."""
+    """Return the p-norms of whole tensors, from those of the shards that this process holds."""
     if not any(map(is_sharded, owners)):
         return norms
     if p == float("inf"):
@@ -106,7 +106,7 @@ def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float = 2.0) -
 
 
 def shard_like(full: Tensor, owner: Tensor) -> Tensor:
-    """The part of a full tensor that belongs to this process' part of ``owner``; no communication.
+    """Return the part of a full tensor that belongs to this process's part of ``owner``; no communication.
 
     Example:
         >>> shard_like(torch.ones(2), torch.zeros(2))
@@ -121,7 +121,7 @@ def shard_like(full: Tensor, owner: Tensor) -> Tensor:
 
 
 def any_rank(flag: Tensor) -> bool:
-    """Whether the flag is set on any rank. Reads it on the host, so this waits for the device."""
+    """Return True if the flag is set on any rank. Reads it on the host, so this waits for the device."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         flag = flag.to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Sums over the numbers of a step, laid out before any of the numbers is known."""
+"""The layout of a step's sums: which device scalars and host counts are added into which cell."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.records import Array
 
 Indices = npt.NDArray[np.intp]
-Part = tuple[Indices, Indices, Array]
-Sums = Mapping[str, Array]  # field -> what was added up
-Rows = Mapping[int, slice]  # layer -> the places that belong to it, in a field that has several for a layer
+Terms = tuple[Indices, Indices, Array]  # for each term: cell of the row, slot of its number, weight
+Sums = Mapping[str, Array]  # field -> its sums
+Rows = Mapping[int, slice]  # layer -> its places, in a field that has several for a layer
 
 
 class SumLayout:
-    """What is added to what: rows of sums over numbers that wait on a device, and over such that are known.
+    """The sums of a step as one row of cells, and the terms of each sum.
 
-    The layout follows from the fields and their lengths alone, never from what a process saw. So it is the same on all
-    ranks, and one collective adds up all of it.
+    A field is a part of the row with a name and a fixed length, such as the energy of each layer's gradient. A term is
+    a number that waits in a slot of :class:`~gradwatch.probe.scalars.DeviceScalars`, or one that the host knows. Terms
+    are only noted here. The row is computed from them once: on the host after the transfer, or on the device before a
+    collective.
+
+    The cells follow from the fields and their lengths alone, never from what a process saw. So they are the same on all
+    ranks, and one collective adds up all of them.
 
     Args:
-        lengths: field -> how many sums stand in it.
+        lengths: field -> number of its sums.
 
     Attributes:
         size: number of all sums.
@@ -36,10 +41,10 @@ class SumLayout:
     Example:
         >>> scalars = DeviceScalars()
         >>> slot = scalars.norm(torch.tensor([3.0, 4.0]))
-        >>> terms = SumLayout({"energy": 2, "entries": 2})
-        >>> terms.add("energy", [1], [slot], power=2)
-        >>> terms.count("entries", [1], [2])
-        >>> terms.split(terms.on_host(scalars.to_host()))
+        >>> layout = SumLayout({"energy": 2, "entries": 2})
+        >>> layout.add("energy", [1], [slot], power=2)
+        >>> layout.count("entries", [1], [2])
+        >>> layout.split(layout.on_host(scalars.to_host()))
         {'energy': array([ 0., 25.]), 'entries': array([0., 2.])}
     """
 
@@ -47,68 +52,69 @@ class SumLayout:
         bounds = list(accumulate(lengths.values(), initial=0))
         self._fields = {name: slice(*ends) for name, ends in zip(lengths, pairwise(bounds), strict=True)}
         self.size = bounds[-1]
-        self._parts: dict[int, list[Part]] = defaultdict(list)
-        self._known: list[tuple[Indices, Array]] = []
+        self._terms: dict[int, list[Terms]] = defaultdict(list)  # by the power they are raised to
+        self._counts: list[tuple[Indices, Array]] = []
 
-    def _targets(self, field: str, at: Any) -> Indices:
+    def _cells(self, field: str, at: Any) -> Indices:
         return np.asarray(at, np.intp) + self._fields[field].start
 
     def add(self, field: str, at: Any, slots: Any, *, power: int = 1, weight: Any = 1.0) -> None:
-        """Add numbers to the sums ``at`` of a field.
+        """Add numbers that wait in slots to the sums ``at`` of a field.
 
         Args:
             field: its name.
             at: places in the field.
-            slots: where the numbers wait, one for each place.
-            power: what each is raised to.
+            slots: of the numbers, one for each place.
+            power: what each number is raised to.
             weight: what each is then multiplied by.
         """
-        targets = self._targets(field, at)
-        self._parts[power].append((targets, np.asarray(slots, np.intp), _as_many(weight, targets)))
+        cells = self._cells(field, at)
+        self._terms[power].append((cells, np.asarray(slots, np.intp), _as_many(weight, cells)))
 
     def count(self, field: str, at: Any, amounts: Any = 1.0) -> None:
-        """Add amounts that are known already."""
-        targets = self._targets(field, at)
-        self._known.append((targets, _as_many(amounts, targets)))
+        """Add amounts that are known on the host."""
+        cells = self._cells(field, at)
+        self._counts.append((cells, _as_many(amounts, cells)))
 
-    def _merged(self) -> dict[int, Part]:
-        return {power: _joined(parts) for power, parts in self._parts.items()}
+    def _joined_terms(self) -> dict[int, Terms]:
+        return {power: _joined(terms) for power, terms in self._terms.items()}
 
-    def _known_sums(self) -> Array:
-        if not self._known:
+    def _counted(self) -> Array:
+        if not self._counts:
             return np.zeros(self.size)
-        targets, amounts = (np.concatenate(side) for side in zip(*self._known, strict=True))
-        return np.bincount(targets, amounts, self.size).astype(np.float64)
+        cells, amounts = (np.concatenate(side) for side in zip(*self._counts, strict=True))
+        return np.bincount(cells, amounts, self.size).astype(np.float64)
 
     def on_host(self, values: Array) -> Array:
-        """All sums, from the numbers by slot."""
-        row = self._known_sums()
-        for power, (targets, slots, weights) in self._merged().items():
-            row += np.bincount(targets, values[slots] ** power * weights, self.size)
+        """Return all sums, from the numbers by slot."""
+        row = self._counted()
+        for power, (cells, slots, weights) in self._joined_terms().items():
+            row += np.bincount(cells, values[slots] ** power * weights, self.size)
         return row
 
     def on_device(self, scalars: DeviceScalars, device: torch.device) -> Tensor:
-        """All sums of what ``scalars`` holds, left on the device; ``scalars`` is empty afterwards."""
+        """Return all sums of what ``scalars`` holds, left on the device; ``scalars`` is empty afterwards."""
+        # As on_host, but in torch: nothing is read, and the collective that follows needs the row on the device.
         numbers, places = scalars.on_device(device)
-        row = _moved(self._known_sums(), device)
-        for power, (targets, slots, weights) in self._merged().items():
+        row = _moved(self._counted(), device)
+        for power, (cells, slots, weights) in self._joined_terms().items():
             terms = numbers[_moved(places[slots], device)] ** power * _moved(weights, device)
-            row.index_add_(0, _moved(targets, device), terms)
+            row.index_add_(0, _moved(cells, device), terms)
         return row
 
     def split(self, row: Array) -> dict[str, Array]:
-        """The sums by field."""
-        return {name: row[place] for name, place in self._fields.items()}
+        """Return the sums by field."""
+        return {name: row[cells] for name, cells in self._fields.items()}
 
 
-def _as_many(numbers: Any, targets: Indices) -> Array:
+def _as_many(numbers: Any, cells: Indices) -> Array:
     array = np.asarray(numbers, np.float64)
-    return array if array.ndim else np.full(len(targets), array)  # an eighth of the time of np.broadcast_to
+    return array if array.ndim else np.full(len(cells), array)  # an eighth of the time of np.broadcast_to
 
 
-def _joined(parts: list[Part]) -> Part:
-    targets, slots, weights = (np.concatenate(side) for side in zip(*parts, strict=True))
-    return targets, slots, weights
+def _joined(terms: list[Terms]) -> Terms:
+    cells, slots, weights = (np.concatenate(side) for side in zip(*terms, strict=True))
+    return cells, slots, weights
 
 
 def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -116,7 +122,7 @@ def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 
 
 def rows_of(lengths: Sequence[int]) -> tuple[dict[int, slice], int]:
-    """Rows one after the other for the layers with a length, and the length of all together.
+    """Return rows one after the other for the layers with a length, and the length of all rows.
 
     Example:
         >>> rows_of([2, 0, 3])

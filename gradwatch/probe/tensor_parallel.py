@@ -1,4 +1,4 @@
-"""Hooks for tensor parallelism: which part of a layer's output, and of its gradient, this process holds."""
+"""Hooks for tensor parallelism, which know the part of an output, and of its gradient, that this process holds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gradwatch.probe.shards import is_partial, is_sharded, local_part, part_coun
 
 @dataclass(frozen=True)
 class Cut:
-    """How processes that share a batch hold an activation.
+    """Division of an activation among the processes that share a batch.
 
     Attributes:
-        parts: into how many parts it is cut; 1 where each process holds all of it.
-        by_unit: it is cut along its units (channels, or entries of the last dimension), not along its samples.
+        parts: number of parts; 1 where each process holds all of it.
+        by_unit: the parts are units (channels, or entries of the last dimension), not samples.
     """
 
     parts: int = 1
@@ -34,12 +34,12 @@ WHOLE = Cut()
 
 
 class ParallelHooks(LayerHooks):
-    """LayerHooks that tell the parts of activations from copies.
+    """LayerHooks that distinguish parts of activations from copies.
 
-    A layer of torch's tensor parallelism puts out plain tensors, which don't say what they are. But autograd's graph
-    does: where a DTensor became a plain tensor, its node says how it was cut. From each tensor the graph is walked back
-    to such a node, or to an output that is known already. Where nothing is found each process holds all of it; where it
-    can't be told (a graph that was detached on the way) there is no number, and the layer is listed as missing.
+    A layer of torch's tensor parallelism returns plain tensors, which don't say what they are. But autograd's graph
+    does: where a DTensor became a plain tensor, the node knows how it was cut. From each tensor the graph is walked
+    back to such a node, or to an output that is known already. Where nothing is found, each process holds all of the
+    tensor. Where the graph was detached on the way there is no number, and the layer is listed as missing.
 
     Args:
         layers: name -> module.
@@ -55,34 +55,35 @@ class ParallelHooks(LayerHooks):
         super().__init__(layers, containment, loss_pass)
 
     def _share(self, cut: Cut) -> float:
+        """Return how much the entries held here count in a sum over all processes, so that each counts once."""
         return min(cut.parts, self._ranks.sharing) / self._ranks.sharing
 
     def _new_edge(self, tensor: Tensor) -> int:
         edge, cut = super()._new_edge(tensor), self._cut_of(tensor)
-        self.graph.sizes[edge] = local_part(tensor.detach()).numel()
-        self.graph.shares.append(float("nan") if cut is None else self._share(cut))
+        self.log.sizes[edge] = local_part(tensor.detach()).numel()
+        self.log.shares.append(float("nan") if cut is None else self._share(cut))
         return edge
 
-    def _take(self, edge: int, grad: Tensor) -> None:
-        share = self._share(Cut(part_count(grad))) if is_sharded(grad) else self.graph.shares[edge]
-        if share == share and not is_partial(grad) and is_readable(grad):
-            super()._take(edge, grad)
-            self.graph.arrival_shares.append(share)
+    def _keep(self, edge: int, grad: Tensor) -> None:
+        share = self._share(Cut(part_count(grad))) if is_sharded(grad) else self.log.shares[edge]
+        if not math.isnan(share) and not is_partial(grad) and is_readable(grad):
+            super()._keep(edge, grad)
+            self.log.arrival_shares.append(share)
 
-    def _look(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
-        look = super()._look(name, module)
+    def _reader(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
+        read = super()._reader(name, module)
 
-        def look_here(call: int, output: Tensor) -> None:
+        def read_part(call: int, output: Tensor) -> None:
             cut = self._cut_of(output)
             if cut is None or is_partial(output):
                 return
             if cut.by_unit:
-                self.graph.cut_by_unit.add(name)
-            look(call, local_part(output.detach()))
-            if len(self.graph.norms) > len(self.graph.norm_shares):
-                self.graph.norm_shares.append(self._share(cut))
+                self.log.cut_by_unit.add(name)
+            read(call, local_part(output.detach()))
+            if len(self.log.norms) > len(self.log.norm_shares):
+                self.log.norm_shares.append(self._share(cut))
 
-        return look_here
+        return read_part
 
     def _cut_of(self, tensor: Any) -> Cut | None:
         if is_sharded(tensor):
@@ -97,7 +98,7 @@ class ParallelHooks(LayerHooks):
         return cut
 
     def _walk(self, node: Any) -> Cut | None:
-        """What the nodes behind this one say, down to the first that are known."""
+        """Return the cut that the nodes behind this one agree on, down to the first known ones; None if they differ."""
         found: set[Cut | None] = set()
         waiting, seen = [node], set()
         while waiting:
@@ -105,7 +106,7 @@ class ParallelHooks(LayerHooks):
             if node is None or node in seen:
                 continue
             seen.add(node)
-            kept = node.metadata
+            kept = node.metadata  # see LayerHooks._edge
             if (self._mark, "cut") in kept:
                 found.add(kept[self._mark, "cut"])
             elif hasattr(node, "dtensor_spec"):
@@ -114,7 +115,7 @@ class ParallelHooks(LayerHooks):
                 found.add(_of_leaf(node.variable))
             else:
                 waiting += [behind for behind, _ in node.next_functions]
-        cuts = found - {WHOLE}
+        cuts = found - {WHOLE}  # a bias that every process holds says nothing about the sum
         return None if len(cuts) > 1 else next(iter(cuts), WHOLE)
 
 
@@ -123,7 +124,7 @@ def _of_leaf(tensor: Tensor) -> Cut | None:
 
 
 def _cut_by(value: Any) -> Cut:
-    """How a DTensor is cut, or what a DTensor's spec stands for."""
+    """Return the cut of a DTensor, or of a DTensor's spec."""
     cut = [(size, p.dim) for size, p in zip(value.device_mesh.shape, value.placements, strict=True) if p.is_shard()]
     units = 1 if value.ndim > 3 else value.ndim - 1
     return Cut(math.prod(size for size, _ in cut), any(dim == units for _, dim in cut)) if cut else WHOLE

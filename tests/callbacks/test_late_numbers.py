@@ -158,7 +158,7 @@ def test_a_finding_that_comes_at_the_end_hides_no_other_error() -> None:
 
 
 def test_several_processes_take_a_snapshot_in_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_is_alone", lambda: False)
+    monkeypatch.setattr(intake, "_is_single_process", lambda: False)
     for delay in (0, 1, 100):  # whatever the device of one of them says
         Late.delay = delay
         model = network()

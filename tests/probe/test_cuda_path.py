@@ -16,11 +16,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.pipeline.watcher import Watcher
-from gradwatch.probe.dead_units import UnitActivity, peaks_of, saturated_share, saturation_of
+from gradwatch.probe.dead_units import add_units, peaks_by_layer, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.norms import l2_norms
 from gradwatch.probe.parameters import ParameterReading, total_gradient_norm
 from gradwatch.probe.scalars import DeviceScalars
-from gradwatch.probe.trace import Trace
+from gradwatch.probe.sum_layout import SumLayout
+from gradwatch.probe.trace import ScalarRow
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -53,11 +54,12 @@ def test_parameters_are_read_without_waiting() -> None:
 
 def test_activations_are_read_without_waiting() -> None:
     with FakeTensorMode():
-        activity, output = UnitActivity(), torch.empty(128, 8, device="cuda")
+        scalars, output = DeviceScalars(), torch.empty(128, 8, device="cuda")
         peaks = peaks_of(output)
         assert peaks is not None
-        activity.add("relu", *peaks)
-        assert activity.dead_shares()[0][1].device.type == "cuda"
+        layout = SumLayout({"samples": 1, "units": 8, "fired": 8})
+        add_units(layout, peaks_by_layer([(0, *peaks), (0, *peaks)]), {0: slice(0, 8)}, scalars)
+        assert scalars.count == 8
         saturation = saturation_of(nn.Tanh())
         assert saturation is not None
         assert saturated_share(saturation, output).device.type == "cuda"
@@ -65,12 +67,12 @@ def test_activations_are_read_without_waiting() -> None:
 
 def test_gradients_and_traces_wait_on_the_device() -> None:
     with FakeTensorMode():
-        trace, scalars = Trace(), DeviceScalars(max_tensors=4)
+        row, scalars = ScalarRow(), DeviceScalars(max_tensors=4)
         for step in range(3000):
-            trace.append(step, torch.empty((), device="cuda"))
+            row.append(step, torch.empty((), device="cuda"))
         for _ in range(10):
             scalars.norm(torch.empty(4, 4, device="cuda"))
-        steps, slots = trace.drain(scalars)
+        steps, slots = row.drain(scalars)
     assert len(steps) == len(slots) == 3000
 
 
