@@ -1,87 +1,20 @@
-"""A plain loop under watch(): the measured steps and values, no traces, and unchanged training."""
+"""A plain loop under watch(): the values of a Snapshot, no hooks left behind, and unchanged training."""
+
+from __future__ import annotations
 
 import copy
-import inspect
 import io
-import json
 import math
 import pickle
 import re
-import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from watched_loops import X, hooks_on, network, train
 
-import gradwatch
-from gradwatch import Finding, GradientError, GradientWarning, Snapshot, Watcher, watch
-
-X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def train(watcher: Watcher, model: nn.Module, steps: int, lr: float = 0.01) -> list[Snapshot | None]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    snapshots = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = model(X).square().mean()
-        loss.backward()
-        snapshots.append(watcher.step(optimizer, loss))
-    return snapshots
-
-
-def hooks_on(model: nn.Module) -> int:
-    modules = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
-    return modules + sum(len(param._backward_hooks or ()) for param in model.parameters())
-
-
-def finds(*steps: int, kind: str = "mine") -> Callable[[Snapshot], Finding | None]:
-    def detector(snapshot: Snapshot) -> Finding | None:
-        if snapshot.step in steps:
-            return Finding(kind, ("0",), snapshot.step, 2.0, 1.0, f"{kind} at {snapshot.step}")
-        return None
-
-    return detector
-
-
-def measured(watcher: Watcher) -> list[int]:
-    return [snapshot.step for snapshot in watcher.history]
-
-
-def test_the_first_twenty_steps_are_measured_and_then_every_fiftieth() -> None:
-    model = network()
-    with watch(model) as watcher:
-        snapshots = train(watcher, model, 160)
-    assert measured(watcher) == [*range(20), 50, 100, 150]
-    assert [snapshot.step for snapshot in snapshots if snapshot] == measured(watcher)
-    assert watcher.steps == 160
-
-
-@pytest.mark.parametrize(
-    ("every", "dense", "expected"), [(1, 0, [0, 1, 2, 3, 4, 5, 6]), (3, 0, [0, 3, 6]), (5, 2, [0, 1, 5]), (9, 0, [0])]
-)
-def test_the_schedule_is_what_was_asked_for(every: int, dense: int, expected: list[int]) -> None:
-    model = network()
-    with watch(model, every_n_steps=every, dense_steps=dense) as watcher:
-        train(watcher, model, 7)
-    assert measured(watcher) == expected
-
-
-def test_hooks_are_there_for_a_measured_step_only() -> None:
-    model, seen = network(), []
-    with watch(model, every_n_steps=4, dense_steps=2) as watcher:
-        for _ in range(10):
-            seen.append((hooks_on(model) > 0, watcher.is_measuring))
-            train(watcher, model, 1)
-    assert seen == [(step in (0, 1, 4, 8),) * 2 for step in range(10)]
-    assert hooks_on(model) == 0
+from gradwatch import watch
 
 
 def test_a_snapshot_holds_what_autograd_says() -> None:
@@ -96,29 +29,6 @@ def test_a_snapshot_holds_what_autograd_says() -> None:
     assert snapshot.param_grad_norm.tolist() == pytest.approx(expected, rel=1e-5)
     assert snapshot.total_norm == snapshot.total_norm_after == pytest.approx(math.hypot(*expected), rel=1e-5)
     assert snapshot.loss == pytest.approx(loss.item())
-
-
-@pytest.mark.parametrize("detector", [finds(50, 51, 52), finds(*range(50, 99))], ids=["passing", "lasting"])
-def test_what_looks_odd_is_looked_at_again_for_a_while(detector: Callable) -> None:
-    class Patient:
-        patience = 1000
-
-        def __call__(self, snapshot: Snapshot) -> Finding | None:
-            return detector(snapshot)
-
-    model = network()
-    with watch(model, detectors=[Patient()]) as watcher:
-        train(watcher, model, 120)
-    again = [step for step in measured(watcher) if 50 <= step < 100]
-    assert again == ([50, 51, 52, 53] if detector(Snapshot(60, ())) is None else list(range(50, 61)))
-    assert measured(watcher)[-1] == 100
-
-
-def test_a_finding_that_opens_makes_the_next_step_measured() -> None:
-    model = network()
-    with watch(model, detectors=[finds(50)], on_finding=lambda finding: None) as watcher:
-        train(watcher, model, 101)
-    assert measured(watcher)[20:] == [50, 51, 100]
 
 
 def boom(*_: object) -> None:
@@ -236,60 +146,6 @@ def test_a_model_without_parameters_is_no_trouble() -> None:
         assert watcher.step(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)) is None
 
 
-@pytest.mark.parametrize("size", [2, 3, 10, 31])
-def test_the_history_is_bounded_and_covers_the_run(size: int) -> None:
-    model = nn.Linear(6, 1)
-    with watch(model, every_n_steps=1, history_size=size, detectors=[]) as watcher:
-        for _ in range(4):
-            train(watcher, model, 60)
-            assert len(watcher.history) <= size
-    steps = measured(watcher)
-    assert steps == sorted(set(steps))
-    assert steps[0] == 0
-    assert steps[-1] == 239
-    assert max(np.diff(steps)) <= 4 * 240 / size
-
-
-def test_a_warning_comes_once_and_names_the_finding() -> None:
-    model = network()
-    with (
-        watch(model, detectors=[finds(1, 2, 3)]) as watcher,
-        pytest.warns(GradientWarning, match="mine at 1") as caught,
-    ):
-        train(watcher, model, 6)
-    assert len(caught) == 1
-    assert not watcher.should_stop
-
-
-def test_stop_warns_and_asks_to_stop() -> None:
-    model = network()
-    with watch(model, detectors=[finds(1)], on_finding="stop") as watcher:
-        train(watcher, model, 1)
-        assert not watcher.should_stop
-        with pytest.warns(GradientWarning):
-            train(watcher, model, 1)
-        assert watcher.should_stop
-
-
-def test_raise_carries_the_finding_and_the_snapshot_is_kept() -> None:
-    model = network()
-    with (
-        pytest.raises(GradientError, match="mine at 1") as caught,
-        watch(model, detectors=[finds(1)], on_finding="raise") as watcher,
-    ):
-        train(watcher, model, 6)
-    assert caught.value.finding is watcher.findings[0]
-    assert measured(watcher) == [0, 1]
-    assert hooks_on(model) == 0
-
-
-def test_a_function_is_called_with_each_finding_that_opens() -> None:
-    model, calls = network(), []
-    with watch(model, detectors=[finds(1, 2), finds(4)], on_finding=calls.append) as watcher:
-        train(watcher, model, 6)
-    assert calls == [finds(1)(Snapshot(1, ())), finds(4)(Snapshot(4, ()))]
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -312,47 +168,6 @@ def test_a_bad_setting_is_refused_when_it_is_given(bad: dict, message: str) -> N
     with pytest.raises(ValueError, match=re.escape(message)):
         watch(model, **bad)
     assert hooks_on(model) == 0
-
-
-def test_a_detector_that_cannot_be_called_is_refused() -> None:
-    with pytest.raises(TypeError, match="detectors: 'vanishing' is a str; expected"):
-        watch(network(), detectors=["vanishing"])
-
-
-class Lopsided:
-    """The first layer's gradient is ten times any other's."""
-
-    patience = 2
-
-    def __call__(self, snapshot: Snapshot) -> Finding | None:
-        first, *others = snapshot.grad_norm[~np.isnan(snapshot.grad_norm)]
-        if first > 10 * max(others):
-            message = f"lopsided: {first:.1e} in the first layer. Try a normalization layer."
-            return Finding("lopsided", (snapshot.layers[0],), snapshot.step, first, 10 * max(others), message)
-        return None
-
-
-def test_a_detector_of_your_own_takes_a_few_lines() -> None:
-    assert len(inspect.getsource(Lopsided).splitlines()) < 15
-    model = network()
-    nn.init.constant_(model[0].weight, 1e-3)
-    with watch(model, detectors=[Lopsided()]) as watcher, warnings.catch_warnings():
-        warnings.simplefilter("ignore", GradientWarning)
-        train(watcher, model, 4)
-    assert all(finding.kind == "lopsided" for finding in watcher.findings)
-    assert Lopsided()(Snapshot(0, ("a", "b"), grad_norm=[99.0, 1.0])).layers == ("a",)
-
-
-def test_a_resumed_watcher_goes_on_counting_and_keeps_its_findings() -> None:
-    model = network()
-    with watch(model, detectors=[finds(18, 19)], on_finding=lambda finding: None) as first:
-        train(first, model, 20)
-    second = watch(model, detectors=[finds(20)])
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    with second:
-        train(second, model, 31)
-    assert measured(second) == [*range(20), 50]
-    assert second.findings == first.findings
 
 
 class DropoutMLP(nn.Sequential):
@@ -404,7 +219,7 @@ def test_watching_changes_no_weight_by_a_bit(kind: type[nn.Module]) -> None:
         torch.manual_seed(0)
         model = kind()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        watcher = gradwatch.watch(model, every_n_steps=1, on_finding=lambda finding: None)
+        watcher = watch(model, every_n_steps=1, on_finding=lambda finding: None)
         if watched:
             watcher.begin()
         for _ in range(50):
