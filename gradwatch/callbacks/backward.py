@@ -15,9 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.containment import Containment, OnError, SettingError
 from gradwatch.probe.call_log import tensors_in
-from gradwatch.probe.layers import find_layers
+from gradwatch.probe.layers import find_layers, is_scripted
 from gradwatch.probe.module_hooks import ModuleHook
-from gradwatch.probe.modules import is_scripted
 from gradwatch.torch_internals import is_transformed
 from gradwatch.transforms import Chain, StepContext, Transform, When
 from gradwatch.transforms.transform import walk

@@ -12,8 +12,7 @@ from lightning.pytorch.loggers import Logger
 from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.containment import Containment, say
 from gradwatch.pipeline.watcher import Watcher
-from gradwatch.probe.layers import plain_name
-from gradwatch.probe.modules import named_parameters
+from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.record import JsonlRecord

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.probe.modules import named_parameters
+from gradwatch.probe.layers import named_parameters
 
 T = TypeVar("T")
 

@@ -17,8 +17,7 @@ from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import check_monitor, check_trainer, find_monitor
 from gradwatch.containment import Containment, OnError, say
-from gradwatch.probe.layers import plain_name
-from gradwatch.probe.modules import named_parameters
+from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.torch_internals import has_unscaled, unscales_itself
 from gradwatch.transforms import Chain, Gradients, Outcome, StepContext, Transform
 from gradwatch.transforms.transform import walk

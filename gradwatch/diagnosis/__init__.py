@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradwatch.diagnosis import data, initialization, network, numerics, optimization, recurrent
+from gradwatch.diagnosis import data, network, numerics, optimization
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
@@ -15,12 +15,12 @@ __all__ = ["diagnose"]
 RULES: tuple[Rule[Evidence], ...] = (
     network.saturating_activation,
     network.dead_relu,
-    initialization.too_small,
-    initialization.too_large,
+    network.initialization_too_small,
+    network.initialization_too_large,
     optimization.learning_rate_too_high,
     optimization.missing_warm_up,
     optimization.clipping_too_hard,
-    recurrent.recurrent_depth,
+    network.recurrent_depth,
     data.unscaled_input,
     data.unscaled_target,
     data.outlier_batch,

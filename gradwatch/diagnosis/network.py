@@ -1,4 +1,4 @@
-"""Causes in the network: activations that take the gradient, units that are off, depth, heads and parts cut off."""
+"""Causes in the network: activations, units that are off, depth, weights, recurrence, heads and parts cut off."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from gradwatch.diagnosis.evidence import (
     activation_gain,
     gains_and_share_in_words,
     gains_in_words,
+    hidden_weight_gains,
+    share_at_first_layer,
     weights_gain,
 )
+from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_rectifier
-from gradwatch.records import Finding
+from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
+from gradwatch.records import Finding, Snapshot
 
 NEARLY_LOSSLESS = 0.9  # gain of an activation that is not to blame; a ReLU has 0.71, a Tanh at zero 1
 MOSTLY = 0.5  # more than this share of units or parameters makes it a matter of the whole
@@ -162,3 +165,109 @@ def _cut_off(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names[:3])
+
+
+# Gain of the weights alone: torch's own have 0.58, He's 1.41; 1 to 1.41 keeps the gradient's size.
+SMALL, LARGE = 0.5, 1.75
+SMALLISH = 0.75
+LITTLE_IN_ALL = 0.01  # through all hidden layers; one or two with torch's own weights leave more, however narrow
+LITTLE_AT_FIRST = 0.1  # of the largest gradient, at the first layer: heads beside one another multiply nothing
+MOSTLY_DEAD = 0.5
+HARDLY_FALLS = 0.05  # share of the loss
+SIGNAL_GROWTH = 100.0  # of the output's RMS, from the first layer to the last
+
+
+@rule("initialization too small", {"small": 0.85, "smallish": 0.55}, from_start=True)
+def initialization_too_small(evidence: Evidence) -> Claim | None:
+    """The weights alone shrink the gradient at each layer, more than the activations do."""
+    first, faded = evidence.first, evidence.faded_early
+    if evidence.dead_at_start > MOSTLY_DEAD:
+        return None
+    weights = weights_gain(first)
+    tiny = weights < SMALL / 2 and float(np.prod(hidden_weight_gains(first))) < LITTLE_IN_ALL
+    stuck = tiny and share_at_first_layer(first) < LITTLE_AT_FIRST and evidence.is_stuck(HARDLY_FALLS)
+    shrinks = (faded and weights < SMALLISH) or (stuck and not evidence.normalizes)
+    if not shrinks or activation_gain(first) < weights:
+        return None
+    about = faded + evidence.found("stalled")
+    return Claim(gains_and_share_in_words(first), about, "small" if weights < SMALL else "smallish")
+
+
+@rule("initialization too large", 0.85, from_start=True)
+def initialization_too_large(evidence: Evidence) -> Claim | None:
+    """The weights alone blow up the signal and the gradient at each layer."""
+    if evidence.normalizes:
+        return None
+    early = (f for f in evidence.found("exploding", "saturated", "nonfinite", "dead") if f.step < 2 * EARLY)
+    about = tuple(finding for finding in early if not evidence.is_over_calls(finding))
+    growth = signal_growth(evidence.first)
+    harms = about or (growth > SIGNAL_GROWTH and evidence.is_stuck())
+    if not weights_gain(evidence.first) > LARGE or not harms:
+        return None
+    text = f"{gains_in_words(evidence.first)} The last layer's output is {growth:.2g} times the first's."
+    return Claim(text, about)
+
+
+def signal_growth(snapshot: Snapshot) -> float:
+    """Return the RMS of the last layer's output over that of the first's; 1 where it is unknown."""
+    known = snapshot.output_rms[~np.isnan(snapshot.weight_gain) & np.isfinite(snapshot.output_rms)]
+    return float(known[-1] / known[0]) if len(known) > 1 and known[0] > 0 else 1.0
+
+
+MIN_CALLS = 4
+GROWTH_OVER_CALLS = 30.0  # at the first step, before growth could last
+SOON = 20  # steps
+FALLS_LITTLE = 0.3  # share of the loss
+GRADIENT_TO_WEIGHT = 10.0  # usual: well below 1
+
+
+@rule(
+    "recurrent depth", {"fades": 0.9, "gated fades": 0.9, "grows": 0.9, "later": 0.6, "overflows": 0.8, "hidden": 0.7}
+)
+def recurrent_depth(evidence: Evidence) -> Claim | None:
+    """The gradient of a layer that runs several times a step fades, or grows, from its last call to its first."""
+    about = tuple(f for f in evidence.found("vanishing", "exploding") if evidence.is_over_calls(f))
+    if not about:
+        return _overflowing(evidence) or _hidden_in_one_call(evidence)
+    finding = about[0]
+    snapshot = evidence.nearest(finding.step)
+    layer = next((name for name in finding.layers if name in snapshot.calls), None)
+    if layer is None:
+        return None
+    calls, kind = snapshot.calls[layer], snapshot.kinds[snapshot.layers.index(layer)]
+    fades = finding.kind == "vanishing"
+    if not fades and calls[0] <= calls[-1]:
+        return None  # large at all of them: the depth or the rate made it so
+    text = (
+        f"Over {snapshot.calls_as_text(layer)} of {kind} {layer} the gradient {'falls' if fades else 'grows'} from "
+        f"{calls[-1]:.1e} at the last to {calls[0]:.1e} at the first."
+    )
+    case = "grows" if not fades else "gated fades" if is_gated_recurrent(kind) else "fades"
+    started_well = finding.step >= EARLY and evidence.first_updates > LARGE_UPDATE
+    return Claim(text, about, case, "later" if started_well else None)
+
+
+def _overflowing(evidence: Evidence) -> Claim | None:
+    """Look for numbers that overflow in the first steps, before growth over the calls could last."""
+    about = tuple(finding for finding in evidence.found("nonfinite", "exploding") if finding.step < EARLY)
+    for layer, calls in evidence.first.calls.items() if about else ():
+        rise = calls[0] / calls[-1] if len(calls) > MIN_CALLS and 0 < calls[-1] < np.inf else 0.0
+        if rise > GROWTH_OVER_CALLS:
+            span = evidence.first.calls_as_text(layer)
+            text = f"At the first step the gradient of {layer} grew {rise:.1e} times over its {span}."
+            return Claim(text, about, "grows", "overflows")
+    return None
+
+
+def _hidden_in_one_call(evidence: Evidence) -> Claim | None:
+    """Look at torch's own recurrent networks, which hide their steps: only the gradient of their weights tells."""
+    first = evidence.first
+    about = tuple(finding for finding in evidence.found("exploding", "nonfinite") if finding.step < SOON)
+    ratios = np.nan_to_num(first.grad_to_weight_ratio, nan=0.0, posinf=np.inf)
+    if not about or not len(ratios) or not evidence.is_stuck(FALLS_LITTLE):
+        return None
+    worst = int(np.argmax(ratios))
+    if not first.takes_steps(first.layers[worst]) or not ratios[worst] > GRADIENT_TO_WEIGHT:
+        return None
+    text = f"The gradient of {first.kinds[worst]} {first.layers[worst]} is {ratios[worst]:.1e} times its weights."
+    return Claim(text, about, "grows", "hidden")

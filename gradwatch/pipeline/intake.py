@@ -1,4 +1,4 @@
-"""The intake: takes Snapshots in the order of their steps, and gives them to history, detectors and schedule."""
+"""The intake: takes Snapshots in the order of their steps, keeps some, and asks the detectors about each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,68 @@ from gradwatch.checks import require_whole
 from gradwatch.containment import Containment, say
 from gradwatch.detectors import default_detectors
 from gradwatch.diagnosis import diagnose
-from gradwatch.pipeline.history import History
 from gradwatch.pipeline.ledger import Ledger, OnFinding, announce, require_on_finding
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.scalars import Pending
 from gradwatch.probe.trace import Trace
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+
+_KEPT = 100  # in a checkpoint, which should stay small
+
+
+class History(list[Snapshot]):
+    """A list that thins itself: when it is full, it drops every second Snapshot, and from then on keeps half as many.
+
+    The latest is always there. The distance of the others is the same over the whole run, up to a factor of 2.
+
+    Args:
+        size: largest number of Snapshots.
+
+    Example:
+        >>> history = History(size=4)
+        >>> for step in range(10):
+        ...     history.add(Snapshot(step, ()))
+        >>> [snapshot.step for snapshot in history]
+        [0, 4, 8, 9]
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._stride = 1
+        self._count = 0  # of all that were added
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Add the latest Snapshot."""
+        if self and (self._count - 1) % self._stride:
+            self.pop()  # it was kept only because it was the latest
+        self.append(snapshot)
+        self._count += 1
+        while len(self) > self._size:
+            self._thin()
+
+    def _thin(self) -> None:
+        latest = self[-1]
+        is_kept = (self._count - 1) % (2 * self._stride) == 0
+        self._stride *= 2
+        self[:] = self[::2] if is_kept or len(self) % 2 == 0 else self[:-1:2]
+        if self[-1] is not latest:
+            self.append(latest)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return at most 100 Snapshots, spread over the run, as plain lists and numbers."""
+        kept = History(_KEPT)
+        for snapshot in self:
+            kept.add(snapshot)
+        return [snapshot.to_dict() for snapshot in kept]
+
+    def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
+        """Go on from such a state."""
+        self.clear()
+        self._stride, self._count = 1, 0
+        for item in state:
+            self.add(Snapshot.from_dict(item))
+
 
 _STEPS_LATE = 2  # so that a device still has a step to work on while the host waits for an earlier one
 

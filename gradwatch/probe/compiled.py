@@ -9,7 +9,7 @@ import torch
 from torch import distributed, nn
 
 from gradwatch.containment import say
-from gradwatch.probe.modules import is_scripted, named_modules
+from gradwatch.probe.layers import is_scripted, named_modules
 from gradwatch.torch_internals import is_compiled_function, is_compiled_in_place
 
 

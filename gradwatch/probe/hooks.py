@@ -14,8 +14,8 @@ from gradwatch.containment import Containment
 from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
+from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
-from gradwatch.probe.modules import is_scripted, own_parameters
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
 from gradwatch.probe.scalars import DeviceScalars

@@ -14,9 +14,8 @@ from gradwatch.probe.columns import Assembly
 from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import LayerHooks
-from gradwatch.probe.layers import find_layers
+from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.module_hooks import LossPass, sweep
-from gradwatch.probe.modules import Structure, named_modules, named_parameters
 from gradwatch.probe.parameters import NONE, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess

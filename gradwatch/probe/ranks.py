@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch.containment import UnsupportedError
-from gradwatch.probe.modules import named_modules, named_parameters
+from gradwatch.probe.layers import named_modules, named_parameters
 from gradwatch.probe.shards import is_sharded, part_count
 from gradwatch.torch_internals import fsdp2_class, is_flat_piece
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradwatch.probe.modules import named_parameters
+from gradwatch.probe.layers import named_parameters
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Indices, SumLayout, Sums

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.containment import Containment
+from gradwatch.probe.layers import own_parameters
 from gradwatch.probe.module_hooks import LossPass, ModuleHook, StepHooks, add_pre_hook
-from gradwatch.probe.modules import own_parameters
 from gradwatch.probe.norms import is_plain, stored_values
 from gradwatch.torch_internals import (
     has_global_hooks,

@@ -10,8 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from gradwatch.layer_kinds import is_conv1d_of_transformers, is_convolution, is_transposed_convolution
-from gradwatch.probe.layers import ROOT, plain_name
-from gradwatch.probe.modules import named_modules, named_parameters, own_parameters
+from gradwatch.probe.layers import ROOT, named_modules, named_parameters, own_parameters, plain_name
 from gradwatch.probe.norms import is_readable
 from gradwatch.probe.sum_layout import Indices
 from gradwatch.records import Array

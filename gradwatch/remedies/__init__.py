@@ -5,7 +5,6 @@ from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients,
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.keep_graph import KeepGraph
 from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
@@ -13,7 +12,7 @@ from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, Repl
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips, Skip
 from gradwatch.remedies.scaling import Rescale, RescaleInputs, RescaleTargets, StandardScaler
-from gradwatch.remedies.unfreeze import TrainAll, UnfreezeAll
+from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 
 __all__ = [
     "AddSkips",

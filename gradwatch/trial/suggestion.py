@@ -1,4 +1,4 @@
-"""Which remedies to try, the most promising first, with settings that the measured steps speak for."""
+"""The remedies to try, the most promising first, with settings that the measured steps speak for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients,
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.keep_graph import KeepGraph
 from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
@@ -27,7 +26,7 @@ from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, NotApplicable, NothingToChange, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips
 from gradwatch.remedies.scaling import RescaleInputs, RescaleTargets
-from gradwatch.remedies.unfreeze import TrainAll, UnfreezeAll
+from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 from gradwatch.trial.prediction import Flow, health, predicted_flow
 
 # Causes in the way that the network passes the gradient on: a remedy is then worth what it makes of that.

@@ -14,7 +14,7 @@ from small_fits import Regression, fit, fit_until, trainer
 from torch import nn
 
 from gradwatch import Finding, GradientMonitor, Snapshot, default_detectors, watch
-from gradwatch.pipeline.history import History
+from gradwatch.pipeline.intake import History
 
 
 class Noticed:

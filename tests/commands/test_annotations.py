@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from gradwatch.commands.annotations import place, workflow_commands
+from gradwatch.commands.check import place, workflow_commands
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.short_runs.run import Run
 

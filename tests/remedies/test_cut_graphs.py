@@ -10,7 +10,7 @@ from every_remedy import Classifier, Cut, labelled, mlp
 from torch import Tensor, nn
 
 from gradwatch.remedies import KeepGraph, NotApplicable, ScaleLoss, Setup
-from gradwatch.remedies.keep_graph import Uncut
+from gradwatch.remedies.unfreeze import Uncut
 
 
 class WithoutGrad(Cut):

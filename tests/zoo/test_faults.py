@@ -18,7 +18,7 @@ from zoo_learner import STEPS, WIDE, assert_same_end, in_one_line, trained
 
 import gradwatch
 from gradwatch import Finding, GradientError, GradientMonitor, Snapshot
-from gradwatch.pipeline.history import History
+from gradwatch.pipeline.intake import History
 from gradwatch.probe import hooks
 from gradwatch.probe.columns import Assembly
 from gradwatch.probe.parameters import ParameterReading
