@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from gradwatch import layer_kinds as kinds
 from gradwatch.probe.dead_units import is_relu, saturation_of
-from gradwatch.probe.layers import find_layers, inputs_of
+from gradwatch.probe.layers import find_layers
+from gradwatch.probe.watched_model import inputs_of
 from gradwatch.remedies import InitializeAgain, InsertNormalization, ReplaceActivations
 from gradwatch.theory import moments, spreads
 
