@@ -1,6 +1,6 @@
 """Measure transforms beside ``torch.nn.utils.clip_grad_norm_``: medians of interleaved calls in one process.
 
-Run: ``python tests/benchmarks/clip_cost.py [rounds]``
+Run: ``python tests/benchmarks/clip_cost.py [--rounds 300]``
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
+from jsonargparse import auto_cli
 from torch import nn
 
 from gradwatch.transforms import AdaptiveClip, ClipByGlobalNorm, ClipByNorm, PercentileClip, ZScoreClip
@@ -50,6 +50,11 @@ def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def main(rounds: int = 300) -> None:
+    """Measure and print the medians.
+
+    Args:
+        rounds: number of calls of each.
+    """
     torch.set_num_threads(1)
     for title, model in {"MLP, 64 layers of 128": mlp(), "ResNet-18": resnet18()}.items():
         params = dict(model.named_parameters())
@@ -71,4 +76,4 @@ def main(rounds: int = 300) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    auto_cli(main)

@@ -79,7 +79,7 @@ def digit_images() -> Samples:
 
 
 def pairs(alike: float | None = None) -> Samples:
-    """Pairs of vectors with whether they are the same; with ``alike``, all are, but for so much noise."""
+    """Pairs of vectors with random labels; with ``alike``, the second is the first plus that much noise."""
     a, b = torch.randn(2, SAMPLES, 20)
     return (a, b if alike is None else a + alike * b), torch.randint(2, (SAMPLES,)).float()
 
@@ -127,7 +127,7 @@ def distilled(output: Tensor, teacher: Tensor, heat: float = 2.0) -> Tensor:
 
 
 def masks() -> Samples:
-    """Images of which each pixel is asked about."""
+    """Images with a target for each pixel."""
     return torch.randn(64, 1, 16, 16), (torch.rand(64, 1, 16, 16) > 0.5).float()
 
 

@@ -1,4 +1,4 @@
-"""Fits that take turns: one at a time, a few steps each, so that whatever disturbs the machine disturbs all alike."""
+"""Fits that take turns: one at a time, a few steps each, so a disturbance of the machine hits all alike."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ WORKLOADS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], int]] 
 
 
 def watch_of(checkout: Path) -> Any:
-    """``gradwatch.watch`` of a checkout, imported beside one that is imported already."""
+    """``gradwatch.watch`` of a checkout, imported anew beside one that is imported already."""
     for name in [name for name in sys.modules if name.split(".")[0] == "gradwatch"]:
         del sys.modules[name]
     sys.path.insert(0, str(checkout))

@@ -55,7 +55,7 @@ def test_names_the_first_bad_layer_of_the_backward_pass_where_the_loss_is_finite
 def passing(
     steps: int, losses: dict[int, float] | None = None, grads: dict[int, float] | None = None, **options: object
 ) -> Watcher:
-    """A loop without learning: the loss is 1 and the gradient ordinary, but for the steps given."""
+    """A loop without learning: the loss is 1 and the gradient ordinary, except in the given steps."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with watch(model, on_finding=lambda finding: None, **options) as watcher:

@@ -79,7 +79,7 @@ def test_scaled_regression_gets_no_word() -> None:
 
 
 class Parts(nn.Module):
-    """Two heads, of which one is used; or a part whose output is detached."""
+    """Two heads, one of them used; or a part with a detached output."""
 
     def __init__(self, detach: bool) -> None:
         super().__init__()

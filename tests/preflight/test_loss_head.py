@@ -26,7 +26,7 @@ def test_without_what_autograd_saves_nothing_is_said(monkeypatch: pytest.MonkeyP
     assert [head == Head() for head in read] == [False] * 4
 
     def nothing(node: Any, name: str) -> None:
-        """Stands for a torch whose nodes have other names for what they save."""
+        """A torch whose nodes use other names for saved values."""
 
     monkeypatch.setattr(loss_head, "saved", nothing)
     kept = [Head(), Head(twice=("Softmax", "LogSoftmax")), Head(), Head()]  # the names of the nodes are not saved

@@ -226,7 +226,7 @@ def test_nothing_is_read_back_to_the_host(name: str) -> None:
 
 @every_transform
 def test_nothing_is_read_back_off_the_cpu_either(name: str) -> None:
-    """A meta tensor has no values: whatever reads one raises."""
+    """A meta tensor has no values, so any read raises."""
     transform = FACTORIES[name]()
     if "AddNoise" in repr(transform) or isinstance(transform, SkipNonFinite):
         return  # one has no generator there, the other one reads by design

@@ -12,7 +12,7 @@ import pytest
 import torch
 from every_remedy import Classifier, labelled, mlp
 from lightning.pytorch import LightningDataModule, Trainer
-from test_optimizer_forms import TwoOptimizers
+from test_optimizer import TwoOptimizers
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 

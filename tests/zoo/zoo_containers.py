@@ -191,7 +191,7 @@ class UserDictOutput(Scale):
 
 
 class ModelOutput(OrderedDict[str, Any]):
-    """As transformers has them: an ordered dict that is a dataclass, whose fields that are None are no items."""
+    """As in transformers: an ordered dict that is also a dataclass; fields of None are no items."""
 
     def __post_init__(self) -> None:
         for given in dataclasses.fields(self):  # type: ignore[arg-type]

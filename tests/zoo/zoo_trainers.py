@@ -92,7 +92,7 @@ trains_with("on_one_of_many", devices="auto", num_nodes=1)
 
 
 class OddBatches:
-    """A loader of batches of which hardly any part is a tensor."""
+    """A loader of batches with few tensors in them."""
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(3):

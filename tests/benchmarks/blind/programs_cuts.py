@@ -97,7 +97,7 @@ class Clamped(nn.Module):
 
 
 class Steps(nn.Module):
-    """A GRU's cell over a sequence, of which the first token says the class."""
+    """A GRU's cell over a sequence; the first token is the class."""
 
     def __init__(self, detached: bool) -> None:
         super().__init__()

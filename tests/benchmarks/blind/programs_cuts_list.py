@@ -1,4 +1,4 @@
-"""The programs whose gradient does not get everywhere."""
+"""The programs whose gradient does not reach all parameters."""
 
 from __future__ import annotations
 

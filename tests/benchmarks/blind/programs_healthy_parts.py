@@ -89,7 +89,7 @@ def mixed() -> Split:
 
 
 def noisy(share: float) -> Callable[[], Split]:
-    """Digits of which some labels are random."""
+    """Digits with some random labels."""
 
     def made() -> Split:
         whole, draw = digits()(), torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ def by_hand(guard: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def counts() -> Split:
-    """Counts of 30 words in documents, of which a few are empty."""
+    """Counts of 30 words in documents; a few are empty."""
     draw = torch.Generator().manual_seed(0)
     label = torch.randint(3, (900,), generator=draw)
     rate = 0.1 + 0.5 * (torch.arange(30) % 3 == label[:, None])
@@ -70,7 +70,7 @@ class OwnNorm(nn.Module):
 
 
 def one_left() -> Split:
-    """Digits of which batches of 32 leave one for the last batch."""
+    """Digits, so many that batches of 32 leave one for the last batch."""
     whole = digits()()
     return Split(whole.inputs[:641], whole.targets[:641], whole.test_inputs, whole.test_targets)
 

@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 
 def scheduled(rule: Rule, schedule: Callable[[Optimizer], Any]) -> Rule:
-    """An optimizer whose schedule goes on after each step."""
+    """An optimizer that advances its schedule after each step."""
 
     def made(params: Iterable[nn.Parameter]) -> Optimizer:
         optimizer = rule(params)
@@ -24,7 +24,7 @@ def scheduled(rule: Rule, schedule: Callable[[Optimizer], Any]) -> Rule:
 
 
 def clipped(rule: Rule, norm: float) -> Rule:
-    """An optimizer before whose step the gradients are clipped by hand."""
+    """An optimizer that clips the gradients before each step."""
 
     def made(params: Iterable[nn.Parameter]) -> Optimizer:
         held = list(params)
@@ -36,7 +36,7 @@ def clipped(rule: Rule, norm: float) -> Rule:
 
 
 def bounded(rule: Rule, bound: float) -> Rule:
-    """An optimizer after whose step the weights are cut to a small range, as in a Wasserstein critic."""
+    """An optimizer that cuts the weights to a small range after each step, as in a Wasserstein critic."""
 
     def made(params: Iterable[nn.Parameter]) -> Optimizer:
         held = list(params)

@@ -36,14 +36,14 @@ def with_some(value: float, share: float) -> Callable[[Tensor], Tensor]:
 
 
 def years(first: float) -> Split:
-    """Years, of which the inputs say how many they are after 2000."""
+    """Years as targets: ``first`` plus a function of the inputs."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(800, 8, generator=draw)
     return split(x, first + (x[:, :1] + x[:, 1:2] * x[:, 2:3]))
 
 
 def one_wrong(value: float) -> Callable[[], Split]:
-    """Digits of which one sample in a thousand has a wrong pixel."""
+    """Digits; one sample in a thousand has a wrong pixel."""
     return digits(change=lambda x: with_some(value, 2e-5)(standard(x)))
 
 

@@ -19,7 +19,7 @@ def padded(length: int, top: float = 1.0) -> Split:
 
 
 def recalled(length: int) -> Split:
-    """Tokens, of which the first says the class."""
+    """Tokens; the first is the class."""
     draw = torch.Generator().manual_seed(1)
     x = torch.randint(12, (1200, length), generator=draw)
     x[:, 0] = torch.randint(6, (1200,), generator=draw)
@@ -38,7 +38,7 @@ class AtStep(nn.Module):
 
 
 class Identity(nn.Module):
-    """A recurrent network with ReLU, whose state's weights start as a multiple of the identity."""
+    """A recurrent network with ReLU; its state's weights start as a multiple of the identity."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def _loaded(load: Any) -> tuple[Tensor, Tensor]:
 
 @cache
 def digits(shape: tuple[int, ...] = (64,), scale: float = 1.0, shift: float = 0.0) -> Data:
-    """Images of 8 x 8, mean 0 and deviation 1 but for ``scale`` and ``shift``."""
+    """Images of 8 x 8, mean 0 and deviation 1, then ``scale`` and ``shift``."""
     x, y = _loaded(datasets.load_digits)
     x = (x - x.mean()) / x.std() * scale + shift
     return _split(x.reshape(len(x), *shape), y.long())
@@ -57,7 +57,7 @@ def noisy_digits(share: float, shape: tuple[int, ...] = (64,)) -> Data:
 
 @cache
 def rare_digits(kept: float) -> Data:
-    """Digits of which five classes are kept in a small share only; the test is balanced."""
+    """Digits with a small share of five classes; the test is balanced."""
     data = digits()
     x, y = data.train
     keep = (y < 5) | (torch.rand(len(y), generator=torch.Generator().manual_seed(2)) < kept)
@@ -75,7 +75,7 @@ def table(name: str, raw: bool = False, factor: float = 1.0) -> Data:
 def regression(
     name: str = "friedman", raw: bool = False, scale: float = 1.0, shift: float = 0.0, noise: float = 0.1
 ) -> Data:
-    """Numbers to predict, mean 0 and deviation 1 but for ``scale`` and ``shift``; ``raw`` leaves the inputs alone."""
+    """Numbers to predict, mean 0 and deviation 1, then ``scale`` and ``shift``; ``raw`` leaves the inputs alone."""
     if name == "diabetes":
         x, y = _loaded(lambda return_X_y: datasets.load_diabetes(return_X_y=return_X_y, scaled=False))
     else:

@@ -74,7 +74,7 @@ def nearness(network: nn.Module, batch: Batch) -> float:
 
 
 def masked(network: nn.Module, batch: Batch) -> Tensor:
-    """Rebuild an image of which most rows are covered."""
+    """Rebuild an image from about half of its rows."""
     x = batch[0].reshape(-1, 8, 8)
     covered = (torch.rand(len(x), 8, 1) < 0.5).float()
     return functional.mse_loss(network((x * (1 - covered)).flatten(1)), batch[0])

@@ -37,7 +37,7 @@ def test_value_and_slope_are_finite_at_the_place(name: str) -> None:
     assert torch.isfinite(y).all()
     assert torch.isfinite(x.grad).all()
     assert guarded.operations == 1
-    assert "test_guarded_operations.py:" in guarded.places[0]
+    assert "test_guard.py:" in guarded.places[0]
 
 
 @pytest.mark.parametrize("name", [name for name in SINGULAR if name != "deviation of one"])
