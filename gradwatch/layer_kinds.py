@@ -214,10 +214,11 @@ def is_transposed_convolution(kind: Kind) -> bool:
 
 def is_conv1d_of_transformers(kind: Kind) -> bool:
     """Return True for the Linear of GPT-2 in the library transformers, whose weight has the shape (inputs, outputs)."""
-    if not isinstance(kind, nn.Module):
+    if "Conv1D" not in _names(kind) or not isinstance(kind, nn.Module):
         return "Conv1D" in _names(kind)
-    weight: Any = kind.__dict__.get("_parameters", {}).get("weight")
-    return "Conv1D" in _names(kind) and weight is not None and weight.shape[1:] == (kind.__dict__.get("nf"),)
+    table = kind.__dict__.get("_parameters", {})  # in a script module no dict: it can't be asked by name
+    weight = dict(table.items()).get("weight")
+    return weight is not None and weight.shape[1:] == (kind.__dict__.get("nf"),)
 
 
 def is_linear(kind: Kind) -> bool:
