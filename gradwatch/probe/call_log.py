@@ -1,12 +1,18 @@
-"""The log of one measured step's layer calls and gradients, and the tensors of a call."""
+"""The log of one measured step's layer calls and gradients, and the sums over it."""
 
 from __future__ import annotations
 
-from collections import UserDict
+from collections import UserDict, defaultdict
+from collections.abc import Mapping, Sequence
 from types import MemberDescriptorType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+
+from gradwatch.probe.parameters import NONE
+from gradwatch.probe.sum_layout import Indices, Rows, SumLayout
+from gradwatch.records import Array
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -109,3 +115,132 @@ class CallLog:
         self.dtype = ""
         self.cut_by_unit: set[str] = set()
         self.unwatched: set[str] = set()
+
+
+def _weights(shares: Sequence[float], count: int) -> Array:
+    """Return how much each number counts; there are shares only where other processes hold copies of the numbers."""
+    return np.asarray(shares, np.float64) if shares else np.ones(count)
+
+
+class CallSums:
+    """Adds up the gradients at the outputs and inputs of calls.
+
+    Args:
+        log: the calls and gradients that the hooks saw.
+        index: layer -> its place.
+        times: layer -> slots of the gradient's norm at each time step, for recurrent networks that are one call.
+
+    Attributes:
+        layers: the layer of each call.
+        used: for each call, if a gradient came back to it. A call without one is no part of the step: a validation, a
+            branch that the loss does not depend on, or a first run of what checkpointing computes twice.
+        in_order: layer -> its used calls in the last forward pass, first call first.
+    """
+
+    def __init__(self, log: CallLog, index: Mapping[str, int], times: Mapping[str, Sequence[int]]) -> None:
+        self._log = log
+        self.times = {index[layer]: slots for layer, slots in times.items()}
+        self._arrivals = np.asarray(log.arrivals, np.intp)
+        if any(log.of_loss):  # else the loss is not known, and all backward passes count
+            self._arrivals = np.where(log.of_loss, self._arrivals, NONE)
+        self.layers = np.array([index[layer] for layer in log.layers], np.intp)
+        self._at_outputs = self._joined_with_arrivals(log.outputs)
+        self.used = np.zeros(len(self.layers), bool)
+        self.used[self._at_outputs[0]] = True
+        self.in_order = self._in_order()
+
+    def _joined_with_arrivals(self, pairs: Sequence[tuple[int, int]]) -> tuple[Indices, Indices]:
+        """Return calls and arrivals: each pair of a call and an edge, once for each gradient that came to the edge."""
+        # A join of two tables by edge, as a loop over thousands of calls would cost more than the hooks: sort the
+        # arrivals by edge, find the run of each pair's edge among them, and list the members of all runs.
+        order = np.argsort(self._arrivals, kind="stable")
+        calls, edges = np.array(pairs, np.intp).reshape(-1, 2).T
+        first, stop = (np.searchsorted(self._arrivals[order], edges, side) for side in ("left", "right"))
+        counts = stop - first
+        within_run = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(calls, counts), order[np.repeat(first, counts) + within_run]
+
+    def _in_order(self) -> dict[int, list[int]]:
+        calls, arrivals = self._at_outputs
+        # The later a call, the sooner its gradient comes. The order of the calls themselves won't do: checkpointing
+        # makes them again in the backward pass, last block first.
+        first_arrival = np.full(len(self.layers), len(self._arrivals))
+        np.minimum.at(first_arrival, calls, arrivals)
+        used = np.unique(calls)
+        # Of accumulated batches the last one: a call of another batch is no earlier time step.
+        passes = np.asarray(self._log.passes, np.intp)[used]
+        last = used[passes == passes.max(initial=0)]
+        by_layer: dict[int, list[int]] = defaultdict(list)
+        for call in last[np.argsort(-first_arrival[last], kind="stable")].tolist():
+            by_layer[int(self.layers[call])].append(call)
+        return by_layer
+
+    def add_to(self, layout: SumLayout, rows: Rows) -> None:
+        """Add all to ``layout``; ``rows`` are the places of the calls of layers with several calls."""
+        log = self._log
+        slots = np.asarray(log.slots, np.intp)
+        weights = _weights(log.arrival_shares, len(slots))
+        entries = np.asarray(log.sizes, np.float64) * _weights(log.shares, len(log.sizes))
+        calls, arrivals = self._at_outputs
+        at = self.layers[calls]
+        layout.add("energy", at, slots[arrivals], power=2, weight=weights[arrivals])
+        layout.count("entries", at, entries[self._arrivals[arrivals]])
+        layout.count("arrived", at)
+        self._add_calls(layout, rows, slots[arrivals], weights[arrivals])
+        calls, arrivals = self._joined_with_arrivals(log.inputs)
+        used = self.used[calls]
+        at, arrivals = self.layers[calls[used]], arrivals[used]
+        layout.add("in_energy", at, slots[arrivals], power=2, weight=weights[arrivals])
+        layout.count("in_entries", at, entries[self._arrivals[arrivals]])
+
+    def _add_calls(self, layout: SumLayout, rows: Rows, slots: Indices, weights: Array) -> None:
+        places = np.full(len(self.layers), NONE)  # of each call in the field
+        for layer, row in rows.items():
+            if layer in self.times:
+                time_slots = self.times[layer][: row.stop - row.start]
+                at = np.arange(row.start, row.start + len(time_slots))
+                layout.add("calls", at, time_slots, power=2)
+                layout.count("calls_seen", at)
+                continue
+            calls = self.in_order.get(layer, [])[: row.stop - row.start]
+            places[calls] = np.arange(row.start, row.start + len(calls))
+        at = places[self._at_outputs[0]]
+        kept = at != NONE
+        layout.add("calls", at[kept], slots[kept], power=2, weight=weights[kept])
+        layout.count("calls_seen", at[kept])
+
+
+def add_outputs(
+    layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int], flat_slots: Sequence[int]
+) -> None:
+    """Add the outputs of the used calls: slots of their norms, and of the shares at which they are flat."""
+    of_call = np.array([call for call, _, _ in log.norms], np.intp)
+    layers, used = calls.layers[of_call], calls.used[of_call]
+    weights = _weights(log.norm_shares, len(layers))
+    entries = weights * np.array([size for _, size, _ in log.norms], np.float64)
+    layout.add("out_energy", layers[used], np.asarray(slots, np.intp)[used], power=2, weight=weights[used])
+    layout.count("out_entries", layers[used], entries[used])
+    bounded = np.array([place for place, _ in log.saturated], np.intp)
+    kept = used[bounded]
+    at, amounts = layers[bounded][kept], entries[bounded][kept]
+    layout.add("flat_entries", at, np.asarray(flat_slots, np.intp)[kept], weight=amounts)
+    layout.count("bounded_entries", at, amounts)
+
+
+def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int]) -> None:
+    """Add what the first layer was given in its first used call of each pass; its norms are in ``slots``."""
+    first: dict[int, int] = {}  # forward pass -> call
+    for call, _, _ in log.inputs_given:
+        if calls.used[call]:
+            first.setdefault(log.passes[call], call)
+    chosen = set(first.values())
+    given = [(slot, size) for slot, (call, size, _) in zip(slots, log.inputs_given, strict=True) if call in chosen]
+    layout.add("input", [0] * len(given), [slot for slot, _ in given], power=2)
+    layout.count("inputs", [0] * len(given), [size for _, size in given])
+
+
+def add_order(layout: SumLayout, calls: CallSums) -> None:
+    """Add the places of the layers in the order of their first calls."""
+    layers = dict.fromkeys(calls.layers[calls.used].tolist())
+    layout.count("position", list(layers), list(range(len(layers))))
+    layout.count("called", list(layers))

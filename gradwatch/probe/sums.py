@@ -41,8 +41,7 @@ import numpy as np
 from torch import Tensor
 
 from gradwatch.containment import OutOfService
-from gradwatch.probe.call_log import CallLog
-from gradwatch.probe.call_sums import CallSums, add_inputs, add_order, add_outputs
+from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, add_outputs
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.parameters import NONE, ParameterReading

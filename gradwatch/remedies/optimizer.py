@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.checks import require_number, require_positive, require_whole
+from gradwatch.remedies.optimizers_of_module import exchange, optimizers_in, scale_rates
 from gradwatch.remedies.remedy import NotApplicable, Remedy, Setup, copy_of
-from gradwatch.short_runs.optimizers_of_module import exchange, optimizers_in, scale_rates
 from gradwatch.short_runs.wrap_method import wrap_method
 
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.optimizer import configuration_code, configured_copy, optimizer_code
+from gradwatch.remedies.optimizers_of_module import optimizers_in
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Remedy, Setup
 from gradwatch.remedies.tracing import quoted, reached, users_line
-from gradwatch.short_runs.optimizers_of_module import optimizers_in
 from gradwatch.short_runs.wrap_method import owner_of, wrap_method
 from gradwatch.torch_internals import NO_GRAD_MODULES, set_grad_enabled
 

@@ -114,7 +114,7 @@ class TestForms:
 
 
 def _first_rate(configured: Any) -> float:
-    from gradwatch.short_runs.optimizers_of_module import optimizers_in
+    from gradwatch.remedies.optimizers_of_module import optimizers_in
 
     return float(optimizers_in(configured)[0].param_groups[0]["lr"])
 
