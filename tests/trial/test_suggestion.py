@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gradwatch
 from gradwatch import Snapshot
+from gradwatch.causes import STEPS
 from gradwatch.remedies import (
     AddSkips,
     Advice,
@@ -103,6 +104,14 @@ def test_the_first_suggestion_removes_the_cause_and_applies(cause: str) -> None:
     for remedy in found:
         if not isinstance(remedy, Advice):
             remedy.apply(setup)
+
+
+@pytest.mark.parametrize("cause", EXPECTED)
+def test_the_first_suggestion_is_what_is_printed_first(cause: Any) -> None:
+    """Of several steps with the highest fit the case of the cause, or what the network has, decides."""
+    by_remedy = [step for step in STEPS[cause] if step.remedy]
+    first = [step.remedy.partition(" ")[0] for step in by_remedy if step.fit == by_remedy[0].fit]
+    assert EXPECTED[cause][1] in first
 
 
 def test_nothing_is_suggested_without_a_cause() -> None:
