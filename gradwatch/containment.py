@@ -72,15 +72,6 @@ class Containment:
 
     Raises:
         ValueError: for an unknown ``on_error``.
-
-    Example:
-        >>> containment = Containment("warn")
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")
-        ...     containment.run("detector loud", lambda: 1 / 0)
-        >>> containment.is_out("detector loud"), containment.failures[0].error
-        (True, 'ZeroDivisionError: division by zero')
-        >>> containment.run("detector loud", lambda: "is not called again")
     """
 
     def __init__(self, on_error: OnError | None = None, *, speaks: bool = True) -> None:
@@ -153,13 +144,7 @@ def require_on_error(value: OnError | None) -> OnError:
 
 
 def say(message: str) -> None:
-    """Warn, and never raise: where warnings are errors, print the message to the standard error stream.
-
-    Example:
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("error")
-        ...     say("the disk is full")
-    """
+    """Warn, and never raise: where warnings are errors, print the message to the standard error stream."""
     try:
         warnings.warn(f"gradwatch: {message}", UserWarning, stacklevel=stacklevel_of_user())
     except UserWarning:

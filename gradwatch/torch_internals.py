@@ -20,9 +20,7 @@ _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
 
 def _attribute(path: str, fallback: Any) -> Any:
     """Return an attribute of ``torch._C`` by its dotted path, or the fallback."""
-    found: Any = _C
-    for name in path.split("."):
-        found = getattr(found, name, None)
+    found = functools.reduce(lambda owner, name: getattr(owner, name, None), path.split("."), _C)
     return fallback if found is None else found
 
 
@@ -87,10 +85,6 @@ def has_global_hooks() -> bool:
     """Return True if somebody has registered hooks for all modules of the process.
 
     Seen in torch 2.13; where a table is missing, nobody has.
-
-    Example:
-        >>> has_global_hooks()
-        False
     """
     module = torch.nn.modules.module
     return bool(getattr(module, "_global_forward_hooks", ()) or getattr(module, "_global_forward_pre_hooks", ()))
@@ -134,10 +128,6 @@ def record_writer_of(summary_writer: Any) -> tuple[Any, Any] | None:
 
     tensorboardX is, and so is a SummaryWriter that is closed. ``file_writer`` and ``event_writer`` are attributes of
     torch's SummaryWriter, seen in torch 2.13. The others are private in TensorBoard, and the same in 2.15 to 2.21.
-
-    Example:
-        >>> record_writer_of(object()) is None
-        True
     """
     part = summary_writer
     for name in ("file_writer", "event_writer", "_async_writer", "_worker", "_record_writer"):
@@ -197,14 +187,7 @@ WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """Return the counter that autograd moves at each write to a tensor; None where it is missing (in torch since 0.4).
-
-    Example:
-        >>> tensor = torch.zeros(1)
-        >>> before = version_of(tensor)
-        >>> version_of(tensor.add_(1)) == before
-        False
-    """
+    """Return the counter that autograd moves at each write to a tensor; None where missing (in torch since 0.4)."""
     version: int | None = getattr(tensor, "_version", None)
     return version
 
@@ -225,8 +208,6 @@ def fsdp2_class() -> Any:
 
 def dtensor_class(name: str) -> Any:
     """Return ``DTensor`` or a placement of it; torch 2.4 has them in a private module. None where neither has it."""
-    if not torch.distributed.is_available():
-        return None
     if not torch.distributed.is_available():
         return None
     return _attribute_of("torch.distributed.tensor", name) or _attribute_of("torch.distributed._tensor", name)

@@ -27,9 +27,6 @@ class History(list[Snapshot]):
 
     The latest is always there. The distance of the others is the same over the whole run, up to a factor of 2.
 
-    Args:
-        size: largest number of Snapshots.
-
     Example:
         >>> history = History(size=4)
         >>> for step in range(10):
@@ -85,14 +82,6 @@ class Arrivals:
     On a CPU they are there at once. A CUDA device is asked if they are, and never waited for. Several processes have to
     act on a Snapshot at the same step. So with them it is due at the end of the second step after its own, whatever the
     device says; by then there is hardly ever anything to wait for.
-
-    Example:
-        >>> import torch
-        >>> from gradwatch.probe.scalars import Transfer
-        >>> arrivals = Arrivals()
-        >>> arrivals.add(Pending(7, Transfer(1, [(torch.ones(1), [0])]), lambda values: Snapshot(7, ())))
-        >>> [snapshot.step for snapshot in arrivals.arrived_by(7)]
-        [7]
     """
 
     def __init__(self) -> None:
@@ -134,9 +123,7 @@ class Intake:
 
     Args:
         schedule: decides which steps are measured; learns which of them looked suspicious.
-        detectors: are called with each Snapshot; None takes all with their defaults.
-        on_finding: what is done when a finding opens.
-        history_size: largest number of Snapshots that are kept.
+        detectors, on_finding, history_size: as in :class:`~gradwatch.Watcher`.
         containment: switches off what fails; None lets every error through.
         is_speaker: this process is the one that warns.
         is_shared: several processes measure the same steps, and have to agree on which.
@@ -147,13 +134,6 @@ class Intake:
         trace: losses and total norms since the last measured step, on the device.
         should_stop: a finding has opened and ``on_finding`` is ``"stop"``.
         on_snapshot: is called with each Snapshot, before anything is done about a finding in it.
-
-    Example:
-        >>> from gradwatch.probe.scalars import Transfer
-        >>> intake = Intake(Schedule(1, 0), [], "warn", history_size=9)
-        >>> intake.add(Pending(0, Transfer(0, []), lambda values: Snapshot(0, ())))
-        >>> intake.process_until(step=0).step
-        0
     """
 
     def __init__(
@@ -221,9 +201,8 @@ class Intake:
             GradientError: when ``on_finding`` is ``"raise"``; what ``on_finding`` raises where it is a function.
         """
         while self._opened:
-            self.should_stop |= announce(
-                self._opened.popleft(), self._on_finding, self._explain, is_speaker=self._is_speaker
-            )
+            finding = self._opened.popleft()
+            self.should_stop |= announce(finding, self._on_finding, self._explain, is_speaker=self._is_speaker)
 
     def _explain(self) -> list[Diagnosis]:
         """Return the causes that are known by now; none where the rules fail, as a finding is announced anyway."""
@@ -233,8 +212,7 @@ class Intake:
         # History and ledger first: a report about the Snapshot shows the findings in it.
         self.history.add(snapshot)
         self._opened.extend(self.ledger.update(snapshot))
-        suspicious = self.ledger.wants_another_look(agreed=self._is_shared)
-        self.schedule.record(snapshot.step, suspicious=suspicious)
+        self.schedule.record(snapshot.step, suspicious=self.ledger.wants_another_look(agreed=self._is_shared))
         if self.on_snapshot is not None:
             self.on_snapshot(snapshot)
 

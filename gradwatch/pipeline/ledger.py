@@ -16,14 +16,7 @@ OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
 
 
 def require_on_finding(value: OnFinding) -> OnFinding:
-    """Return the value, or raise a ValueError if it is unknown.
-
-    Example:
-        >>> require_on_finding("explode")
-        Traceback (most recent call last):
-            ...
-        ValueError: on_finding is 'explode'; expected 'warn', 'stop', 'raise' or a function of the Finding
-    """
+    """Return the value, or raise a ValueError if it is unknown."""
     if not callable(value) and value not in ("warn", "stop", "raise"):
         raise ValueError(f"on_finding is {value!r}; expected 'warn', 'stop', 'raise' or a function of the Finding")
     return value
@@ -46,11 +39,6 @@ def announce(
 
     Raises:
         GradientError: when ``on_finding`` is ``"raise"``.
-
-    Example:
-        >>> announce(Finding("vanishing", ("a",), 0, 1e-7, 1e-3, "it vanishes"), lambda finding: print(finding.kind))
-        vanishing
-        False
     """
     if callable(on_finding):
         on_finding(finding)
@@ -102,16 +90,6 @@ class Ledger:
 
     Raises:
         TypeError: when a detector can't be called.
-
-    Example:
-        >>> def loud(snapshot):
-        ...     if snapshot.total_norm > 10:
-        ...         return Finding("loud", ("all",), snapshot.step, snapshot.total_norm, 10, "too loud")
-        >>> ledger = Ledger([loud], close_after=1)
-        >>> for step, norm in enumerate([1.0, 20.0, 30.0, 2.0]):
-        ...     opened = ledger.update(Snapshot(step, (), total_norm=norm))
-        >>> [(finding.step, finding.closed_step) for finding in ledger.findings]
-        [(1, 3)]
     """
 
     def __init__(
@@ -124,7 +102,8 @@ class Ledger:
                     f"Snapshot and returns findings, such as gradwatch.Vanishing() or a function"
                 )
         self.detectors = list(detectors)
-        self.parts = tuple(f"detector {i} {_name_of(detector)}" for i, detector in enumerate(self.detectors))
+        names = [getattr(detector, "__name__", type(detector).__name__) for detector in self.detectors]
+        self.parts = tuple(f"detector {i} {name}" for i, name in enumerate(names))
         self._containment = containment or Containment("raise")
         self.findings: list[Finding] = []
         self._close_after = close_after
@@ -209,7 +188,8 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings, the troubles and the detectors' memories, for a checkpoint."""
-        memories = {i: self._memory_of(i) for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
+        known = {i: d.state_dict for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
+        memories = {i: self._containment.run(self.parts[i], state_dict) for i, state_dict in known.items()}
         troubles = [{**vars(trouble), "finding": trouble.finding.to_dict()} for trouble in self._troubles]
         return {"findings": [finding.to_dict() for finding in self.findings], "tracks": troubles, "memories": memories}
 
@@ -222,10 +202,6 @@ class Ledger:
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
                 self._containment.run(self.parts[number], self.detectors[number].load_state_dict, memory)
 
-    def _memory_of(self, number: int) -> Any:
-        detector: Any = self.detectors[number]
-        return self._containment.run(self.parts[number], detector.state_dict)
-
 
 def _is_same(old: Finding, new: Finding) -> bool:
     return old.kind == new.kind and (old.layers == new.layers or bool(set(old.layers) & set(new.layers)))
@@ -236,19 +212,12 @@ def _in_order(names: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(names), key=lambda name: place.get(name, -1)))
 
 
-def _name_of(detector: Detector) -> str:
-    return str(getattr(detector, "__name__", type(detector).__name__))
-
-
 def _is_ours(detector: Detector) -> bool:
     return type(detector).__module__.startswith("gradwatch.")
 
 
 def _ask(detector: Detector, snapshot: Snapshot) -> list[Finding]:
-    return _listed(detector(snapshot))
-
-
-def _listed(result: object) -> list[Finding]:
+    result: object = detector(snapshot)
     if result is None:
         return []
     several = isinstance(result, Iterable) and not isinstance(result, (str, Mapping))

@@ -14,19 +14,7 @@ from gradwatch.torch_internals import unscales_itself
 
 
 class Stepping:
-    """Notes which optimizers step, through hooks on them.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> optimizer, stepping = torch.optim.SGD([weight]), Stepping()
-        >>> stepping.expect(optimizer, lambda: None)
-        >>> stepping.skipped
-        True
-        >>> optimizer.step()
-        >>> stepping.skipped
-        False
-        >>> stepping.close()
-    """
+    """Notes which optimizers step, through hooks on them."""
 
     def __init__(self) -> None:
         self._hooks: list[RemovableHandle] = []
@@ -34,12 +22,9 @@ class Stepping:
         self._found_inf: dict[int, Tensor] = {}
 
     def expect(self, optimizer: Optimizer, then: Callable[[], None], *, early: bool = False) -> None:
-        """Note if this optimizer steps, and call ``then`` when it has.
+        """Note if this optimizer steps, and call ``then`` when it has, or ``early``: just before it does.
 
-        Args:
-            optimizer: was read, and is about to step.
-            then: called without arguments.
-            early: call it just before the step: an optimizer that unscales by itself changes the gradients in its step.
+        An optimizer that unscales by itself changes the gradients in its step.
         """
 
         def note(*_: object) -> None:
@@ -83,11 +68,6 @@ class LossScale:
 
     Raises:
         TypeError: when the scaler is no GradScaler.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> LossScale(torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight])).value
-        tensor(8.)
     """
 
     def __init__(self, scaler: Any, optimizer: Optimizer) -> None:

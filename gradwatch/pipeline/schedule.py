@@ -13,17 +13,8 @@ class Schedule:
     A suspicious step makes the next one measured too, for at most ``10`` steps in a row. That is enough to distinguish
     a lasting problem from a passing one, and limits the cost.
 
-    Args:
-        every_n_steps: distance of the measured steps.
-        dense_steps: number of steps at the start that are all measured.
-
     Raises:
         ValueError: when one of them is no whole number, or too small.
-
-    Example:
-        >>> schedule = Schedule(every_n_steps=5, dense_steps=2)
-        >>> [step for step in range(12) if schedule.is_due(step)]
-        [0, 1, 5, 10]
     """
 
     _MOST_EXTRA = 10

@@ -96,9 +96,7 @@ class Watcher:
             is_shared=self.is_shared,
         )
         self.history = self.intake.history
-        self._read: dict[
-            int, Tensor | None
-        ] = {}  # by id of each optimizer read in this step: its part of the total norm
+        self._read: dict[int, Tensor | None] = {}  # id of each optimizer read in this step -> part of the total norm
 
     @property
     def findings(self) -> list[Finding]:

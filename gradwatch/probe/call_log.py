@@ -20,11 +20,6 @@ def tensors_in(value: Any) -> list[Tensor]:
 
     Containers are read past what their classes override, so no user code runs. One that holds itself is read once.
     Other containers (a generator, a mapping that computes its values) are skipped.
-
-    Example:
-        >>> import torch
-        >>> len(tensors_in({"logits": torch.zeros(1), "states": (torch.zeros(1), None)}))
-        2
     """
     found: list[Tensor] = []
     opened: dict[int, Any] = {}  # by id; a container that is held here keeps its id
@@ -56,19 +51,13 @@ def _parts(container: Any) -> list[Any]:
 def _field(owner: Any, name: str) -> Any:
     """Return an attribute of an object, without running a property; None where it has none."""
     try:
-        held = object.__getattribute__(owner, "__dict__")
-        return dict.get(held, name)
+        return dict.get(object.__getattribute__(owner, "__dict__"), name)
     except (AttributeError, TypeError):  # the class has slots
         slot = getattr(type(owner), name, None)
-        return slot.__get__(owner) if isinstance(slot, MemberDescriptorType) and _is_set(slot, owner) else None
-
-
-def _is_set(slot: MemberDescriptorType, owner: Any) -> bool:
     try:
-        slot.__get__(owner)
-    except AttributeError:
-        return False
-    return True
+        return slot.__get__(owner) if isinstance(slot, MemberDescriptorType) else None
+    except AttributeError:  # it is not set
+        return None
 
 
 class CallLog:
@@ -126,8 +115,6 @@ class CallSums:
     """Adds up the gradients at the outputs and inputs of calls.
 
     Args:
-        log: the calls and gradients that the hooks saw.
-        index: layer -> its place.
         times: layer -> slots of the gradient's norm at each time step, for recurrent networks that are one call.
 
     Attributes:
@@ -229,11 +216,8 @@ def add_outputs(
 
 def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int]) -> None:
     """Add what the first layer was given in its first used call of each pass; its norms are in ``slots``."""
-    first: dict[int, int] = {}  # forward pass -> call
-    for call, _, _ in log.inputs_given:
-        if calls.used[call]:
-            first.setdefault(log.passes[call], call)
-    chosen = set(first.values())
+    used = [call for call, _, _ in log.inputs_given if calls.used[call]]
+    chosen = {*{log.passes[call]: call for call in reversed(used)}.values()}  # the first of each forward pass
     given = [(slot, size) for slot, (call, size, _) in zip(slots, log.inputs_given, strict=True) if call in chosen]
     layout.add("input", [0] * len(given), [slot for slot, _ in given], power=2)
     layout.count("inputs", [0] * len(given), [size for _, size in given])

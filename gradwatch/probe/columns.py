@@ -29,12 +29,7 @@ def _known(numbers: Array, counts: Array) -> Array:
 
 
 def layer_columns(sums: Sums, scale: float) -> Columns:
-    """Return the columns about the calls of the layers.
-
-    Args:
-        sums: by layer.
-        scale: factor by which the gradients at the outputs are too large.
-    """
+    """Return the columns about the calls of the layers, whose gradients are ``scale`` times too large."""
     energy = _known(sums["energy"], sums["arrived"]) / scale**2
     mean = _ratio(energy, sums["entries"])
     # A gain is a quotient of two gradients: none where the lower one is 0 or not finite.
@@ -51,21 +46,13 @@ def layer_columns(sums: Sums, scale: float) -> Columns:
 def call_column(sums: Sums, rows: Mapping[int, slice], scale: float) -> dict[int, Array]:
     """Return the norm of the gradient at each call, for layers that were called more than once."""
     norms = np.sqrt(_known(sums["calls"], sums["calls_seen"])) / scale
-    by_layer = {layer: norms[row] for layer, row in rows.items()}
     # A row has the length that all ranks agreed on, and no call may have come to its end.
-    arrived = {layer: row[~np.isnan(row)] for layer, row in by_layer.items()}
+    arrived = {layer: norms[row][~np.isnan(norms[row])] for layer, row in rows.items()}
     return {layer: row for layer, row in arrived.items() if len(row) > 1}
 
 
 def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indices], length: int) -> Columns:
-    """Return the columns about parameters.
-
-    Args:
-        sums: by parameter.
-        names: of the parameters.
-        owners: places of layers, and of a parameter of each; a shared parameter is in several pairs.
-        length: number of layers.
-    """
+    """Return the columns about parameters, and about those of each layer; ``owners`` are those of a ModelIndex."""
     squares, sizes = (_known(sums[field], sums["present"]) for field in ("grad", "size"))
     layers, params = owners
 
@@ -98,12 +85,7 @@ def _norm(squares: Array) -> float:
 
 
 def trace_columns(sums: Sums, first: int) -> Columns:
-    """Return the loss and total norm of each step since the last Snapshot.
-
-    Args:
-        sums: by step.
-        first: the step of the first sum.
-    """
+    """Return the loss and total norm of each step since the last Snapshot, from step ``first`` on."""
     losses, totals = _ratio(sums["loss"], sums["losses"]), np.sqrt(_known(sums["total"], sums["totals"]))
     totals[totals == SKIPPED] = np.nan
     known = np.flatnonzero(~(np.isnan(losses) & np.isnan(totals)))
@@ -111,18 +93,7 @@ def trace_columns(sums: Sums, first: int) -> Columns:
 
 
 class Assembly:
-    """Makes the Snapshots of one run.
-
-    Args:
-        layers: name -> module, in the order of the columns.
-
-    Example:
-        >>> empty = dict.fromkeys(COLUMNS, np.full(2, np.nan))
-        >>> trace = {"trace_step": np.empty(0), "trace_loss": np.empty(0), "trace_total_norm": np.empty(0)}
-        >>> columns = {**empty, **trace, "first_calls": {"head": 1, "body": 0}, "calls": {}, "total_norm": 1.0}
-        >>> Assembly({"head": nn.Linear(1, 1), "body": nn.ReLU()}).make(0, columns).layers
-        ('body', 'head')
-    """
+    """Makes the Snapshots of one run, with layers in network order, from columns in the order of ``layers``."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self._layers = {name: kind_of(module) for name, module in layers.items()}
@@ -143,7 +114,7 @@ class Assembly:
             **trace,
             **{name: columns[name][order] for name in COLUMNS},
             "calls": {names[i]: calls[i] for i in order if i in calls},
-            "loss": float(trace["trace_loss"][-1]) if len(trace["trace_loss"]) else float("nan"),
+            "loss": float(trace["trace_loss"][-1]) if len(trace["trace_loss"]) else math.nan,
         }
         return Snapshot(step, tuple(names[i] for i in order), tuple(kinds[i] for i in order), **fields)
 

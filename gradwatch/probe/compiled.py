@@ -20,8 +20,6 @@ class HookableLayers:
     after it is removed. A hook that comes later is not called. So none is put there.
 
     Args:
-        model: the whole module.
-        layers: name -> module.
         eagerly: switch compiled code off, in the whole process, for the length of a measured step.
 
     Attributes:
@@ -29,12 +27,6 @@ class HookableLayers:
 
     Raises:
         ValueError: when this torch can't switch compiled code off.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-        >>> model[1].compile()
-        >>> list(HookableLayers(model, dict(model.named_children()), eagerly=False).layers)
-        ['0']
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], *, eagerly: bool) -> None:

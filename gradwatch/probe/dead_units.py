@@ -42,12 +42,7 @@ def saturation_of(module: nn.Module) -> tuple[float, float] | None:
 
 
 def saturated_share(saturation: tuple[float, float], output: Tensor) -> Tensor:
-    """Return the share of the outputs at which the activation is flat.
-
-    Example:
-        >>> saturated_share(saturation_of(nn.Tanh()), torch.tensor([0.1, -0.999, 0.5, 1.0]))
-        tensor(0.5000)
-    """
+    """Return the share of the outputs at which the activation is flat."""
     centre, distance = saturation
     return (output.float() - centre).abs_().gt_(distance).mean()
 
@@ -75,11 +70,9 @@ Peaks = dict[int, tuple[Tensor, int]]  # layer -> largest output of each unit, n
 
 
 def peaks_by_layer(calls: Iterable[tuple[int, Tensor, int]]) -> Peaks:
-    """Join a step's calls of ReLUs by layer.
+    """Join a step's calls of ReLUs by layer: its place, the largest output of each unit, and the number of samples.
 
-    Args:
-        calls: layer, largest output of each unit, number of samples. A call with another number of units than the one
-            before it replaces that one: its units are others.
+    A call with another number of units than the one before it replaces that one: its units are others.
 
     Example:
         >>> peaks_by_layer([(0, torch.tensor([0.0, 1.0]), 32), (0, torch.tensor([2.0, 0.0]), 32)])
@@ -95,14 +88,7 @@ def peaks_by_layer(calls: Iterable[tuple[int, Tensor, int]]) -> Peaks:
 
 
 def add_units(layout: SumLayout, peaks: Peaks, rows: Rows, scalars: DeviceScalars) -> None:
-    """Add which units a step has, which of them fired, and over how many samples.
-
-    Args:
-        layout: is extended.
-        peaks: of the units that this process holds.
-        rows: layer -> the places of these units. There may be fewer places than units.
-        scalars: takes the numbers.
-    """
+    """Add which units a step has, which fired, and over how many samples; ``rows`` may have fewer places than units."""
     layers = [layer for layer in peaks if layer in rows]
     layout.count("samples", layers, [peaks[layer][1] for layer in layers])
     for positions, batch in batches([peaks[layer][0] for layer in layers]):
@@ -141,13 +127,7 @@ class UnitActivity:
         self._shares: dict[str, float] = {}
 
     def dead_shares(self, index: Mapping[str, int], rows: Rows, sums: Sums) -> Array:
-        """Add a step's sums, and return the share of dead units by layer: that of the last 100 samples or more.
-
-        Args:
-            index: layer -> its place.
-            rows: layer -> the places of its units.
-            sums: of all processes.
-        """
+        """Add a step's sums, and return the share of dead units by layer: that of the last 100 samples or more."""
         names, samples = list(index), sums["samples"].tolist()
         is_unit, has_fired = sums["units"] > 0, sums["fired"] > 0
         for layer, row in rows.items():

@@ -40,10 +40,6 @@ def _takes_over_inputs(module: nn.Module) -> bool:
     return any(map(is_sharded, own_parameters(module).values()))
 
 
-def _do_nothing(*_: Any) -> None:
-    pass
-
-
 class LayerHooks(StepHooks):
     """Reads the gradient at every layer's output (and input) while attached; holds no graph once detached.
 
@@ -54,22 +50,8 @@ class LayerHooks(StepHooks):
     An optimizer step may have several forward passes (accumulation). A forward call outside a backward pass begins a
     new one if a gradient has come since the last call.
 
-    Args:
-        layers: name -> module.
-        containment: switches off a layer whose hook fails.
-        loss_pass: knows which backward pass is that of the loss.
-
     Attributes:
         log: calls and gradients since the hooks were attached.
-
-    Example:
-        >>> model, scalars = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), DeviceScalars()
-        >>> hooks = LayerHooks(dict(model.named_children()), Containment())
-        >>> hooks.attach(scalars)
-        >>> model(torch.ones(1, 2)).sum().backward()
-        >>> hooks.detach()
-        >>> hooks.log.layers, hooks.log.arrivals
-        (['0', '1'], [1, 0])
     """
 
     def __init__(
@@ -78,10 +60,7 @@ class LayerHooks(StepHooks):
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
-        self._hooks = [
-            (name, module, self._hook(name, self._after, self._reader(name, module)))
-            for name, module in hookable.items()
-        ]
+        self._hooks = [(n, m, self._hook(n, self._after, self._reader(n, m))) for n, m in hookable.items()]
         self._pre_hooks = [
             (name, module, self._hook(name, self._before), _takes_over_inputs(module))
             for name, module in hookable.items()
@@ -204,7 +183,7 @@ class LayerHooks(StepHooks):
         # Normalizations, like ReLUs, pass NaN and Inf on: the output of the layer before shows them. On ResNet-18 (32
         # images of 32 x 32) their outputs are 75 MB, which need not be read. A user's forward may make NaN itself.
         if runs_forward_of(module, NORMALIZATIONS):
-            return _do_nothing
+            return lambda *_: None
         return partial(self._read_size, saturation_of(module))
 
     def _read_units(self, call: int, output: Tensor) -> None:

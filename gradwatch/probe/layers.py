@@ -39,22 +39,12 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module itself, without those that a parametrization or a property computes.
-
-    Example:
-        >>> list(own_parameters(nn.Linear(1, 1)))
-        ['weight', 'bias']
-    """
+    """Return the parameters of a module itself, without those that a parametrization or a property computes."""
     return {name: param for name, param in _registered(module, "_parameters") if param is not None}
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    """Yield each parameter once, with its first name and the module that has it.
-
-    Example:
-        >>> [name for name, _, _ in named_parameters(nn.Sequential(nn.Linear(1, 1)))]
-        ['0.weight', '0.bias']
-    """
+    """Yield each parameter once, with its first name and the module that has it."""
     seen: set[int] = set()
     for name, module in named_modules(model):
         for key, param in own_parameters(module).items():
@@ -64,35 +54,17 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.M
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Return True for a module of TorchScript, which takes no hook and whose code calls no module of Python.
-
-    Example:
-        >>> is_scripted(nn.Linear(1, 1))
-        False
-    """
+    """Return True for a module of TorchScript, which takes no hook and whose code calls no module of Python."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
 class Structure:
-    """The modules of a model at one time, to be compared with those at a later time.
-
-    Args:
-        model: any module.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(1, 1))
-        >>> structure = Structure(model)
-        >>> structure.is_current()
-        True
-        >>> model[0] = nn.Linear(1, 1)
-        >>> structure.is_current()
-        False
-    """
+    """The modules of a model at one time, to be compared with those at a later time."""
 
     def __init__(self, model: nn.Module) -> None:
-        modules = [module for _, module in named_modules(model) if not is_scripted(module)]
-        self._held = [(children, _ids(children)) for children in map(_children, modules)]
-        self._named = [(params, list(params)) for params in map(_params, modules)]
+        tables = [module.__dict__ for _, module in named_modules(model) if not is_scripted(module)]
+        self._held = [(children, _ids(children)) for children in (table.get("_modules", {}) for table in tables)]
+        self._named = [(params, list(params)) for params in (table.get("_parameters", {}) for table in tables)]
 
     def is_current(self) -> bool:
         """Return True if no module was added, removed or replaced, and no parameter added or removed."""
@@ -103,16 +75,6 @@ class Structure:
 
 def _ids(children: dict[str, Any]) -> list[int]:
     return [*map(id, children.values())]
-
-
-def _children(module: nn.Module) -> dict[str, Any]:
-    children: dict[str, Any] = module.__dict__.get("_modules", {})
-    return children
-
-
-def _params(module: nn.Module) -> dict[str, Any]:
-    params: dict[str, Any] = module.__dict__.get("_parameters", {})
-    return params
 
 
 def _registered(module: nn.Module, table: str) -> list[tuple[str, Any]]:
@@ -137,13 +99,9 @@ def find_layers(
 
     Raises:
         SettingError: (a ValueError) when a pattern matches nothing; it gives the nearest names.
-
-    Example:
-        >>> list(find_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())))
-        ['1', '2']
     """
     modules = {plain_name(name) or ROOT: module for name, module in named_modules(model)}
-    layers = {name: module for name, module in modules.items() if _is_layer(module)}
+    layers = {name: module for name, module in modules.items() if own_parameters(module) or is_activation(module)}
     if include is not None:
         named = {name: modules[name] for name in include if name in modules}
         if strict:
@@ -162,10 +120,6 @@ def plain_name(name: str) -> str:
         'encoder.weight'
     """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return bool(own_parameters(module)) or is_activation(module)
 
 
 def kind_of(module: nn.Module) -> str:
@@ -196,25 +150,12 @@ def network_order(names: Sequence[str], first_call: Mapping[str, float]) -> list
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Return True if one of the patterns matches the whole name.
-
-    Example:
-        >>> matches("encoder.0.weight", ["encoder.*"])
-        True
-    """
+    """Return True if one of the patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_patterns(patterns: Iterable[str], names: Iterable[str], what: str) -> None:
-    """Raise a SettingError (a ValueError) for the first pattern that matches no name of a ``what``.
-
-    Example:
-        >>> try:
-        ...     check_patterns(["haed.*"], ["body.weight", "head.weight"], "parameter")
-        ... except ValueError as error:
-        ...     print(error)
-        the pattern 'haed.*' matches no parameter; the nearest of the 2 parameters are 'head.weight'
-    """
+    """Raise a SettingError (a ValueError) for the first pattern that matches no name of a ``what``."""
     known = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):

@@ -72,8 +72,7 @@ class WatchingHook(ModuleHook):
     that trains are not watched, except for those in which autograd runs.
     """
 
-    fail: Callable[[Exception], None]
-    """Is called with an error."""
+    fail: Callable[[Exception], None]  # is called with an error
     training: TrainingThread
 
     @classmethod
@@ -110,17 +109,13 @@ def sweep(module: nn.Module, training: TrainingThread) -> None:
 
     A copy holds the hooks that do nothing. A fused layer holds the hooks themselves, which can't be removed by their
     handles.
-
-    Args:
-        module: any module.
-        training: of the hooks to remove.
     """
-    drop_hooks(module, lambda hook: _is_stray(hook, training))
 
+    def is_stray(hook: Any) -> bool:
+        is_dead = getattr(hook, "__func__", None) is nullcontext.__exit__
+        return is_dead or (isinstance(hook, WatchingHook) and hook.training is training)
 
-def _is_stray(hook: Any, training: TrainingThread) -> bool:
-    is_dead = getattr(hook, "__func__", None) is nullcontext.__exit__
-    return is_dead or (isinstance(hook, WatchingHook) and hook.training is training)
+    drop_hooks(module, is_stray)
 
 
 class LossPass:

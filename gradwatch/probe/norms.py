@@ -110,26 +110,15 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
     Non-finite entries: the norm is ``inf`` or ``nan``.
     Cost: one fused pass. On a CPU, tensors whose float32 norm is outside the safe range are read again in float64.
     Elsewhere nothing is read back: CUDA accumulates in float64, other devices scale by the largest entry.
-
-    Example:
-        >>> l2_norms([torch.full((4,), 1e20), torch.full((4,), 1e-30)])
-        tensor([2.0000e+20, 2.0000e-30], dtype=torch.float64)
     """
     device = tensors[0].device.type
     if device == "cuda":
         return torch.stack(foreach_norm(tensors, 2, dtype=torch.float64))
-    if device == "cpu":
-        return _l2_norms_checked(tensors)
-    return _l2_norms_scaled(tensors)
+    return _l2_norms_checked(tensors) if device == "cpu" else _l2_norms_scaled(tensors)
 
 
 def l2_norm_on_host(values: Tensor) -> float:
-    """Return the L2 norm of one real tensor in the host's memory, as :func:`l2_norms` does.
-
-    Example:
-        >>> l2_norm_on_host(torch.tensor([3.0, 4.0]))
-        5.0
-    """
+    """Return the L2 norm of one real tensor in the host's memory, as :func:`l2_norms` does."""
     norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
     number = float(norm.numpy())
     return number if _TINY < number < _HUGE else float(torch.linalg.vector_norm(values, dtype=torch.float64).numpy())
@@ -149,17 +138,11 @@ def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
 def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
     # Divided by the largest entry, all squares lie in [0, 1]; "tiny" keeps tensors of zeros from 0 / 0.
     scales = [norm.clamp_(min=torch.finfo(norm.dtype).tiny) for norm in foreach_norm(tensors, float("inf"))]
-    norms = foreach_norm(foreach_div(tensors, scales), 2)
-    return torch.stack(norms) * torch.stack(scales)
+    return torch.stack(foreach_norm(foreach_div(tensors, scales), 2)) * torch.stack(scales)
 
 
 def nonzero_counts(tensors: list[Tensor]) -> Tensor:
-    """Return how many entries of each tensor are not exactly zero; NaN counts as not zero.
-
-    Example:
-        >>> nonzero_counts([torch.tensor([0.0, 1.0, float("nan")])])
-        tensor([2.], dtype=torch.float64)
-    """
+    """Return how many entries of each tensor are not exactly zero; NaN counts as not zero."""
     first = tensors[0]
     # NumPy can't read an AsyncCollectiveTensor: a sum over processes that is still being computed.
     is_plain_kind = {type(tensor) for tensor in tensors} <= {Tensor, nn.Parameter}
@@ -182,11 +165,6 @@ def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
 
     On a CPU only the tensors with a non-finite norm are read. Elsewhere all are, to avoid a sync: 0 times a non-finite
     number is NaN, which counts as not zero.
-
-    Example:
-        >>> tensors = [torch.ones(3), torch.tensor([float("inf"), 1.0])]
-        >>> nonfinite_counts(tensors, l2_norms(tensors))
-        tensor([0., 1.], dtype=torch.float64)
     """
     if norms.device.type != "cpu":
         return nonzero_counts(list(foreach_mul(tensors, 0.0)))

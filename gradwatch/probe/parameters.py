@@ -65,8 +65,6 @@ class ParameterReading:
     Those of a sharded parameter are about the part that this process holds.
 
     Args:
-        params: by name.
-        scalars: takes the numbers.
         ranks: the processes that train together; None for a single one.
         scale: factor that the gradients still have, on the device; None where they are unscaled.
 
@@ -78,13 +76,6 @@ class ParameterReading:
         grad_norm_after: slots of the norms after clipping; None before :meth:`read_again`.
         total: this process's part of the total gradient norm, a scalar on the device; the squares of all parts add up.
             None where no parameter has a gradient.
-
-    Example:
-        >>> layer, scalars = nn.Linear(2, 1, bias=False), DeviceScalars()
-        >>> layer.weight.grad = torch.tensor([[3.0, 4.0]])
-        >>> reading = ParameterReading(dict(layer.named_parameters()), scalars)
-        >>> scalars.to_host()[reading.grad_norm]
-        array([5.])
     """
 
     def __init__(
@@ -199,11 +190,6 @@ def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
 
     Raises:
         NotImplementedError: for FSDP1, whose pieces don't know how many others there are.
-
-    Example:
-        >>> weight = nn.Parameter(torch.zeros(2)); weight.grad = torch.tensor([3.0, 4.0])
-        >>> total_gradient_norm([weight])
-        tensor(5., dtype=torch.float64)
     """
     if any(map(is_flat_piece, params)):
         raise NotImplementedError(

@@ -34,9 +34,7 @@ class Probe:
     """Measures single optimizer steps of a model: ``attach``, forward and backward, ``read``, step, ``snapshot``.
 
     Args:
-        model: any module.
-        include: patterns of the layers to watch; None watches all.
-        exclude: patterns of the layers to leave out.
+        include, exclude: patterns of the layers to watch (None for all), and of layers to leave out.
         ranks: the processes that train the model together; None finds them from the model.
         eagerly: measure without compiled code, which hides the layers in it from hooks.
         containment: switches off what fails; None lets every error through.
@@ -188,13 +186,7 @@ class Probe:
     def read(
         self, params: Iterable[nn.Parameter], scale: Tensor | None = None, settings: Settings | None = None
     ) -> None:
-        """Read an optimizer's parameters: accumulated, before clipping. Sets ``total``.
-
-        Args:
-            params: those of the optimizer that is about to step.
-            scale: what their gradients are still multiplied by, on the device; None where they are unscaled.
-            settings: the optimizer's.
-        """
+        """Read an optimizer's parameters: accumulated, before clipping, maybe still times ``scale``. Sets ``total``."""
         if self._has_failed:
             return
         self._settings = settings or Settings()

@@ -61,8 +61,7 @@ class Ranks:
     def share(self, tensor: Tensor) -> float:
         """Return the weight of the entries held here in a sum over all processes, so that each entry counts once."""
         # With 4 processes, a tensor in 2 parts has 2 copies of each part, and each copy counts 2 / 4.
-        pieces = self.pieces if is_flat_piece(tensor) else part_count(tensor)
-        return pieces / self.world
+        return (self.pieces if is_flat_piece(tensor) else part_count(tensor)) / self.world
 
     def is_cut(self, param: Tensor) -> bool:
         """Return True if this process holds only a part of a parameter."""
@@ -90,10 +89,6 @@ def find_ranks(model: nn.Module) -> Ranks | None:
 
     Raises:
         UnsupportedError: (a NotImplementedError) where parameters are sharded in a way that is not supported.
-
-    Example:
-        >>> find_ranks(nn.Linear(2, 2)) is None
-        True
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
@@ -132,8 +127,7 @@ def _cut_by_fsdp(model: nn.Module) -> Ranks | None:
     hybrid = strategy.name.startswith("HYBRID")
     world = dist.get_world_size() if hybrid else group.size()
     pieces = 1 if strategy is ShardingStrategy.NO_SHARD else group.size()
-    found = Ranks(world, world, pieces=pieces, group=None if hybrid else _unless_all(group))
-    return found if world > 1 else None
+    return Ranks(world, world, pieces=pieces, group=None if hybrid else _unless_all(group)) if world > 1 else None
 
 
 def _cut_by_mesh(model: nn.Module) -> Ranks | None:

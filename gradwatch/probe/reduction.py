@@ -35,20 +35,14 @@ class SingleProcess:
 
 
 class AllRanks:
-    """Adds up a step's sums over all ranks.
+    """Adds up a step's sums over all ranks, on the device of the model's parameters.
 
     The layout of the sums must be the same on all ranks before they are added up. But how many calls and units a layer
     has is known only after it has run, and another rank may have seen more. So the ranks agree on the largest numbers
     (the room) at the first measured step, and again after a step at which one of them had too little.
 
-    Args:
-        ranks: the processes.
-        model: numbers are added up where its parameters are.
-
     Attributes:
-        batches: number of batches that the processes have.
-        sharing: number of processes that share a batch.
-        place: of this process among those.
+        batches, sharing, place: those of the ranks.
     """
 
     def __init__(self, ranks: Ranks, model: nn.Module) -> None:

@@ -23,11 +23,6 @@ class Copy:
 
     Attributes:
         is_deferred: the vector may arrive later than it was sent.
-
-    Example:
-        >>> copy = Copy(torch.tensor([1.0, 2.0]))
-        >>> copy.has_arrived, copy.numbers()
-        (True, array([1., 2.], dtype=float32))
     """
 
     is_deferred = False
@@ -52,8 +47,7 @@ class Copy:
         """Return the numbers; waits until they have arrived."""
         if self._event is not None:
             self._event.synchronize()
-        numbers: Array = self._host.numpy()
-        return numbers
+        return self._host.numpy()
 
 
 def positions_of(slots: Sequence[int]) -> npt.NDArray[np.intp]:
@@ -62,11 +56,7 @@ def positions_of(slots: Sequence[int]) -> npt.NDArray[np.intp]:
 
 
 class Transfer:
-    """All numbers of one measured step on their way: one copy for each device.
-
-    Args:
-        count: number of slots.
-        chunks: vectors of numbers, each with the slots of its numbers.
+    """All numbers of one measured step on their way, in chunks with their slots: one copy for each device.
 
     Example:
         >>> transfer = Transfer(3, [(torch.tensor([5.0, float("nan")]), [2, 0])])
@@ -192,13 +182,7 @@ class DeviceScalars:
 
 @dataclass(frozen=True)
 class Pending:
-    """A measured step whose numbers are on their way, and the function that makes a Snapshot of them.
-
-    Attributes:
-        step: index of the optimizer step.
-        transfer: the numbers by slot.
-        build: makes the Snapshot of the numbers; None where no process had a gradient.
-    """
+    """A measured step whose numbers are on their way, and the function that makes a Snapshot of them."""
 
     step: int
     transfer: Transfer

@@ -23,8 +23,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local_part(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds; shares memory with it."""
-    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return part
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def is_partial(tensor: Any) -> bool:
@@ -41,12 +40,7 @@ def summed(tensor: Any) -> Any:
 
 
 def part_count(tensor: Any) -> int:
-    """Return the number of different parts a tensor is cut into; the other processes hold copies of them.
-
-    Example:
-        >>> part_count(torch.zeros(3))
-        1
-    """
+    """Return the number of different parts a tensor is cut into; the other processes hold copies of them."""
     if not is_sharded(tensor):
         return 1
     cut = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
@@ -54,10 +48,7 @@ def part_count(tensor: Any) -> int:
 
 
 def over_shards(
-    rows: Tensor,
-    owners: Sequence[Tensor],
-    op: Literal["sum", "max"] = "sum",
-    dims: Collection[int] | None = None,
+    rows: Tensor, owners: Sequence[Tensor], op: Literal["sum", "max"] = "sum", dims: Collection[int] | None = None
 ) -> Tensor:
     """Combine numbers that each process computed on its shards; the result is the same on all.
 
@@ -70,16 +61,12 @@ def over_shards(
         dims: dimensions of the owners that the rows were reduced over; None means all.
 
     Cost: nothing where no owner is sharded, else one all-reduce for each way of sharding.
-
-    Example:
-        >>> over_shards(torch.ones(1), [torch.zeros(3)])
-        tensor([1.])
     """
     groups: dict[tuple[Any, tuple[bool, ...]], list[int]] = {}
-    for position, owner in enumerate(owners):
-        if is_sharded(owner):
-            reduced = _reduced_mesh_dims(owner, dims)
-            groups.setdefault((owner.device_mesh, reduced), []).append(position)  # type: ignore[attr-defined]
+    sharded: list[tuple[int, Any]] = [(i, owner) for i, owner in enumerate(owners) if is_sharded(owner)]
+    for position, owner in sharded:
+        reduced = tuple(not p.is_replicate() and (dims is None or p.dim in dims) for p in owner.placements)
+        groups.setdefault((owner.device_mesh, reduced), []).append(position)
     parts = list(rows.unbind()) if groups else []
     for (mesh, reduced), positions in groups.items():
         placements = [Partial(op) if here else Replicate() for here in reduced]
@@ -88,12 +75,6 @@ def over_shards(
         for position, part in zip(positions, whole.unbind(), strict=True):
             parts[position] = part
     return torch.stack(parts) if groups else rows
-
-
-def _reduced_mesh_dims(owner: Any, dims: Collection[int] | None) -> tuple[bool, ...]:
-    return tuple(
-        not placement.is_replicate() and (dims is None or placement.dim in dims) for placement in owner.placements
-    )
 
 
 def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float = 2.0) -> Tensor:
@@ -106,12 +87,7 @@ def norms_over_shards(norms: Tensor, owners: Sequence[Tensor], p: float = 2.0) -
 
 
 def shard_like(full: Tensor, owner: Tensor) -> Tensor:
-    """Return the part of a full tensor that belongs to this process's part of ``owner``; no communication.
-
-    Example:
-        >>> shard_like(torch.ones(2), torch.zeros(2))
-        tensor([1., 1.])
-    """
+    """Return the part of a full tensor that belongs to this process's part of ``owner``; no communication."""
     if not is_sharded(owner):
         return full
     mesh, placements = owner.device_mesh, owner.placements  # type: ignore[attr-defined]

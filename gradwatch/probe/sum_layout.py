@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -32,9 +32,6 @@ class SumLayout:
     The cells follow from the fields and their lengths alone, never from what a process saw. So they are the same on all
     ranks, and one collective adds up all of them.
 
-    Args:
-        lengths: field -> number of its sums.
-
     Attributes:
         size: number of all sums.
 
@@ -59,15 +56,7 @@ class SumLayout:
         return np.asarray(at, np.intp) + self._fields[field].start
 
     def add(self, field: str, at: Any, slots: Any, *, power: int = 1, weight: Any = 1.0) -> None:
-        """Add numbers that wait in slots to the sums ``at`` of a field.
-
-        Args:
-            field: its name.
-            at: places in the field.
-            slots: of the numbers, one for each place.
-            power: what each number is raised to.
-            weight: what each is then multiplied by.
-        """
+        """Add numbers that wait in slots to the sums ``at`` of a field, each raised to a power, then times a weight."""
         cells = self._cells(field, at)
         self._terms[power].append((cells, np.asarray(slots, np.intp), _as_many(weight, cells)))
 
@@ -76,8 +65,10 @@ class SumLayout:
         cells = self._cells(field, at)
         self._counts.append((cells, _as_many(amounts, cells)))
 
-    def _joined_terms(self) -> dict[int, Terms]:
-        return {power: _joined(terms) for power, terms in self._terms.items()}
+    def _joined_terms(self) -> Iterator[tuple[int, Indices, Indices, Array]]:
+        for power, terms in self._terms.items():
+            cells, slots, weights = (np.concatenate(side) for side in zip(*terms, strict=True))
+            yield power, cells, slots, weights
 
     def _counted(self) -> Array:
         if not self._counts:
@@ -88,7 +79,7 @@ class SumLayout:
     def on_host(self, values: Array) -> Array:
         """Return all sums, from the numbers by slot."""
         row = self._counted()
-        for power, (cells, slots, weights) in self._joined_terms().items():
+        for power, cells, slots, weights in self._joined_terms():
             row += np.bincount(cells, values[slots] ** power * weights, self.size)
         return row
 
@@ -97,7 +88,7 @@ class SumLayout:
         # As on_host, but in torch: nothing is read, and the collective that follows needs the row on the device.
         numbers, places = scalars.on_device(device)
         row = _moved(self._counted(), device)
-        for power, (cells, slots, weights) in self._joined_terms().items():
+        for power, cells, slots, weights in self._joined_terms():
             terms = numbers[_moved(places[slots], device)] ** power * _moved(weights, device)
             row.index_add_(0, _moved(cells, device), terms)
         return row
@@ -110,11 +101,6 @@ class SumLayout:
 def _as_many(numbers: Any, cells: Indices) -> Array:
     array = np.asarray(numbers, np.float64)
     return array if array.ndim else np.full(len(cells), array)  # an eighth of the time of np.broadcast_to
-
-
-def _joined(terms: list[Terms]) -> Terms:
-    cells, slots, weights = (np.concatenate(side) for side in zip(*terms, strict=True))
-    return cells, slots, weights
 
 
 def _moved(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -139,12 +139,6 @@ class StepReading:
 class StepSums:
     """The sums of one step.
 
-    Args:
-        index: places of the layers and parameters.
-        reading: what was read.
-        group: adds up the sums, of one process or of several.
-        activity: the units of the ReLUs that fired so far.
-
     Attributes:
         scalars: the numbers on the device that the sums are made of.
         failed: some process had nothing to add. This and the next two are known once :meth:`columns` was called.
@@ -213,11 +207,7 @@ class StepSums:
         }
 
     def columns(self, values: Array) -> Columns:
-        """Return the columns of a Snapshot, by place: of layers, of parameters and of steps.
-
-        Args:
-            values: the numbers of ``scalars``, on the host.
-        """
+        """Return the columns of a Snapshot by place (of layer, parameter or step), from the numbers of ``scalars``."""
         sums, layers, params = self._sums_of(values), self._index.layers, self._index.params
         self.failed = bool(sums["failed"][0])
         self.unwatched = [name for name, place in layers.items() if sums["unwatched"][place]]
@@ -246,12 +236,7 @@ class StepSums:
 
 
 def checksum(name: str) -> int:
-    """Return a number by which processes know that they mean the same part.
-
-    Example:
-        >>> checksum("detector 0 Vanishing") == checksum("detector 0 Vanishing")
-        True
-    """
+    """Return a number by which processes know that they mean the same part."""
     return zlib.crc32(name.encode())
 
 

@@ -40,12 +40,6 @@ class ParallelHooks(LayerHooks):
     does: where a DTensor became a plain tensor, the node knows how it was cut. From each tensor the graph is walked
     back to such a node, or to an output that is known already. Where nothing is found, each process holds all of the
     tensor. Where the graph was detached on the way there is no number, and the layer is listed as missing.
-
-    Args:
-        layers: name -> module.
-        containment: switches off a layer whose hook fails.
-        loss_pass: knows which backward pass is that of the loss.
-        ranks: the processes.
     """
 
     def __init__(

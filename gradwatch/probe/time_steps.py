@@ -34,25 +34,11 @@ class TimeHooks(StepHooks):
     read.
 
     Args:
-        layers: name -> module.
-        containment: switches off a layer whose hook fails.
-        loss_pass: knows which backward pass is that of the loss.
         sharing: number of processes that share a batch, each with the whole network. The norms are divided by its root,
             so that the squares of all processes add up to one network's.
 
     Attributes:
         slots: layer -> the slots of the norms, first time step first, of its last call with a gradient.
-
-    Example:
-        >>> from gradwatch.probe.scalars import DeviceScalars
-        >>> rnn, scalars = nn.RNN(2, 3, batch_first=True), DeviceScalars()
-        >>> hooks = TimeHooks({"rnn": rnn}, Containment())
-        >>> hooks.attach(scalars)
-        >>> rnn(torch.ones(1, 5, 2))[0][:, -1].sum().backward()
-        >>> hooks.detach()
-        >>> norms = scalars.to_host()[hooks.slots["rnn"]]
-        >>> len(norms), bool(norms[0] < norms[-1])
-        (5, True)
     """
 
     def __init__(

@@ -71,14 +71,7 @@ class ScalarRow:
 
 
 class Trace:
-    """The loss and the total gradient norm of each step since the last measured one.
-
-    Example:
-        >>> trace = Trace()
-        >>> trace.append(0, 0.5, [])
-        >>> trace.state_dict()["loss"]
-        {'steps': [0], 'values': [0.5]}
-    """
+    """The loss and the total gradient norm of each step since the last measured one."""
 
     def __init__(self) -> None:
         self._loss, self._total = ScalarRow(), ScalarRow()

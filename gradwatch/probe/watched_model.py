@@ -64,12 +64,7 @@ class WeightGains:
         return cls(layers, weights, spread.astype(np.float64))
 
     def gains(self, squares: Array, count: int) -> Array:
-        """Return by what each layer's weights multiply the gradient's RMS; NaN for a layer without such weights.
-
-        Args:
-            squares: sum of squares of each parameter.
-            count: number of layers.
-        """
+        """Return by what each layer's weights multiply the gradient's RMS (else NaN), from all parameters' squares."""
         gains = np.full(count, np.nan)
         gains[self.layers] = np.sqrt(squares[self.params] / self.inputs)
         return gains
@@ -109,10 +104,6 @@ class ModelIndex:
 
 class WatchedModel:
     """A model whose parameters are known by name, those of layers that come later too.
-
-    Args:
-        module: the model.
-        layers: name -> layer that is watched.
 
     Example:
         >>> import torch
