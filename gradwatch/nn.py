@@ -85,8 +85,7 @@ def normalized(grad: Tensor, per_sample: bool, center: bool, eps: float, scale: 
         >>> normalized(torch.tensor([3.0, 5.0]), False, True, 1e-6, 1.0)
         tensor([-1.0000,  1.0000])
     """
-    first = 1 if per_sample else 0
-    size = math.prod(grad.shape[first:])
+    size = math.prod(grad.shape[1:] if per_sample else grad.shape)
     if grad.numel() == 0 or (size == 1 and center):
         return grad
     groups = grad.reshape(len(grad) if per_sample else 1, size)

@@ -50,8 +50,7 @@ def moments(kind: str, q: float = 1.0) -> Moments:
     with torch.enable_grad():
         outputs = _function(kind)(inputs)
         (slopes,) = torch.autograd.grad(outputs.sum(), inputs)
-    values = [(weights * part).sum().item() for part in (outputs, outputs.square(), slopes.square())]
-    return Moments(*values)
+    return Moments(*[(weights * part).sum().item() for part in (outputs, outputs.square(), slopes.square())])
 
 
 def critical_gain(kind: str) -> float:

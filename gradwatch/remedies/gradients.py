@@ -27,8 +27,7 @@ class TransformRemedy(Remedy):
         new = self.transform()
         if any(isinstance(known, type(new)) for known in setup.transforms):
             raise NotApplicable(f"the transforms already contain a {type(new).__name__}: {setup.transforms}")
-        both = (new, *setup.transforms) if self.goes_first else (*setup.transforms, new)
-        return replace(setup, transforms=both)
+        return replace(setup, transforms=(new, *setup.transforms) if self.goes_first else (*setup.transforms, new))
 
     def patch(self, setup: Setup) -> str:
         """Return the callback, or the line of a loop."""

@@ -11,11 +11,6 @@ from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 
-_ONE_UNIT = (
-    "the softmax is over one unit, so its output is always 1 and its gradient 0. Give the head two units, "
-    "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
-)
-
 
 @dataclass(frozen=True)
 class FixHead(ModelRemedy):
@@ -51,7 +46,8 @@ class FixHead(ModelRemedy):
 def _blocking(root: nn.Module, events: list[Event]) -> str:
     """Return the name of the softmax or ReLU that blocks the gradient."""
     last = max((index for index, event in enumerate(events) if event.is_weighted), default=len(events))
-    found = [event for event in events[last + 1 :] if _can_stop(event.kind) and _enters_loss(event, events)]
+    ends = [event for event in events[last + 1 :] if is_softmax(event.kind) or is_rectifier(event.kind)]
+    found = [event for event in ends if _enters_loss(event, events)]
     if not found:
         raise NotApplicable(
             f"{type(root).__name__} has no softmax or ReLU between its last layer and its loss; other reasons for a "
@@ -62,10 +58,6 @@ def _blocking(root: nn.Module, events: list[Event]) -> str:
             f"forward calls {found[0].kind} as a function after the last layer; return the output of that layer"
         )
     return found[0].name
-
-
-def _can_stop(kind: str) -> bool:
-    return is_softmax(kind) or is_rectifier(kind)
 
 
 def _enters_loss(softmax: Event, events: list[Event]) -> bool:
@@ -87,4 +79,7 @@ def _new_end(events: list[Event]) -> nn.Module:
         return nn.Identity()
     if any(event.kind in ("binary_cross_entropy", "mse_loss") for event in events):
         return nn.Sigmoid()
-    raise NotApplicable(_ONE_UNIT)
+    raise NotApplicable(
+        "the softmax is over one unit, so its output is always 1 and its gradient 0. Give the head two units, "
+        "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
+    )

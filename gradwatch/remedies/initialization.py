@@ -81,8 +81,7 @@ def initialize_pairs(root: nn.Module, pairs: list[tuple[Event, Event | None]], s
         layer: Any = root.get_submodule(name)
         draw.fill(weight_outputs_first(layer), generator)
         if isinstance(layer.bias, nn.Parameter):
-            with torch.no_grad():
-                layer.bias.zero_()
+            nn.init.zeros_(layer.bias)
     if not draws:
         raise NotApplicable(
             f"{type(root).__name__} has no Linear or convolution with weights to draw; "
@@ -96,8 +95,7 @@ def initialization_code(root: nn.Module, pairs: list[tuple[Event, Event | None]]
     for name, draw in _draws(root, pairs, scheme):
         path = path_of(root, name)
         layer: Any = root.get_submodule(name)
-        weight = f"{path}.weight.T" if is_conv1d_of_transformers(layer) else f"{path}.weight"
-        lines.append(draw.line(weight))
+        lines.append(draw.line(f"{path}.weight.T" if is_conv1d_of_transformers(layer) else f"{path}.weight"))
         if isinstance(layer.bias, nn.Parameter):
             lines.append(f"nn.init.zeros_({path}.bias)")
     return "\n".join(lines)

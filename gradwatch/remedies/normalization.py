@@ -164,9 +164,5 @@ def _samples(event: Event) -> float:
 
 def _is_normalized(events: list[Event]) -> bool:
     """Return True if a norm comes before the next weighted layer."""
-    for event in events:
-        if is_normalization(event.module):
-            return True
-        if event.is_weighted:
-            return False
-    return False
+    found = next((event.module for event in events if event.is_weighted or is_normalization(event.module)), None)
+    return is_normalization(found)

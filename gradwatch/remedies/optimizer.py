@@ -238,10 +238,7 @@ def optimizers_of(module: nn.Module) -> list[Optimizer]:
 def optimizer_code(module: nn.Module, otherwise: str = "SGD", factor: float = 1.0) -> str:
     """Return the code that builds a module's optimizer, with its learning rate multiplied by a factor.
 
-    Args:
-        module: its ``configure_optimizers`` gives class and settings.
-        otherwise: class if they are unknown.
-        factor: for the learning rate.
+    Class and settings are those that ``configure_optimizers`` gives; ``otherwise`` is the class if they are unknown.
 
     Example:
         >>> optimizer_code(nn.Linear(1, 1), factor=0.1)

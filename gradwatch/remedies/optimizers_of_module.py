@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from gradwatch.torch_internals import chained_schedulers
 
-Change = Callable[[Optimizer], Optimizer]
-
 
 def optimizers_in(configured: Any) -> list[Optimizer]:
     """Return the optimizers, in order.
@@ -32,24 +30,20 @@ def optimizers_in(configured: Any) -> list[Optimizer]:
     return []
 
 
-def schedulers_in(configured: Any) -> list[Any]:
-    """Return the schedulers, each followed by those that it chains."""
-    return list(_schedulers(configured))
-
-
-def _schedulers(configured: Any) -> Iterator[Any]:
+def schedulers_in(configured: Any) -> Iterator[Any]:
+    """Yield the schedulers, each followed by those that it chains."""
     if isinstance(configured, dict):
         for name in ("lr_scheduler", "scheduler"):
-            yield from _schedulers(configured.get(name))
+            yield from schedulers_in(configured.get(name))
     elif isinstance(configured, (list, tuple)):
         for part in configured:
-            yield from _schedulers(part)
+            yield from schedulers_in(part)
     elif hasattr(configured, "optimizer") and hasattr(configured, "step"):
         yield configured
-        yield from _schedulers(chained_schedulers(configured))
+        yield from schedulers_in(chained_schedulers(configured))
 
 
-def exchange(configured: Any, change: Change) -> Any:
+def exchange(configured: Any, change: Callable[[Optimizer], Optimizer]) -> Any:
     """Return the same form with other optimizers, which the schedulers then drive.
 
     Example:

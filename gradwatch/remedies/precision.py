@@ -47,9 +47,7 @@ class UseBfloat16(Remedy):
 
     def patch(self, setup: Setup) -> str:
         """Return the Trainer's argument, or the line of a loop."""
-        if setup.trains_itself:
-            return 'trainer = Trainer(precision="bf16-mixed")'
-        return "model = model.bfloat16()"
+        return 'trainer = Trainer(precision="bf16-mixed")' if setup.trains_itself else "model = model.bfloat16()"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,7 @@ from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
 
 _GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
-_KEEP_GATE = {"GRU": 1, "GRUCell": 1, "LSTM": 1, "LSTMCell": 1}  # index of the update or forget gate in torch's order
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-
-Cell = Literal["GRU", "LSTM"]
+_KEEP_GATE = 1  # index of a GRU's update gate and of an LSTM's forget gate in torch's order
 
 
 class LSTMLikeRNN(nn.LSTM):
@@ -56,7 +53,7 @@ class ReplaceRecurrence(ModelRemedy):
     References: Hochreiter and Schmidhuber, 1997; Cho et al., 2014, https://arxiv.org/abs/1406.1078.
     """
 
-    cell: Cell = "GRU"
+    cell: Literal["GRU", "LSTM"] = "GRU"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +66,7 @@ class ReplaceRecurrence(ModelRemedy):
             # The constructor draws weights, which are drawn again below: the training's random numbers must not change.
             with torch.random.fork_rng(devices=[]):
                 new = self._kind(old)(old.input_size, old.hidden_size, **_settings(old))
-            weight = next(old.parameters())
-            new.to(weight.device, weight.dtype)
+            new.to(next(old.parameters()))
             draw_recurrent_(new, self.seed)
             replace_module(setup.module, name, new)
         return setup
@@ -163,13 +159,13 @@ def draw_recurrent_(network: nn.Module, seed: int = 0) -> None:
         for name, param in network.named_parameters():
             gates = torch.zeros(param.shape).chunk(_GATES[kind])
             for index, gate in enumerate(gates):
-                _draw_gate(name, gate, index == _KEEP_GATE.get(kind), generator)
+                _draw_gate(name, gate, index == _KEEP_GATE, generator)
             param.copy_(torch.cat(gates))
 
 
 def recurrent_names(root: nn.Module) -> list[str]:
     """Return the names of torch's recurrent networks and cells in a module."""
-    return [name for name, part in root.named_modules() if isinstance(part, _RECURRENT)]
+    return [name for name, part in root.named_modules() if isinstance(part, (nn.RNNBase, nn.RNNCellBase))]
 
 
 def _draw_gate(name: str, gate: Tensor, keeps: bool, generator: torch.Generator) -> None:

@@ -118,8 +118,7 @@ class RescaleInputs(ModelRemedy):
         """Insert the scaler before the first layer."""
         first = _first(setup.module, events_of(setup.module, setup.batch))
         layer: Any = first.module
-        home = next(layer.parameters())
-        scaling = self._scaling(first).to(home.device)
+        scaling = self._scaling(first).to(next(layer.parameters()).device)
         replace_module(setup.module, first.name, nn.Sequential(scaling, layer))
         return setup
 

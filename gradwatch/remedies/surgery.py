@@ -16,8 +16,7 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     """
     old = root.get_submodule(name)
     new.train(old.training)  # a new module starts in training mode, the old one may be in evaluation
-    places = [found for found, module in root.named_modules(remove_duplicate=False) if module is old]
-    for place in places:
+    for place in [found for found, module in root.named_modules(remove_duplicate=False) if module is old]:
         owner, _, attribute = place.rpartition(".")
         root.get_submodule(owner).register_module(attribute, new)
 
@@ -48,15 +47,13 @@ def construction_of(module: nn.Module) -> str:
         >>> construction_of(nn.LeakyReLU(0.1)), construction_of(nn.LayerNorm(4))
         ('nn.LeakyReLU(negative_slope=0.1)', 'nn.LayerNorm(4)')
     """
-    kind = type(module).__name__
     if isinstance(module, nn.LayerNorm):
         return f"nn.LayerNorm({', '.join(map(str, module.normalized_shape))})"
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        return f"nn.{kind}({module.num_features})"
+        return f"nn.{type(module).__name__}({module.num_features})"
     if isinstance(module, nn.GroupNorm):
         return f"nn.GroupNorm({module.num_groups}, {module.num_channels})"
-    settings = module.extra_repr()
-    return f"nn.{kind}({settings})"
+    return f"nn.{type(module).__name__}({module.extra_repr()})"
 
 
 def is_inside(root: nn.Module, name: str, kinds: tuple[type[nn.Module], ...]) -> bool:

@@ -177,10 +177,8 @@ def _first_that_runs(one_pass: Callable[[Run], T]) -> T | None:
 
 def _run_step(module: nn.Module, batch: Any) -> Any:
     """Return the result of ``training_step``; the output of a module that has none."""
-    if callable(getattr(module, "training_step", None)):
-        training_step: Any = module.training_step
-        return training_step(batch, 0)
-    return _run_forward(module, batch)
+    step = getattr(module, "training_step", None)
+    return step(batch, 0) if callable(step) else _run_forward(module, batch)
 
 
 def _run_forward(module: nn.Module, batch: Any) -> Any:
@@ -197,8 +195,7 @@ def _to_device_of(module: nn.Module, batch: Any) -> Any:
         {'x': [tensor([1.])], 'name': 'a'}
     """
     if isinstance(batch, Tensor):
-        home = next(module.parameters(), batch)
-        return batch.to(home.device)
+        return batch.to(next(module.parameters(), batch).device)
     if isinstance(batch, dict):
         return {name: _to_device_of(module, part) for name, part in batch.items()}
     if type(batch) in (list, tuple):

@@ -32,7 +32,7 @@ class UnfreezeAll(ModelRemedy):
 
     def change(self, setup: Setup) -> Setup:
         """Require gradients for the frozen parameters."""
-        for param in _frozen(setup.module).values():
+        for param in _frozen(setup.module):
             param.requires_grad_(True)
         return setup
 
@@ -86,9 +86,8 @@ def forgotten(module: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, n
     return {name: param for name, param in module.named_parameters() if param.requires_grad and id(param) not in held}
 
 
-def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
-    params = dict(module.named_parameters())
-    frozen = {name: p for name, p in params.items() if not p.requires_grad and p.is_floating_point()}
+def _frozen(module: nn.Module) -> list[nn.Parameter]:
+    frozen = [param for param in module.parameters() if not param.requires_grad and param.is_floating_point()]
     if not frozen:
         raise NothingToChange(
             f"every parameter of {type(module).__name__} requires a gradient; if one gets none, forward cuts the "
@@ -167,12 +166,7 @@ class Uncut(TorchFunctionMode):
 
 
 def _cuts_of(setup: Setup) -> list[str]:
-    """Return the lines by which a pass of a copy cuts parameters off.
-
-    Raises:
-        NothingToChange: when no parameter is cut off.
-        NotApplicable: when there is no batch for a pass.
-    """
+    """Return the lines by which a pass of a copy cuts parameters off; raise NotApplicable if none can be found."""
     if setup.batch is None:
         raise NotApplicable("only a pass shows where the graph is cut; give a batch: Setup(module, batch=batch)")
     uncut = Uncut()

@@ -46,9 +46,7 @@ class RepeatedBatch:
 class SameBatches:
     """A loader that gives the same batches in the same order, whatever random numbers the models draw.
 
-    Args:
-        loader: any iterable of batches.
-        seed: of its first epoch; each epoch is drawn from the next seed.
+    Each epoch is drawn from the next seed.
 
     Example:
         >>> data = torch.utils.data.DataLoader(range(8), batch_size=8, shuffle=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -115,10 +115,7 @@ def detectors_for(steps: int) -> list[Detector]:
         5
     """
     detectors: list[Any] = [*default_detectors()]
-    return [
-        cast(Detector, replace(one, patience=steps) if getattr(one, "patience", 1) > steps else one)
-        for one in detectors
-    ]
+    return [replace(one, patience=steps) if getattr(one, "patience", 1) > steps else one for one in detectors]
 
 
 def ignore_finding(_: Finding) -> None:

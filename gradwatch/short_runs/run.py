@@ -93,11 +93,7 @@ class Run:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl+C in a short training.
-
-    Attributes:
-        run: the training up to there.
-    """
+    """Ctrl+C in a short training; ``run`` is the training up to there."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()

@@ -78,10 +78,7 @@ def copy_without_trainer(part: T) -> T:
 
 @contextmanager
 def kept_randomness(seed: int | None = None) -> Iterator[None]:
-    """Seed torch, NumPy and Python inside, and put their states back at the end.
-
-    Args:
-        seed: to start from; None goes on with the present states.
+    """Seed torch, NumPy and Python inside, unless ``seed`` is None, and put their states back at the end.
 
     Example:
         >>> with kept_randomness(1):

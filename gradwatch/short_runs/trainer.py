@@ -226,8 +226,7 @@ def _loaders(data: Any, batches: int) -> dict[str, Any]:
 
 
 def _validated(trainer: Trainer, module: LightningModule, data: Any) -> dict[str, float]:
-    has_data = _has_loaders(data) and is_overridden("val_dataloader", data)
-    if not has_data or not is_overridden("validation_step", module):
+    if not (_has_loaders(data) and is_overridden("val_dataloader", data) and is_overridden("validation_step", module)):
         return {}
     trainer.validate(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

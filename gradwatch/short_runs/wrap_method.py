@@ -14,13 +14,7 @@ class Wraps(Protocol):
 
 
 class Wrapped:
-    """A method of one object, around the method that it had before, which may be wrapped too.
-
-    Args:
-        owner: the object.
-        name: of the method.
-        remedy: changes the method.
-    """
+    """A method of one object, around the method that it had before, which may be wrapped too."""
 
     def __init__(self, owner: Any, name: str, remedy: Wraps) -> None:
         self.owner, self.name, self.remedy = owner, name, remedy

@@ -15,7 +15,6 @@ from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization
-from gradwatch.remedies.remedy import Remedy
 from gradwatch.remedies.residual import AddSkips, count_skips
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
 from gradwatch.theory import critical_gain, finite_width_deviation, gain_at_depth, normalized_gain
@@ -41,8 +40,7 @@ class Flow:
         return [after.kind if after else "Identity" for _, after in self.pairs]
 
     def _from_weights(self) -> float:
-        gains = [_sigma(layer) for layer, _ in self.pairs]
-        pairs = zip(self.kinds, gains, strict=True)
+        pairs = zip(self.kinds, [_sigma(layer) for layer, _ in self.pairs], strict=True)
         return sum(math.log10(max(gain_at_depth(kind, gain, 1), 1e-30)) for kind, gain in pairs if gain > 0)
 
 
@@ -75,25 +73,16 @@ def health(flow: float) -> float:
     return 1 / (1 + (flow / (2 if flow < 0 else 4)) ** 2)  # a gradient that grows does less harm
 
 
-def predicted_flow(remedy: Remedy, flow: Flow) -> float:
+@singledispatch
+def predicted_flow(remedy: Any, flow: Flow) -> float:
     """Return the powers of ten by which the gradient changes from the last layer to the first, with the remedy.
 
-    Example:
-        >>> blocks = [nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()) for _ in range(7)]
-        >>> flow = Flow(nn.Sequential(*blocks, nn.Linear(64, 2)))
-        >>> [round(predicted_flow(r, flow)) for r in (InitializeAgain(), ReplaceActivations(), AddSkips())]
-        [-1, 0, 0]
+    A remedy that does not change the network is expected to change nothing.
     """
-    return _predict(remedy, flow)
-
-
-@singledispatch
-def _predict(remedy: Any, flow: Flow) -> float:
-    """Expect no change from a remedy that does not change the network."""
     return flow.measured
 
 
-@_predict.register
+@predicted_flow.register
 def _(remedy: ReplaceActivations, flow: Flow) -> float:
     replaced = sum(kind in remedy.kinds for kind in flow.kinds)
     if not replaced:
@@ -104,7 +93,7 @@ def _(remedy: ReplaceActivations, flow: Flow) -> float:
     return left + replaced * math.log10(gain) - spread
 
 
-@_predict.register
+@predicted_flow.register
 def _(remedy: InitializeAgain, flow: Flow) -> float:
     kinds = flow.kinds
     gains = [gain_at_depth(kind, critical_gain(kind), len(kinds)) for kind in kinds]
@@ -112,7 +101,7 @@ def _(remedy: InitializeAgain, flow: Flow) -> float:
     return sum(map(math.log10, gains)) - spread
 
 
-@_predict.register
+@predicted_flow.register
 def _(remedy: InsertNormalization, flow: Flow) -> float:
     gains = (
         normalized_gain(kind, centered=_over_batch(remedy, layer))
@@ -121,7 +110,7 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
     return sum(map(math.log10, gains))
 
 
-@_predict.register
+@predicted_flow.register
 def _(remedy: AddSkips, flow: Flow) -> float:
     layers = max(len(flow.pairs) - 1, 1)  # the first hidden layer is not passed: its output is where the way ends
     skipped = min(flow.blocks, layers)

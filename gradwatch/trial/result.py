@@ -34,11 +34,8 @@ def choose_metric(names: Sequence[str]) -> str:
         >>> choose_metric(["val_loss", "val_acc"]), choose_metric(["val/loss"]), choose_metric(["test_loss"])
         ('val_acc', 'val/loss', 'train loss')
     """
-    for pattern in (_ACCURACY, _LOSS):
-        found = [name for name in names if pattern.search(name)]
-        if found:
-            return found[0]
-    return TRAIN_LOSS
+    found = [name for pattern in (_ACCURACY, _LOSS) for name in names if pattern.search(name)]
+    return found[0] if found else TRAIN_LOSS
 
 
 def is_better_higher(metric: str) -> bool:
@@ -245,7 +242,9 @@ class Trial:
 
     def markdown(self) -> str:
         """Return the report as text."""
-        parts = ["# What cures this training", self._sentence(), "## Diagnosis", *_diagnosis_lines(self.diagnoses)]
+        causes = [f"- **{diagnosis.cause}**: {diagnosis.evidence}" for diagnosis in self.diagnoses]
+        parts = ["# What cures this training", self._sentence(), "## Diagnosis"]
+        parts += causes or ["Nothing was found in the untreated training."]
         parts += ["## Remedies", f"{self._title()}.", markdown_table(self.metric, self.rows)]
         if self.best:
             parts += ["## Patch", f"{self.best.name}:", f"```python\n{self.patch}\n```"]
@@ -258,9 +257,3 @@ class Trial:
         if self.best is None:
             return f"No remedy beats the untreated training ({self.metric} {before})."
         return f"{self.best.name} brings {self.metric} from {before} to {number(self.best.result)}."
-
-
-def _diagnosis_lines(diagnoses: Sequence[Any]) -> list[str]:
-    if not diagnoses:
-        return ["Nothing was found in the untreated training."]
-    return [f"- **{diagnosis.cause}**: {diagnosis.evidence}" for diagnosis in diagnoses]

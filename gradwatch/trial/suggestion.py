@@ -31,11 +31,8 @@ from gradwatch.trial.prediction import Flow, health, predicted_flow
 
 # Causes in the way that the network passes the gradient on: a remedy is then worth what it makes of that.
 _OF_FLOW = {
-    "saturating activation",
-    "initialization too small",
-    "initialization too large",
-    "missing normalization or skip",
-}
+    "saturating activation", "initialization too small", "initialization too large", "missing normalization or skip",
+}  # fmt: skip
 _VARIANT = 0.6
 _LATER = 0.4
 _TELLING = 0.05  # two worths that differ by less than it are alike
@@ -219,10 +216,8 @@ def broke_at_once(history: Sequence[Snapshot]) -> bool:
     """
     losses = np.concatenate([_losses(snapshot) for snapshot in history]) if history else np.empty(0)
     bad = np.flatnonzero(np.isinf(losses))
-    if not len(bad) or bad[0] == 0:
-        return False
-    before = losses[: bad[0]]
-    return bool(before[-1] < _RISE * np.median(before))
+    before = losses[: bad[0]] if len(bad) else losses[:0]
+    return bool(len(before) and before[-1] < _RISE * np.median(before))
 
 
 def _losses(snapshot: Snapshot) -> Array:
@@ -259,13 +254,9 @@ def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
     """Return the first update over the weights, in the median layer; NaN where it is unknown."""
     optimizers = optimizers_of(module)
     if not optimizers:
-        return _recorded(history)
+        return _median(np.asarray(getattr(history[0], "step_to_weight", []), np.float64)) if history else math.nan
     first = optimizers[0]
     return _of_sgd(first, history) if isinstance(first, SGD) else _of_adaptive(first)
-
-
-def _recorded(history: Sequence[Snapshot]) -> float:
-    return _median(np.asarray(getattr(history[0], "step_to_weight", []), np.float64)) if history else math.nan
 
 
 def _of_sgd(optimizer: Optimizer, history: Sequence[Snapshot]) -> float:

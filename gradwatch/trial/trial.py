@@ -118,8 +118,7 @@ class _Session:
         self._planned = 1 + len(chosen) + (remedies is None and len(chosen) > 1)
         for remedy in chosen:
             self._train(remedy)
-        both = self._best_two() if remedies is None else None
-        if both is not None:
+        if remedies is None and (both := self._best_two()) is not None:
             self._train(both)
 
     def _suggested(self, untreated: Run, most: int) -> list[Remedy]:
