@@ -17,7 +17,12 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with 1 where a check finds something, with 2 for wrong use, with 130 after Ctrl+C.
     """
-    parser = _parser()
+    parser = argparse.ArgumentParser(
+        prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in (demo, check, cure):
+        command.add(commands)
     options, rest = parser.parse_known_args(args)
     if rest and not options.takes_more:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -27,13 +32,3 @@ def main(args: list[str] | None = None) -> None:
         code = 130  # as a shell has it, and not the 1 of a check that finds something
     if code:
         sys.exit(code)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (demo, check, cure):
-        command.add(commands)
-    return parser

@@ -309,9 +309,8 @@ class Finding:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
         """Return the Finding that :meth:`to_dict` was called on, or raise one of ``DAMAGE``."""
-        given: dict[str, Any] = {
-            name: of_type(str, plain[name]) for name in ("kind", "message", "severity") if name in plain
-        }
+        texts = [name for name in ("kind", "message", "severity") if name in plain]
+        given: dict[str, Any] = {name: of_type(str, plain[name]) for name in texts}
         given |= {name: _as_number(plain[name]) for name in ("value", "threshold")}
         closed = plain.get("closed_step")
         given["closed_step"] = None if closed is None else as_step(closed)

@@ -165,14 +165,12 @@ class BackwardTransform(ReleasesModule):
 
     def _as_parameter(self, grad: Tensor) -> nn.Parameter:
         """Return a parameter whose ``.grad`` is a copy of a gradient, divided by the loss scale."""
-        param = nn.Parameter(torch.empty_like(grad, dtype=self._working_dtype(grad)), requires_grad=False)
+        dtype = torch.float32 if self._scale is not None and grad.itemsize < 4 else grad.dtype
+        param = nn.Parameter(torch.empty_like(grad, dtype=dtype), requires_grad=False)
         param.grad = grad.detach().to(param.dtype, copy=True)
         if self._scale is not None:
             param.grad.div_(self._scale)
         return param
-
-    def _working_dtype(self, grad: Tensor) -> torch.dtype:
-        return torch.float32 if self._scale is not None and grad.itemsize < 4 else grad.dtype
 
     def _chain_of(self, name: str) -> Chain:
         if name not in self._chains:

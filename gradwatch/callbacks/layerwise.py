@@ -151,20 +151,16 @@ class LayerwiseTraining(BaseFinetuning, ReleasesModule):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make trainable again what was trainable before the fit."""
-        self._unfreeze(pl_module)
-        self.release()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do the same after an error, for which Lightning does not call ``teardown``."""
-        self._unfreeze(pl_module)
-        self.release()
-
-    def _unfreeze(self, pl_module: LightningModule) -> None:
         for param in self._trainable:
             param.requires_grad = True
         for norm in self._frozen_norms:
             norm.train(pl_module.training)
         self._trainable, self._frozen_norms, self._stage = [], [], None
+        self.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Do the same after an error, for which Lightning does not call ``teardown``."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 def _parameters_of(stage: Stage, pl_module: nn.Module) -> set[int]:

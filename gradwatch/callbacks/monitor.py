@@ -160,11 +160,10 @@ class GradientMonitor(ReleasesModule):
         state, self._restored = self._restored or before, None
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
         self._step, self._has_warned = None, False
+        containment = watcher.containment
         if state:
-            watcher.containment.run("the memory of an earlier run", watcher.load_state_dict, state)
-        self._reports = watcher.containment.run(
-            "reports", open_reports, trainer, self._record_path, watcher.containment
-        )
+            containment.run("the memory of an earlier run", watcher.load_state_dict, state)
+        self._reports = containment.run("reports", open_reports, trainer, self._record_path, containment)
         if self._reports:
             watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         self._past_lightning = StepsPastLightning(partial(self._read, trainer, pl_module, False))
@@ -334,13 +333,6 @@ class StepInProgress:
         batches: number of batches that have ended in it.
         loss: sum of the batches' losses, each as a share of the step, on the device.
         loss_scale: factor on the loss, on the device; None without a loss scaler.
-
-    Example:
-        >>> step = StepInProgress()
-        >>> for loss in (0.25, 0.5):
-        ...     step.add_loss({"loss": torch.tensor(loss)})
-        >>> step.loss
-        tensor(0.7500)
     """
 
     was_read: bool = False
@@ -363,10 +355,7 @@ class StepInProgress:
     def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
         """Let a watcher read an optimizer's gradients now, just before its step, and again just after.
 
-        Args:
-            watcher: the reader.
-            optimizer: the optimizer, with gradients that are accumulated and not yet clipped.
-            scaler: the loss scaler, if there is one; it has unscaled the gradients, unless the optimizer does so.
+        The gradients are accumulated and not yet clipped. A loss scaler has unscaled them, or the optimizer will.
         """
         self.was_read = True
         unscales = scaler is not None and unscales_itself(optimizer)

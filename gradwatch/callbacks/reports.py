@@ -23,13 +23,7 @@ _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they 
 
 
 class Reports:
-    """All places that one fit writes to; each is switched off alone when it fails.
-
-    Args:
-        trainer: the owner of the loggers.
-        record_path: path or URL of the JSONL record; None writes none.
-        containment: switches a place off when it fails.
-    """
+    """All places that one fit writes to; each is switched off alone when it fails. A path of None writes no record."""
 
     def __init__(self, trainer: Trainer, record_path: str | Path | None, containment: Containment) -> None:
         self._containment = containment
@@ -102,14 +96,13 @@ class Reports:
 
     def close(self, watcher: Watcher, *, summary: bool) -> None:
         """Draw the last pictures, print the summary and close the record; nothing where there was no news."""
+        diagnoses: list[Diagnosis] = []
         if watcher.history and (self._has_news or len(self._written) != len(watcher.findings)):
             self._write_findings(watcher)  # of the last steps, which were not measured
             diagnoses = self._diagnoses(watcher)
             if any(not diagnosis.findings for diagnosis in diagnoses):  # a cause without a finding
                 self._write_text(watcher, diagnoses)
             self._draw(watcher)
-        else:
-            diagnoses = []
         self._write_failures()
         notes = [*self._troubles(), *map(str, self._containment.failures)]
         if summary and watcher.history and self._has_news:

@@ -31,24 +31,12 @@ class StepsPastLightning:
 
     Args:
         before: called with the optimizer, when its gradients are ready. Its errors reach the user.
-
-    Example:
-        >>> seen, layer = [], nn.Linear(1, 1)
-        >>> optimizer, steps = torch.optim.SGD(layer.parameters()), StepsPastLightning(seen.append)
-        >>> steps.open(layer)
-        >>> optimizer.step()
-        >>> steps.mark_announced(optimizer)  # from on_before_optimizer_step
-        >>> optimizer.step()
-        >>> steps.close()
-        >>> optimizer.step()
-        >>> len(seen)
-        1
     """
 
     def __init__(self, before: Callable[[Optimizer], None]) -> None:
         self._before = before
         self._module: nn.Module | None = None
-        self._remove: Callable[[], Any] = _do_nothing
+        self._remove: Callable[[], Any] = lambda: None
         self._params: frozenset[int] = frozenset()
         self._ownership: _ByOptimizer[_Ownership] = _ByOptimizer()
         self._announced: _ByOptimizer[int] = _ByOptimizer()  # -> the global step at which it was announced
@@ -72,7 +60,7 @@ class StepsPastLightning:
     def close(self) -> None:
         """Remove the hooks and forget the module and its optimizers."""
         self._remove()
-        self._remove, self._module, self._params = _do_nothing, None, frozenset()
+        self._module, self._params = None, frozenset()
         for kept in (self._ownership, self._announced, self._stepping):
             kept.clear()
 
@@ -89,9 +77,8 @@ class StepsPastLightning:
 
     def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = _closure_in(args, kwargs)
-        if closure is not None and getattr(self._module, "automatic_optimization", False):
-            return None
-        if not self._concerns(optimizer):
+        is_lightnings = closure is not None and getattr(self._module, "automatic_optimization", False)
+        if is_lightnings or not self._concerns(optimizer):
             return None
         if closure is None:
             self._hand_over(optimizer)
@@ -179,10 +166,6 @@ class _ByOptimizer(Generic[T]):
 
     def clear(self) -> None:
         self._values.clear()
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _remove(handles: Sequence[RemovableHandle]) -> None:

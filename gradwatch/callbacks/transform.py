@@ -238,15 +238,7 @@ def _parameter_names(pl_module: nn.Module) -> dict[int, str]:
 
 
 class OptimizerRun:
-    """One optimizer's chain, and the counts of its steps.
-
-    Example:
-        >>> from gradwatch.transforms import ClipByNorm
-        >>> run = OptimizerRun(Chain([ClipByNorm(1.0)]))
-        >>> outcome = run.step(dict(nn.Linear(1, 1).named_parameters()), StepContext())
-        >>> run.steps, run.skipped
-        (1, 0)
-    """
+    """One optimizer's chain, and the counts of its steps."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
@@ -291,19 +283,7 @@ class OptimizerRun:
 
 
 class OptimizerRuns:
-    """The runs of all optimizers of a fit, each with its own copy of the chain; the first has the chain itself.
-
-    Args:
-        chain: the chain, in the state in which each copy begins.
-
-    Example:
-        >>> from gradwatch.transforms import ClipByNorm
-        >>> runs = OptimizerRuns(Chain([ClipByNorm(1.0)]))
-        >>> runs.index_of(torch.optim.SGD([torch.ones(1)]), ["hand_made.weight"], known=[])
-        0
-        >>> runs[0].steps
-        0
-    """
+    """The runs of all optimizers of a fit, each with its own copy of the chain; the first has the chain itself."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -355,9 +335,7 @@ def total_norm(params: Mapping[str, nn.Parameter]) -> Tensor | None:
 def is_scaled(optimizer: Optimizer, scaler: Any) -> bool:
     """Return True if the gradients of an optimizer that is about to step are still multiplied by a loss scale.
 
-    Args:
-        optimizer: it steps past Lightning.
-        scaler: the Trainer's loss scaler, or None; it unscales gradients if the user steps through it.
+    The Trainer's scaler, if there is one, has unscaled them where the user steps through it.
 
     Example:
         >>> is_scaled(torch.optim.SGD([torch.ones(1)]), scaler=None)

@@ -25,14 +25,7 @@ from gradwatch.short_runs.sandbox import isolated
 def workflow_commands(run: Run, kind: type) -> Iterator[str]:
     """Yield a workflow command for each cause, each finding that none explains, and a crash.
 
-    Args:
-        run: with the findings and their causes.
-        kind: the model's class; the lines point at it, or for a crash at the line of the project that raised.
-
-    Example:
-        >>> run = Run("Net", error=ValueError("100%"))
-        >>> list(workflow_commands(run, int))
-        ['::error title=gradwatch%3A crash::the training raised ValueError: 100%25']
+    The lines point at the model's class, ``kind``, or for a crash at the line of the project that raised.
 
     References:
         GitHub, Workflow commands for GitHub Actions,
@@ -55,12 +48,7 @@ def workflow_commands(run: Run, kind: type) -> Iterator[str]:
 
 
 def place(kind: type) -> tuple[str, int] | None:
-    """Return file (from the current folder on) and line of a class; None where it has no source.
-
-    Example:
-        >>> place(int) is None
-        True
-    """
+    """Return file (from the current folder on) and line of a class; None where it has no source."""
     try:
         path, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
     except (OSError, TypeError):
@@ -105,9 +93,8 @@ _WHAT = (
 
 def add(commands: Any) -> None:
     """Declare the command and its options."""
-    parser = commands.add_parser(
-        "check", help="a smoke test of a training, for CI", description=_WHAT, allow_abbrev=False
-    )
+    smoke = "a smoke test of a training, for CI"
+    parser = commands.add_parser("check", help=smoke, description=_WHAT, allow_abbrev=False)
     add_target(parser)
     parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--allow", action="append", default=[], metavar="NAME", help="a cause or finding to ignore")
@@ -147,10 +134,6 @@ def as_json(run: Run) -> str:
     """Return strict JSON: infinite numbers are ``"inf"`` or ``"-inf"``, unknown ones (NaN) ``null``.
 
     Each diagnosis gives the places in ``findings`` of the findings that it explains.
-
-    Example:
-        >>> print(as_json(Run("Net"))[:50])
-        {"model": "Net", "healthy": false, "steps": 0, "lo
     """
     first, last = run.losses
     findings = list(run.findings)

@@ -46,7 +46,8 @@ def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) ->
     data.setup()
     epochs = max_epochs or (100 if data_dir is None else 3)
     summaries = []
-    with isolated(), _progress(console) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+    with isolated(), Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         steps = epochs * len(data.train_dataloader())
         tasks = {name: progress.add_task(name, total=steps) for name in _RUNS}
         for name, task in tasks.items():
@@ -78,11 +79,6 @@ def _train(
     )
     trainer.fit(model, datamodule=data)
     return monitor, float(trainer.test(model, datamodule=data, verbose=False)[0]["test_accuracy"])
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
-    return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
 def add(commands: Any) -> None:

@@ -29,10 +29,6 @@ _OF_FIT = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
 def read_target(options: argparse.Namespace, rest: Sequence[str]) -> Target:
     """Make the module and the data.
 
-    Args:
-        options: what :func:`~gradwatch.commands.target.add_target` declares.
-        rest: for LightningCLI.
-
     Raises:
         UsageError: for a config, a class or an argument that is wrong, in a sentence.
     """
@@ -161,7 +157,6 @@ class _Loaded(LightningDataModule):
         self._loader = loader
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The loader."""
         return self._loader
 
 
@@ -200,7 +195,6 @@ class _OptimizersOfConfig:
         self.module, self.function = module, function
 
     def make(self) -> Any:
-        """Return what configure_optimizers returns."""
         return self.function(self.module)
 
 

@@ -19,13 +19,9 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A training, as the config or the command line describes it.
+    """A training, as the config or the command line describes it; ``options`` and ``callbacks`` are the Trainer's.
 
-    Attributes:
-        module: with the weights that it starts from.
-        data: None where the module has loaders.
-        options: of the Trainer.
-        callbacks: of the Trainer.
+    ``data`` is None where the module has loaders.
     """
 
     module: LightningModule
@@ -48,15 +44,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """Parse a whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: for any other text.
-
-    Example:
-        >>> positive("20")
-        20
-    """
+    """Parse a whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} was given; expected a whole number of at least 1")
     return int(text)

@@ -27,17 +27,6 @@ class EventWriter:
 
     Args:
         writer: a SummaryWriter of torch or tensorboardX; it is opened again if it is closed.
-
-    Example:
-        >>> import tempfile
-        >>> from torch.utils.tensorboard import SummaryWriter
-        >>> writer = SummaryWriter(tempfile.mkdtemp())
-        >>> writer.close()
-        >>> events = EventWriter(writer)
-        >>> events.text("note", "hello", step=0)
-        >>> events.trouble
-        ''
-        >>> writer.close()
     """
 
     def __init__(self, writer: Any) -> None:
@@ -111,22 +100,12 @@ class EventFile:
     error, also in the user's training_step. Here an event that cannot be written is dropped, and the next one is tried.
     A file on this machine is cut back to the end of its last whole record, as TensorBoard reads up to a damaged one.
 
-    Args:
-        file: TensorBoard's file.
-
     Attributes:
         dropped: number of events that could not be written.
         error: the last failure in words.
         failing: True while the last event could not be written.
         layout_lost: True where the layout of the charts, which is written once, is among what was dropped.
         unfinished: the failure of the last flush, in words; empty where it worked.
-
-    Example:
-        >>> from io import BytesIO
-        >>> file = EventFile(BytesIO())
-        >>> file.write(b"an event")
-        >>> file.dropped
-        0
     """
 
     def __init__(self, file: Any) -> None:
@@ -184,10 +163,6 @@ def guard(writer: Any) -> EventFile | None:
 
     Where TensorBoard is built otherwise than expected, nothing is changed and None is returned. A full disk then still
     ends TensorBoard's thread, and checksums are computed in Python.
-
-    Example:
-        >>> guard(object()) is None
-        True
     """
     found = record_writer_of(writer)
     if found is None:
@@ -206,10 +181,6 @@ def framed(data: bytes) -> bytes:
 
     TensorBoard computes the checksums in Python, byte by byte: 3 ms for an event of 520 values, for which the training
     waits, as both share the interpreter.
-
-    Example:
-        >>> len(framed(b"an event")) - len(b"an event")
-        16
     """
     length = struct.pack("<Q", len(data))
     return length + _checksum(value(length)) + data + _checksum(value(data))

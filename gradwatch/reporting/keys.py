@@ -37,12 +37,7 @@ LAYER_COLUMNS = (*COLUMNS, "grad_to_weight_ratio")
 
 
 def require_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    """Return the columns, or raise a ValueError for the first that a Snapshot doesn't have; it lists all there are.
-
-    Example:
-        >>> require_columns(["gain"])
-        ('gain',)
-    """
+    """Return the columns, or raise a ValueError for the first that a Snapshot doesn't have; it lists all there are."""
     columns = tuple(columns)
     for column in columns:
         if column not in LAYER_COLUMNS:
@@ -80,15 +75,7 @@ def _all_keys(layers: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, .
 
 
 def scalars(snapshot: Snapshot, columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, float]:
-    """Return the values of one step by key, layers in network order; keys without a value (NaN) are left out.
-
-    Raises:
-        ValueError: for an unknown column.
-
-    Example:
-        >>> scalars(Snapshot(0, ("fc", "relu"), grad_norm=[0.5, float("nan")], total_norm=0.5, total_norm_after=0.25))
-        {'grad_norm/fc': 0.5, 'grad_norm_total': 0.5, 'grad_norm_total_after': 0.25, 'clip_coefficient': 0.5}
-    """
+    """Return the values of one step by key, layers in network order; keys without a value (NaN) are left out."""
     columns = tuple(columns)
     keys = _all_keys(snapshot.layers, columns)
     values = all_values(snapshot, columns).tolist()
@@ -106,11 +93,6 @@ def place(position: int, count: int) -> str:
 
 
 def tensorboard_tags(layers: Sequence[str], columns: Iterable[str] = DEFAULT_COLUMNS) -> dict[str, str]:
-    """Return key -> TensorBoard tag for all layers.
-
-    Example:
-        >>> tensorboard_tags(("conv1", "relu"), ["grad_norm"])
-        {'grad_norm/conv1': 'grad_norm/00 conv1', 'grad_norm/relu': 'grad_norm/01 relu'}
-    """
+    """Return key -> TensorBoard tag for all layers."""
     names = {layer: f"{place(position, len(layers))} {layer}" for position, layer in enumerate(layers)}
     return {f"{column}/{layer}": f"{column}/{name}" for column in columns for layer, name in names.items()}

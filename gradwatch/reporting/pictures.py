@@ -45,17 +45,10 @@ _COLOURS = {
 def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> Figure:
     """Draw layers by measured steps, in log colour: grey has no value, white is exactly zero, magenta is NaN or Inf.
 
-    Args:
-        history: Snapshots in order of their steps, at least one; of more than 400, about that many are drawn.
-        column: the values to show.
+    Of more than 400 Snapshots about that many are drawn.
 
     Raises:
         ValueError: for an unknown column, or without a Snapshot.
-
-    Example:
-        >>> figure = heat_map([Snapshot(step, ("a", "b"), grad_output_norm=[1e-6, 1.0]) for step in range(5)])
-        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
-        ['a', 'b']
     """
     if not history:
         raise ValueError("there is no Snapshot to draw; give at least one")
@@ -84,11 +77,6 @@ def bars(snapshot: Snapshot, findings: Iterable[Finding] = ()) -> Figure:
 
     A layer without parameters is drawn, as a square, only if a finding is about it. Zero has no bar; the bar of NaN
     and Inf has the whole width.
-
-    Example:
-        >>> figure = bars(Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0]))
-        >>> [float(bar.get_width()) for bar in figure.axes[0].patches]
-        [0.001, 1.0]
     """
     kinds = open_kinds(snapshot, findings)
     norms = layer_values(snapshot, "grad_norm")
@@ -108,11 +96,6 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
 
     Raises:
         ValueError: when the layer was called only once; it lists the layers that were called more often.
-
-    Example:
-        >>> figure = calls_picture(Snapshot(7, ("cell",), calls={"cell": np.array([1e-6, 1e-3, 1.0])}), "cell")
-        >>> figure.axes[0].lines[0].get_xdata().tolist()
-        [1, 2, 3]
     """
     if layer not in snapshot.calls:
         raise ValueError(f"{layer!r} was not called more than once; expected one of {list(snapshot.calls)}")
@@ -210,9 +193,8 @@ def _draw_bars(axes: Axes, norms: Array, colours: Sequence[str]) -> None:
     axes.set_axisbelow(True)
     blank = np.flatnonzero(np.isnan(norms)).tolist()
     inside = axes.get_yaxis_transform()  # x as a share of the axes' width
-    axes.scatter(
-        np.full(len(blank), 0.01), blank, c=[colours[row] for row in blank], marker="s", s=30, transform=inside
-    )
+    squares = [colours[row] for row in blank]
+    axes.scatter(np.full(len(blank), 0.01), blank, c=squares, marker="s", s=30, transform=inside)
     if len(norms) <= _MOST_LABELS:
         _write_numbers(axes, norms, low, high)
 
@@ -238,9 +220,6 @@ def _new_figure(rows: int) -> tuple[Figure, Axes]:
     """Return a figure that is high enough for some labelled rows, without pyplot and its global state.
 
     It is small in inches, so that its letters can still be read in the small cards of TensorBoard's Images tab.
-
-    Raises:
-        ImportError: when matplotlib is missing; it says how to install it.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -281,33 +260,18 @@ def _add_legend(axes: Axes, colours: Mapping[str, str]) -> None:
 
 
 def _escaped(name: str) -> str:
-    r"""Return a name that matplotlib shows unchanged: it takes text between two dollar signs for a formula.
-
-    Example:
-        >>> _escaped("cost_$x_$")
-        'cost_\\$x_\\$'
-    """
+    """Return a name that matplotlib shows unchanged: it takes text between two dollar signs for a formula."""
     return name.replace("$", r"\$")
 
 
 def every_so_many(count: int, most: int) -> list[int]:
-    """Return positions out of ``count`` at an even stride, at most about ``most``, including the last.
-
-    Example:
-        >>> every_so_many(4, 10), every_so_many(11, 4)
-        ([0, 1, 2, 3], [0, 3, 6, 10])
-    """
+    """Return positions out of ``count`` at an even stride, at most about ``most``, including the last."""
     stride = -(-count // most) or 1
     return [*range(0, count - stride, stride), count - 1] if count else []
 
 
 def log_ticks(low: float, high: float, most: int = 9) -> list[int]:
-    """Return powers of ten in a range of exponents, evenly spaced.
-
-    Example:
-        >>> log_ticks(-26, 0)
-        [-24, -21, -18, -15, -12, -9, -6, -3, 0]
-    """
+    """Return powers of ten in a range of exponents, evenly spaced."""
     first, last = int(np.ceil(low)), int(np.floor(high))
     stride = next(s for s in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if (last - first) / s < most)
     return [power for power in range(first, last + 1) if power % stride == 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -129,8 +129,16 @@ class _Reader:
             self.damaged += text.endswith(b"\n")
 
     def findings(self) -> list[Finding]:
-        """Return each finding as its last line has it."""
-        return _latest(finding for _, finding in self._findings)
+        """Return each finding as its last line has it; while a finding is open, layers may join it."""
+        findings: list[Finding] = []
+        for _, new in self._findings:
+            for place, old in enumerate(findings):
+                if (old.kind, old.step) == (new.kind, new.step) and (set(old.layers) & set(new.layers) or old == new):
+                    findings[place] = new
+                    break
+            else:
+                findings.append(new)
+        return findings
 
     def _read_header(self, line: Line) -> None:
         if line["format"] != FORMAT:
@@ -159,16 +167,3 @@ class _Reader:
     def _read_out_of_service(self, line: Line) -> None:
         failure = OutOfService(of_type(str, line["part"]), as_step(line["step"]), of_type(str, line["error"]))
         self.out_of_service.append(failure)
-
-
-def _latest(lines: Iterable[Finding]) -> list[Finding]:
-    """Keep the last line of each finding; while a finding is open, layers may join it."""
-    findings: list[Finding] = []
-    for new in lines:
-        for place, old in enumerate(findings):
-            if (old.kind, old.step) == (new.kind, new.step) and (set(old.layers) & set(new.layers) or old == new):
-                findings[place] = new
-                break
-        else:
-            findings.append(new)
-    return findings

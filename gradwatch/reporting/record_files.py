@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from itertools import accumulate
@@ -29,13 +29,7 @@ _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 
 
 class Line(NamedTuple):
-    """One line of a record, with its line break.
-
-    Attributes:
-        content: the line as bytes.
-        kind: its type: ``header``, ``snapshot``, ``finding``, ``lost`` or ``out_of_service``.
-        step: the optimizer step to which it belongs.
-    """
+    """One line of a record, with its line break, the ``type`` in it, and the optimizer step it belongs to."""
 
     content: bytes
     kind: str
@@ -56,15 +50,6 @@ class LineFile:
     Raises:
         OSError: when the file cannot be opened.
         ValueError: when the file exists and is no record.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
-        >>> lines = LineFile(path, str(path))
-        >>> lines.add('{"type": "snapshot", "step": 0}', "snapshot", 0)
-        >>> lines.close()
-        >>> path.read_text().splitlines(), lines.lost, lines.trouble
-        (['{"type": "snapshot", "step": 0}'], 0, '')
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -94,11 +79,7 @@ class LineFile:
         return "; ".join(filter(None, (lost, late)))
 
     def add(self, text: str, kind: str, step: int, *, at_once: bool = False) -> None:
-        """Add a line; write it now if asked to, or if the last writing is more than a second ago.
-
-        Raises:
-            ValueError: when the file was closed.
-        """
+        """Add a line; write it now if asked to, or if the last writing is more than a second ago."""
         if self._closed:
             raise ValueError(f"{self._name} is closed; open it again to add lines")
         content = text.encode() + b"\n"
@@ -113,11 +94,13 @@ class LineFile:
         self._flushed = time.monotonic()
         if not (self._waiting or self._gap.lines):
             return
-        first = list(self._lines_after_failure())
+        # After a failure these go before the lines that wait.
+        first = [Line(self._gap.as_json().encode() + b"\n", "lost", self._gap.last_step)] if self._gap.lines else []
+        first += [self._header] if self._failed and self._header else []
         lines = [*first, *self._waiting]
         self._waiting, self._size = [], 0
         written = self._append(b"".join(line.content for line in lines))
-        whole = _whole_lines(lines, written)
+        whole = sum(end <= written for end in accumulate(len(line.content) for line in lines))
         if whole < len(lines):
             whole = 0 if whole <= len(first) else whole  # a gap is not over while no line after it is in the file
             self._cut_back(written - sum(len(line.content) for line in lines[:whole]))
@@ -134,13 +117,6 @@ class LineFile:
                 self._file.close()
         except OSError as error:  # a network's file system may report a full disk only now
             self._error_at_close = disk_error_in_words(error)
-
-    def _lines_after_failure(self) -> Iterable[Line]:
-        """Yield the lines that go before the first one after a failure."""
-        if self._gap.lines:
-            yield Line(self._gap.as_json().encode() + b"\n", "lost", self._gap.last_step)
-        if self._failed and self._header:
-            yield self._header
 
     def _append(self, content: bytes) -> int:
         """Write as much as the disk takes; return how many bytes it took."""
@@ -173,15 +149,11 @@ class LineFile:
                 self._header = line
             elif line.kind == "lost":
                 self._gap = self._gap if place >= whole else Gap()
+            elif place >= whole and line.kind in ("snapshot", "finding"):
+                self._gap = self._gap.widened(line.kind, line.step)
+                self._all_lost = self._all_lost.widened(line.kind, line.step)
             elif place >= whole:
-                self._lose(line)
-
-    def _lose(self, line: Line) -> None:
-        if line.kind in ("snapshot", "finding"):
-            self._gap = self._gap.widened(line.kind, line.step)
-            self._all_lost = self._all_lost.widened(line.kind, line.step)
-        else:
-            self._waiting.append(line)
+                self._waiting.append(line)
 
 
 class RemoteCopy:
@@ -191,22 +163,12 @@ class RemoteCopy:
     most about 1 % of the time. A failed one is tried again the next time. The local file is removed at the end, except
     where the last upload failed.
 
-    Args:
-        url: the remote file.
-
     Attributes:
         path: the local file.
         trouble: the latest upload's failure in words; empty where it worked.
 
     Raises:
         Exception: the file system's own error when the URL cannot be reached.
-
-    Example:
-        >>> copy = RemoteCopy("memory://example/notes.txt")
-        >>> _ = copy.path.write_text("hello")
-        >>> copy.close()
-        >>> fsspec.filesystem("memory").cat("/example/notes.txt"), copy.path.exists(), copy.trouble
-        (b'hello', False, '')
     """
 
     def __init__(self, url: str) -> None:
@@ -219,12 +181,8 @@ class RemoteCopy:
         self.trouble = ""
         self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
         self._next = time.monotonic() + _UPLOAD_EVERY
-        self._fetch()
-
-    def _fetch(self) -> None:
-        folder = self._place.rpartition("/")[0]
         with suppress(PermissionError):  # a bucket that exists may refuse to be created
-            self._files.makedirs(folder, exist_ok=True)
+            self._files.makedirs(self._place.rpartition("/")[0], exist_ok=True)
         # Not exists(), which says no where the network fails: the next upload would replace the record that is there.
         with suppress(FileNotFoundError):
             self._files.get_file(self._place, str(self.path))
@@ -263,12 +221,6 @@ def remote_url(path: str | Path) -> str:
     Raises:
         ValueError: for a protocol that fsspec does not know.
         ImportError: when the protocol needs a package that is not installed; it names the package.
-
-    Example:
-        >>> remote_url("memory://run/gradwatch.jsonl"), remote_url(Path("memory://run") / "gradwatch.jsonl")
-        ('memory://run/gradwatch.jsonl', 'memory://run/gradwatch.jsonl')
-        >>> remote_url("logs/gradwatch.jsonl"), remote_url("file:///logs/gradwatch.jsonl")
-        ('', '')
     """
     url = _as_url(path)
     is_local = not url or isinstance(fsspec.core.url_to_fs(url)[0], fsspec.get_filesystem_class("file"))
@@ -276,42 +228,20 @@ def remote_url(path: str | Path) -> str:
 
 
 def local_path(path: str | Path) -> Path:
-    """Return the path of a file on this machine, which may be given as a URL.
-
-    Example:
-        >>> local_path("logs/gradwatch.jsonl").as_posix(), local_path("file:///logs/gradwatch.jsonl").as_posix()
-        ('logs/gradwatch.jsonl', '/logs/gradwatch.jsonl')
-    """
+    """Return the path of a file on this machine, which may be given as a URL."""
     url = _as_url(path)
     return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
 
 
 def open_to_read(path: str | Path) -> IO[bytes]:
-    """Open a record, here or remote.
-
-    Raises:
-        OSError: when it is not there or cannot be opened.
-    """
+    """Open a record, here or remote."""
     url = remote_url(path)
     file: IO[bytes] = fsspec.open(url, "rb").open() if url else local_path(path).open("rb")
     return file
 
 
 def open_at_last_line(path: Path) -> FileIO:
-    r"""Open a record for more lines: half a line at its end is cut off; a file that is no record is refused.
-
-    Raises:
-        OSError: when it cannot be opened.
-        ValueError: when it is no record.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "gradwatch.jsonl"
-        >>> _ = path.write_text('{"type": "remark"}\n{"type": "sna')
-        >>> open_at_last_line(path).close()
-        >>> path.read_text()
-        '{"type": "remark"}\n'
-    """
+    """Open a record for more lines: half a line at its end is cut off; a file that is no record is refused."""
     if path.exists() and path.stat().st_size:
         with path.open("r+b") as file:
             if not _START.startswith(file.read(len(_START))):
@@ -339,12 +269,6 @@ def _end_of_last_line(file: BinaryIO) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _whole_lines(lines: Iterable[Line], written: int) -> int:
-    """Return how many of some lines the first so many bytes hold."""
-    ends = accumulate(len(line.content) for line in lines)
-    return sum(end <= written for end in ends)
 
 
 def _as_url(path: str | Path) -> str:

@@ -55,16 +55,6 @@ class TensorBoardReport:
         ValueError: for an unknown column.
 
     Cost: one event for each measured step.
-
-    Example:
-        >>> import tempfile
-        >>> from torch.utils.tensorboard import SummaryWriter
-        >>> writer = SummaryWriter(tempfile.mkdtemp())
-        >>> report = TensorBoardReport(writer)
-        >>> report.snapshot(Snapshot(0, ("a", "b"), grad_norm=[1e-3, 1.0]))
-        >>> writer.close()
-        >>> report.trouble
-        ''
     """
 
     def __init__(self, writer: Any, columns: Sequence[str] = DEFAULT_COLUMNS) -> None:
@@ -103,32 +93,22 @@ class TensorBoardReport:
     def _lay_out(self) -> None:
         """Write the layout when it is new or has grown, as some columns have no value in the first steps."""
         by_column = self._present[: -len(RUN_KEYS)].reshape(len(self._columns), len(self._layers))
-        charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
-        self._charts = charts
-        self._events.charts({"gradwatch": _charts(charts)})
+        self._charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
+        self._events.charts({"gradwatch": _charts(self._charts)})
 
     def findings(
         self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None
     ) -> None:
         """Write all findings of the run as a text; call it when one has opened or closed.
 
-        Args:
-            findings: open and closed ones.
-            diagnoses: causes and remedies, shown for the open ones.
-            step: the text's step; None takes the step of the latest change.
+        Causes and remedies are shown for the open ones. ``step=None`` takes the step of the latest change.
         """
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
         self._events.text("gradwatch/findings", findings_text(findings, diagnoses), at)
 
     def pictures(self, history: Sequence[Snapshot], findings: Iterable[Finding] = (), step: int | None = None) -> None:
-        """Draw the gradient flow; without matplotlib, say once how to install it.
-
-        Args:
-            history: Snapshots in order of their steps; nothing is drawn without any, or without layers.
-            findings: the open ones colour their layers.
-            step: the pictures' step; None takes the latest Snapshot's.
-        """
+        """Draw the gradient flow, unless there are no layers; without matplotlib, say once how to install it."""
         if not history or not history[-1].layers:
             return
         at = history[-1].step if step is None else step
@@ -146,12 +126,7 @@ class TensorBoardReport:
         self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
 
     def histograms(self, params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], step: int) -> None:
-        """Write a histogram of each gradient's finite entries; a parameter without any is left out.
-
-        Args:
-            params: what ``named_parameters()`` gives.
-            step: the histograms' step.
-        """
+        """Write a histogram of each gradient's finite entries; a parameter without any is left out."""
         named = dict(params)
         for position, (name, param) in enumerate(named.items()):
             entries = None if param.grad is None else _finite_entries(param.grad)
@@ -204,12 +179,7 @@ def _finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
 
 
 def _wide_bins(entries: npt.NDArray[Any]) -> str | npt.NDArray[Any]:
-    """Return the name of TensorBoard's own bins, or wider bins where an exploding gradient lies outside of them.
-
-    Example:
-        >>> _wide_bins(np.array([1.0, -2.0])), len(_wide_bins(np.array([1e25])))
-        ('tensorflow', 1777)
-    """
+    """Return the name of TensorBoard's own bins, or wider bins where an exploding gradient lies outside of them."""
     first, last = _ENDS
     largest = float(np.abs(entries).max())
     if largest < last:

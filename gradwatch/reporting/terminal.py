@@ -54,20 +54,6 @@ def print_summary(
     """Print a :class:`Summary`, and below it the notes about parts that could not be watched or written.
 
     In a file or a log it has no colours and is 120 characters wide, unless COLUMNS is set.
-
-    Example:
-        >>> snapshot = Snapshot(7, ("a", "b"), grad_norm=[1e-3, 1.0], total_norm=1.0)
-        >>> print_summary(snapshot, title="two layers", console=Console(width=40))  # doctest: +NORMALIZE_WHITESPACE
-        two layers
-               grad
-        layer  norm
-        ───────────
-        a     0.001
-        b      1.00
-        <BLANKLINE>
-        step 7, total gradient norm 1.00
-        <BLANKLINE>
-        No finding.
     """
     (console or wide_console()).print(Summary(snapshot, findings, diagnoses, title, notes))
 
@@ -152,10 +138,8 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
     style = "dim" if not finding.is_open else "bold red" if finding.severity == "error" else "bold yellow"
     yield Text(f"{finding.kind} since step {finding.step}, {until}: {listed(finding.layers)}", style=style)
     if finding.is_open:
-        lines = [finding.message]
-        for diagnosis in diagnoses:
-            lines += _advice(diagnosis)
-        yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
+        advice = [line for diagnosis in diagnoses for line in _advice(diagnosis)]
+        yield Padding(Text("\n".join([finding.message, *advice])), (0, 0, 0, 2))
 
 
 def _advice(diagnosis: Diagnosis) -> list[str]:
@@ -166,22 +150,10 @@ def _advice(diagnosis: Diagnosis) -> list[str]:
 def layer_table(
     snapshot: Snapshot, findings: Iterable[Finding] = (), title: str = "", width: int = 120, mark: str = "#"
 ) -> Table:
-    r"""Return a table of a step's layers in network order, with the open findings in the last column.
+    """Return a table of a step's layers in network order, with the open findings in the last column.
 
     Columns without any value are left out, and so are the least useful ones where ``width`` has no room. Of more than
     40 layers the first, the last and those with a finding are shown, and a row gives the number of the others.
-
-    Args:
-        snapshot: the step.
-        findings: the open ones are shown.
-        title: text above the table.
-        width: of the terminal, in characters.
-        mark: character of the bars in the column ``flow``.
-
-    Example:
-        >>> table = layer_table(Snapshot(0, ("a", "b"), grad_norm=[1e-3, 1.0]))
-        >>> [column.header.plain for column in table.columns]
-        ['layer', 'grad\nnorm']
     """
     kinds = open_kinds(snapshot, findings)
     kept = _kept_rows([layer in kinds for layer in snapshot.layers])

@@ -66,25 +66,14 @@ def plural(count: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Return names in a row; of many only the first ones and the last.
-
-    Example:
-        >>> listed(["a", "b"]), listed(list("abcdefgh"))
-        ('a, b', 'a, b, c ... h (8 in all)')
-    """
+    """Return names in a row; of many only the first ones and the last."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} ... {names[-1]} ({len(names)} in all)"
 
 
 def open_kinds(snapshot: Snapshot, findings: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
-    """Return layer -> kinds of the open findings about it or one of its parameters; healthy layers are left out.
-
-    Example:
-        >>> finding = Finding("stalled", ("head.weight",), step=0, value=1, threshold=0, message="no gradient")
-        >>> open_kinds(Snapshot(0, ("body", "head")), [finding])
-        {'head': ('stalled',)}
-    """
+    """Return layer -> kinds of the open findings about it or one of its parameters; healthy layers are left out."""
     kinds: dict[str, dict[str, None]] = {layer: {} for layer in snapshot.layers}
     for finding in findings:
         for name in finding.layers if finding.is_open else ():
@@ -136,23 +125,16 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
-    parts = [f"**{finding.kind}** since step {finding.step}: {finding.message}"]
-    for diagnosis in diagnoses:
-        parts += [f"Cause: **{diagnosis.cause}**. {diagnosis.evidence} {_tries(diagnosis)}"]
-    return "\n\n".join(parts)
+    causes = (f"Cause: **{d.cause}**. {d.evidence} {_tries(d)}" for d in diagnoses)
+    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {finding.message}", *causes])
 
 
 def _tries(diagnosis: Diagnosis) -> str:
-    remedies = (f"{place}. {remedy}" for place, remedy in enumerate(diagnosis.remedies, 1))
-    return "\n".join(["Try, in this order:\n", *remedies])
+    return "\n".join(["Try, in this order:\n", *_numbered(diagnosis.remedies)])
 
 
 def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = ()) -> Table:
     """A row for each cause, the likeliest first, then one for each finding that none explains.
-
-    Args:
-        findings: what was found.
-        diagnoses: why.
 
     Example:
         >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
@@ -166,7 +148,8 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
         table.add_column(head, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:
         found = "\n".join(map(_found, diagnosis.findings)) or "no finding yet"
-        table.add_row(Text(found), _cause(diagnosis), Text(_steps(diagnosis.remedies)))
+        cause = Text.assemble((diagnosis.cause, "bold"), "\n", diagnosis.evidence)
+        table.add_row(Text(found), cause, Text("\n".join(_numbered(diagnosis.remedies))))
     explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
     for finding in findings:
         if finding not in explained:
@@ -179,9 +162,5 @@ def _found(finding: Finding) -> str:
     return f"{finding.kind} since step {finding.step}{until}: {listed(finding.layers)}"
 
 
-def _cause(diagnosis: Diagnosis) -> Text:
-    return Text.assemble((diagnosis.cause, "bold"), "\n", diagnosis.evidence)
-
-
-def _steps(remedies: Sequence[str]) -> str:
-    return "\n".join(f"{place}. {remedy}" for place, remedy in enumerate(remedies, 1))
+def _numbered(remedies: Sequence[str]) -> list[str]:
+    return [f"{place}. {remedy}" for place, remedy in enumerate(remedies, 1)]

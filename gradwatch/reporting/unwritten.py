@@ -11,13 +11,7 @@ from gradwatch.reporting.text import plural
 
 @dataclass(frozen=True)
 class Gap:
-    """Lines that are missing from a record.
-
-    Attributes:
-        snapshots: number of missing Snapshots.
-        findings: number of missing Findings.
-        first_step: step of the first missing line.
-        last_step: step of the last one.
+    """The number of Snapshots and Findings that are missing from a record, and their first and last step.
 
     Example:
         >>> gap = Gap().widened("snapshot", 40).widened("snapshot", 41).widened("finding", 41)
