@@ -34,9 +34,6 @@ def require_number(
         finite: refuse infinity too.
         **values: the settings by name.
 
-    Raises:
-        ValueError: for the first value outside the bounds.
-
     Example:
         >>> require_number("AdaptiveClip", above=0, clip_factor=-1.0)
         Traceback (most recent call last):
@@ -64,54 +61,26 @@ def require_positive(owner: object, **values: float) -> None:
 
 
 def require_share(owner: object, **values: float) -> None:
-    """Raise for the first value that is not a share: above 0 and at most 1.
-
-    Example:
-        >>> require_share("Dead", fraction=80)
-        Traceback (most recent call last):
-            ...
-        ValueError: Dead: fraction is 80; expected a number above 0 and at most 1
-    """
+    """Raise for the first value that is not a share: above 0 and at most 1."""
     require_number(owner, above=0, most=1, finite=False, **values)
 
 
 def require_whole(owner: object, *, least: int = 1, **values: int) -> None:
-    """Raise for the first value that is not a whole number of at least ``least``.
-
-    Example:
-        >>> require_whole(None, every_n_steps=0)
-        Traceback (most recent call last):
-            ...
-        ValueError: every_n_steps is 0; expected a whole number of at least 1
-    """
+    """Raise for the first value that is not a whole number of at least ``least``."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise _refuse(owner, name, value, f"a whole number of at least {least}")
 
 
 def require_patterns(owner: object, **values: Iterable[str]) -> None:
-    """Raise for the first value that is a single string, which would be taken for a list of letters.
-
-    Example:
-        >>> require_patterns("AdaptiveClip", exclude="head.*")
-        Traceback (most recent call last):
-            ...
-        ValueError: AdaptiveClip: exclude is 'head.*'; expected a list of patterns, such as ['head.*']
-    """
+    """Raise for the first value that is a single string, which would be taken for a list of letters."""
     for name, value in values.items():
         if isinstance(value, str):
             raise _refuse(owner, name, value, f"a list of patterns, such as [{value!r}]")
 
 
 def require_one_of(owner: object, allowed: Sequence[str], **values: str) -> None:
-    """Raise for the first value that is not one of the names.
-
-    Example:
-        >>> require_one_of("InitializeAgain", ("he", "xavier"), scheme="hi")
-        Traceback (most recent call last):
-            ...
-        ValueError: InitializeAgain: scheme is 'hi'; expected 'he' or 'xavier'
-    """
+    """Raise for the first value that is not one of the names."""
     for name, value in values.items():
         if value not in allowed:
             *others, last = map(repr, allowed)

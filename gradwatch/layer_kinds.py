@@ -97,12 +97,7 @@ def _activation_of_name(name: str) -> str:
 
 
 def is_activation(kind: Kind) -> bool:
-    """Return True for a nonlinearity without weights, of torch or of somebody else.
-
-    Example:
-        >>> is_activation(nn.PReLU()), is_activation("QuickGELUActivation"), is_activation("ConvBNReLU")
-        (True, True, False)
-    """
+    """Return True for a nonlinearity without weights, of torch or of somebody else."""
     return activation_name(kind) != ""
 
 
@@ -130,12 +125,7 @@ def is_gated_linear(kind: Kind) -> bool:
 
 
 def is_normalization(kind: Kind) -> bool:
-    """Return True for a layer that brings its input to a fixed scale: batch, layer, group, instance and RMS norms.
-
-    Example:
-        >>> is_normalization("LlamaRMSNorm"), is_normalization(nn.GroupNorm), is_normalization("SpectralNorm")
-        (True, True, False)
-    """
+    """Return True for a layer that brings its input to a fixed scale: batch, layer, group, instance and RMS norms."""
     if isinstance(kind, nn.Module) and not isinstance(kind, NORMALIZATIONS) and _registered(kind, "_modules"):
         return False  # a block, such as PreNorm, or a network that somebody has named after its norms
     return any(map(_is_norm_name, _names(kind)))
@@ -156,12 +146,7 @@ def is_batch_norm(kind: Kind) -> bool:
 
 
 def is_layer_norm(kind: Kind) -> bool:
-    """Return True for a normalization of each position by its own features: LayerNorm and RMSNorm, as in transformers.
-
-    Example:
-        >>> is_layer_norm("T5LayerNorm"), is_layer_norm("Qwen2RMSNorm"), is_layer_norm("BatchNorm1d")
-        (True, True, False)
-    """
+    """Return True for a normalization of each position by its own features, as in transformers: LayerNorm, RMSNorm."""
     return is_normalization(kind) and any({"layer", "rms"} & {*_words(name)} for name in _names(kind))
 
 
@@ -181,12 +166,7 @@ def is_attention(kind: Kind) -> bool:
 
 
 def is_recurrent(kind: Kind) -> bool:
-    """Return True for a recurrent network or a cell of one.
-
-    Example:
-        >>> is_recurrent(nn.RNNCell(1, 1)), is_recurrent("BiLSTM"), is_recurrent("Linear")
-        (True, True, False)
-    """
+    """Return True for a recurrent network or a cell of one."""
     return any(word.endswith(("rnn", "lstm", "gru")) for name in _names(kind) for word in _words(name))
 
 
@@ -196,12 +176,7 @@ def is_gated_recurrent(kind: Kind) -> bool:
 
 
 def is_convolution(kind: Kind) -> bool:
-    """Return True for a convolution or transposed convolution.
-
-    Example:
-        >>> is_convolution(nn.ConvTranspose2d(1, 1, 1)), is_convolution("Conv2dSame"), is_convolution("Conv1D")
-        (True, True, False)
-    """
+    """Return True for a convolution or transposed convolution."""
     if not isinstance(kind, str):
         return _is_one_of(kind, (*_CONVOLUTIONS, *_TRANSPOSED))
     return re.search(r"\bconv (transpose )?[123]d\b", " ".join(_words(kind))) is not None
@@ -231,10 +206,6 @@ def is_weighted(kind: Kind) -> bool:
     """Return True for a layer that is a linear map: a Linear, a convolution, or the Conv1D of transformers.
 
     A module has to be one of torch's, or of a class made from one: its sizes are read by their names there.
-
-    Example:
-        >>> is_weighted(nn.Conv2d(1, 1, 1)), is_weighted("Conv1D"), is_weighted(nn.Bilinear(1, 1, 1))
-        (True, True, False)
     """
     return is_linear(kind) or is_convolution(kind)
 
@@ -250,14 +221,6 @@ def _is_one_of(kind: type | nn.Module | None, classes: tuple[type, ...]) -> bool
 
 
 def runs_forward_of(module: nn.Module, classes: Iterable[type[nn.Module]]) -> bool:
-    """Return True if a module computes what one of these classes does: it is of it, and has no ``forward`` of its own.
-
-    Example:
-        >>> class Shifted(nn.ReLU):
-        ...     def forward(self, x):
-        ...         return super().forward(x) - 1
-        >>> runs_forward_of(nn.ReLU(), [nn.ReLU]), runs_forward_of(Shifted(), [nn.ReLU])
-        (True, False)
-    """
+    """Return True if a module computes what one of these classes does: it is one, without a ``forward`` of its own."""
     forward = None if "forward" in module.__dict__ else type(module).forward
     return any(isinstance(module, each) and forward is each.forward for each in classes)
