@@ -14,8 +14,6 @@ from gradwatch.records import Cause
 
 _MOST_TOLD = 3  # who reads a fourth thing to try has tried three
 
-Applies = Callable[[Sequence[str]], bool]
-
 
 def _bounded(kinds: Sequence[str]) -> bool:
     return any(map(is_bounded, kinds))
@@ -47,7 +45,7 @@ class Step:
     remedy: str = ""
     fit: float = 0.0
     cases: tuple[str, ...] = ()
-    applies: Applies | None = None
+    applies: Callable[[Sequence[str]], bool] | None = None
     line: str | None = None
 
     def is_for(self, case: str, kinds: Sequence[str]) -> bool:

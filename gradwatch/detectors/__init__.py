@@ -8,16 +8,7 @@ from gradwatch.detectors.stalled import Stalled
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
-__all__ = [
-    "Dead",
-    "Exploding",
-    "NonFinite",
-    "Saturated",
-    "Spike",
-    "Stalled",
-    "Vanishing",
-    "default_detectors",
-]
+__all__ = ["Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Vanishing", "default_detectors"]
 
 
 def default_detectors() -> list[Detector]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradwatch.checks import require_share, require_whole
-from gradwatch.records import Finding, Snapshot
+from gradwatch.records import Array, Finding, Kind, Snapshot
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,10 @@ class Dead:
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all dead layers."""
-        dead = np.flatnonzero(snapshot.dead_fraction > self.fraction)
-        if len(dead):
-            worst = dead[np.argmax(snapshot.dead_fraction[dead])]
-            value = float(snapshot.dead_fraction[worst])
-            message = (
-                f"dead units: {value:.0%} of the units of {snapshot.kinds[worst]} {snapshot.layers[worst]} fire for no "
-                f"sample (healthy: below {self.fraction:.0%})."
-            )
-            layers = tuple(snapshot.layers[i] for i in dead)
-            yield Finding("dead", layers, snapshot.step, value, self.fraction, message)
+        dead = np.flatnonzero(snapshot.dead_fraction > self.fraction).tolist()
+        if dead:
+            text = "units of {} fire for no sample"
+            yield _finding("dead", snapshot, dead, snapshot.dead_fraction, self.fraction, text)
 
 
 @dataclass(frozen=True)
@@ -89,13 +83,15 @@ class Saturated:
         learning = np.flatnonzero(~np.isnan(snapshot.grad_norm))
         last = learning[-1] if len(learning) else -1
         used = ~np.isnan(snapshot.grad_output_norm)  # a generator that was only run for the discriminator's step is not
-        flat = [i for i in np.flatnonzero((snapshot.saturated_fraction > self.fraction) & used) if i < last]
+        flat = [i for i in np.flatnonzero((snapshot.saturated_fraction > self.fraction) & used).tolist() if i < last]
         if flat:
-            worst = max(flat, key=lambda i: snapshot.saturated_fraction[i])
-            value = float(snapshot.saturated_fraction[worst])
-            message = (
-                f"saturated units: {value:.0%} of the outputs of {snapshot.kinds[worst]} {snapshot.layers[worst]} lie "
-                f"where it is flat (healthy: below {self.fraction:.0%})."
-            )
-            layers = tuple(snapshot.layers[i] for i in flat)
-            yield Finding("saturated", layers, snapshot.step, value, self.fraction, message)
+            text = "outputs of {} lie where it is flat"
+            yield _finding("saturated", snapshot, flat, snapshot.saturated_fraction, self.fraction, text)
+
+
+def _finding(kind: Kind, snapshot: Snapshot, at: Sequence[int], shares: Array, healthy: float, text: str) -> Finding:
+    worst = max(at, key=lambda i: shares[i])
+    what = text.format(f"{snapshot.kinds[worst]} {snapshot.layers[worst]}")
+    message = f"{kind} units: {shares[worst]:.0%} of the {what} (healthy: below {healthy:.0%})."
+    layers = tuple(snapshot.layers[i] for i in at)
+    return Finding(kind, layers, snapshot.step, float(shares[worst]), healthy, message)

@@ -57,12 +57,12 @@ class Exploding:
             rise = rises(norms)
             if len(norms) >= self.min_calls and rise[0] > self.growth and heavy[snapshot.layers.index(layer)]:
                 where = f"over the {snapshot.calls_as_text(layer)} of layer {layer}"
-                yield self._finding(snapshot, (layer,), float(rise[0]), self.growth, f"it grows {rise[0]:.1e}x {where}")
+                yield _finding(snapshot, (layer,), float(rise[0]), self.growth, f"it grows {rise[0]:.1e}x {where}")
         if np.isfinite(snapshot.total_norm) and snapshot.total_norm > self.total_norm:
-            known = _any(snapshot.grad_norm)
+            known = not np.isnan(snapshot.grad_norm).all()
             largest = snapshot.layers[int(np.nanargmax(snapshot.grad_norm))] if known else "grad_norm_total"
             what = f"its total norm is {snapshot.total_norm:.1e}" + (f", largest in layer {largest}" if known else "")
-            yield self._finding(snapshot, (largest,), snapshot.total_norm, self.total_norm, what)
+            yield _finding(snapshot, (largest,), snapshot.total_norm, self.total_norm, what)
 
     def _over_depth(self, snapshot: Snapshot, heavy: npt.NDArray[np.bool_]) -> Iterator[Finding]:
         learning = np.flatnonzero(~np.isnan(snapshot.grad_output_norm) & ~np.isnan(snapshot.grad_norm))
@@ -72,13 +72,12 @@ class Exploding:
             layers = tuple(snapshot.layers[i] for i in learning[loud])
             worst = float(rise[loud].max())
             what = f"it grows {worst:.1e}x on its way back to layer {layers[0]}"
-            yield self._finding(snapshot, layers, worst, self.growth, what)
+            yield _finding(snapshot, layers, worst, self.growth, what)
 
-    def _finding(
-        self, snapshot: Snapshot, layers: tuple[str, ...], value: float, threshold: float, what: str
-    ) -> Finding:
-        message = f"exploding gradient: {what} (healthy: below {threshold:g})."
-        return Finding("exploding", layers, snapshot.step, value, threshold, message)
+
+def _finding(snapshot: Snapshot, layers: tuple[str, ...], value: float, threshold: float, what: str) -> Finding:
+    message = f"exploding gradient: {what} (healthy: below {threshold:g})."
+    return Finding("exploding", layers, snapshot.step, value, threshold, message)
 
 
 def rises(norms: Array) -> Array:
@@ -95,7 +94,3 @@ def rises(norms: Array) -> Array:
     result = np.ones(len(norms))
     result[usable] = norms[usable] / norms[usable][-1:]
     return result
-
-
-def _any(values: Array) -> bool:
-    return bool((~np.isnan(values)).any())

@@ -86,8 +86,5 @@ def first_bad_layers(snapshot: Snapshot) -> tuple[str | None, str | None]:
     """Return the first layer with a non-finite output, and the first from the loss back with such a gradient."""
     forward = np.flatnonzero(np.isinf(snapshot.output_rms))
     gradient = np.isinf(snapshot.grad_output_norm) | np.isinf(snapshot.grad_norm) | (snapshot.nonfinite > 0)
-    backward = np.flatnonzero(gradient)
-    return (
-        snapshot.layers[forward[0]] if len(forward) else None,
-        snapshot.layers[backward[-1]] if len(backward) else None,
-    )
+    backward, layers = np.flatnonzero(gradient), snapshot.layers
+    return layers[forward[0]] if len(forward) else None, layers[backward[-1]] if len(backward) else None

@@ -83,12 +83,11 @@ class Spike:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield the largest spike of each quantity since the last Snapshot."""
         yield from self._look("loss", snapshot.trace_step, snapshot.trace_loss)
-        totals = snapshot.trace_total_norm
-        steps = snapshot.trace_step
+        steps, totals = snapshot.trace_step, snapshot.trace_total_norm
         if np.isnan(totals).all():  # not kept between measured steps: the measured one alone
             steps, totals = np.array([snapshot.step]), np.array([snapshot.total_norm])
-        found = list(self._look("grad_norm_total", steps, totals))
         calm = self._is_harmless(snapshot)
+        found = self._look("grad_norm_total", steps, totals)
         yield from (finding for finding in found if not calm or finding.value > self.sure * finding.threshold)
 
     def _is_harmless(self, snapshot: Snapshot) -> bool:

@@ -61,8 +61,8 @@ class Stalled:
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
         self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
-        self._lacked.update(snapshot.params[i] for i in np.flatnonzero(without))
         stalled = np.flatnonzero(without)
+        self._lacked.update(snapshot.params[i] for i in stalled)
         if without.any() and without.mean() < self.share:
             rotating = {pattern for name in self._moved & self._lacked for pattern in _patterns(name)}
             rests = [n in self._moved or any(p in rotating for p in _patterns(n)) for n in snapshot.params]

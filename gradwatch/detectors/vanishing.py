@@ -53,7 +53,11 @@ class Vanishing:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield what vanishes over depth, then over calls."""
         yield from self._over_depth(snapshot)
-        yield from self._over_calls(snapshot)
+        for layer, norms in snapshot.calls.items():
+            shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
+            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if is_gated_recurrent(kind) else 1):
+                where = f"at the first of {snapshot.calls_as_text(layer)} of layer {layer}"
+                yield self._finding(snapshot, (layer,), float(shares[0]), where)
 
     def _over_depth(self, snapshot: Snapshot) -> Iterator[Finding]:
         norms = snapshot.grad_output_norm
@@ -64,13 +68,6 @@ class Vanishing:
         if faint > 1 or (faint and norms[learning[0]] > self.ratio**0.5 * norms[learning[1]]):
             layers = tuple(snapshot.layers[i] for i in learning[:faint])
             yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}")
-
-    def _over_calls(self, snapshot: Snapshot) -> Iterator[Finding]:
-        for layer, norms in snapshot.calls.items():
-            shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
-            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if is_gated_recurrent(kind) else 1):
-                where = f"at the first of {snapshot.calls_as_text(layer)} of layer {layer}"
-                yield self._finding(snapshot, (layer,), float(shares[0]), where)
 
     def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str) -> Finding:
         message = (

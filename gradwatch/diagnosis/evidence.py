@@ -24,11 +24,7 @@ _RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over t
 
 
 class Evidence:
-    """Findings and history of a run, with what follows from them.
-
-    Args:
-        findings: all of the run's.
-        history: the Snapshots that are kept, in the order of their steps. Rules are asked only where there is one.
+    """Findings and history of a run, with what follows from them. Rules are asked only where there is a Snapshot.
 
     Example:
         >>> falling = Snapshot(9, ("a",), trace_step=range(10), trace_loss=np.linspace(1.0, 0.1, 10))
@@ -167,12 +163,8 @@ class Evidence:
     @cached_property
     def params_never_reached(self) -> list[str]:
         """The parameters whose ``.grad`` was None in every Snapshot; a head that is used now and then is none."""
-        reached = {
-            name
-            for snapshot in self.history
-            for name, norm in zip(snapshot.params, snapshot.param_grad_norm.tolist(), strict=True)
-            if not np.isnan(norm)
-        }
+        pairs = (zip(each.params, each.param_grad_norm.tolist(), strict=True) for each in self.history)
+        reached = {name for params in pairs for name, norm in params if not np.isnan(norm)}
         return [name for name in self.last.params if name not in reached]
 
     @cached_property
@@ -237,8 +229,7 @@ def weights_gain(snapshot: Snapshot) -> float:
         >>> weights_gain(Snapshot(0, ("a", "b", "c"), weight_gain=[9.0, 0.5, 2.0]))
         1.0
     """
-    gains = hidden_weight_gains(snapshot)
-    return _geometric_mean(gains) if len(gains) else float("nan")
+    return _geometric_mean(hidden_weight_gains(snapshot))
 
 
 def hidden_weight_gains(snapshot: Snapshot) -> Array:
@@ -250,8 +241,7 @@ def hidden_weight_gains(snapshot: Snapshot) -> Array:
 def activation_gain(snapshot: Snapshot) -> float:
     """Return the geometric mean gain of the bounded activations; NaN without any."""
     bounded = np.array([is_bounded(kind) or is_softmax(kind) for kind in snapshot.kinds], np.bool_)
-    usable = snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)]
-    return _geometric_mean(usable) if len(usable) else float("nan")
+    return _geometric_mean(snapshot.gain[bounded & (snapshot.gain > 0) & np.isfinite(snapshot.gain)])
 
 
 def share_at_first_layer(snapshot: Snapshot) -> float:
@@ -273,4 +263,4 @@ def gains_and_share_in_words(snapshot: Snapshot) -> str:
 
 
 def _geometric_mean(values: Array) -> float:
-    return float(np.exp(np.mean(np.log(values))))
+    return float(np.exp(np.mean(np.log(values)))) if len(values) else float("nan")

@@ -83,13 +83,11 @@ def _whole_layer_off(evidence: Evidence) -> Claim | None:
 @rule("missing normalization or skip", {"": 0.7, "normalized": 0.5}, from_start=True)
 def missing_normalization_or_skip(evidence: Evidence) -> Claim | None:
     """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
-    first = evidence.first
-    if not evidence.faded_early:
-        return None
-    if weights_gain(first) < ORDINARY_WEIGHTS or activation_gain(first) < ORDINARY_ACTIVATION:
+    first, faded = evidence.first, evidence.faded_early
+    if not faded or weights_gain(first) < ORDINARY_WEIGHTS or activation_gain(first) < ORDINARY_ACTIVATION:
         return None
     text = f"{gains_and_share_in_words(first)} No single layer is to blame: the depth is."
-    return Claim(text, evidence.faded_early, "normalized" if evidence.normalizes else "")
+    return Claim(text, faded, "normalized" if evidence.normalizes else "")
 
 
 @rule("zero-gradient head", {"no gradient": 0.9, "probabilities": 0.85}, from_start=True)
@@ -143,12 +141,14 @@ def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     forgotten = tuple(finding for finding in stalled if set(finding.layers) & set(last.left_out))
     if forgotten:
         names = forgotten[0].layers
-        text = f"{len(names)} parameters have a gradient and belong to no optimizer, among them {_some(names)}."
+        some = ", ".join(names[:3])
+        text = f"{len(names)} parameters have a gradient and belong to no optimizer, among them {some}."
         return Claim(text, forgotten, "no optimizer")
     unreached = evidence.params_never_reached
     if not unreached:
         return _cut_off(evidence, stalled)
-    text = f"The .grad of {len(unreached)} of {len(last.params)} parameters is None, among them {_some(unreached)}."
+    some = ", ".join(unreached[:3])
+    text = f"The .grad of {len(unreached)} of {len(last.params)} parameters is None, among them {some}."
     return Claim(text, stalled, "no gradient")
 
 
@@ -161,10 +161,6 @@ def _cut_off(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
         return None
     text = f"The gradient of the first {len(zeros)} of {len(norms)} parameters is exactly zero; of the rest it is not."
     return Claim(text, stalled, "cut off")
-
-
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:3])
 
 
 # Gain of the weights alone: torch's own have 0.58, He's 1.41; 1 to 1.41 keeps the gradient's size.
@@ -181,13 +177,11 @@ SIGNAL_GROWTH = 100.0  # of the output's RMS, from the first layer to the last
 def initialization_too_small(evidence: Evidence) -> Claim | None:
     """The weights alone shrink the gradient at each layer, more than the activations do."""
     first, faded = evidence.first, evidence.faded_early
-    if evidence.dead_at_start > MOSTLY_DEAD:
-        return None
     weights = weights_gain(first)
     tiny = weights < SMALL / 2 and float(np.prod(hidden_weight_gains(first))) < LITTLE_IN_ALL
     stuck = tiny and share_at_first_layer(first) < LITTLE_AT_FIRST and evidence.is_stuck(HARDLY_FALLS)
     shrinks = (faded and weights < SMALLISH) or (stuck and not evidence.normalizes)
-    if not shrinks or activation_gain(first) < weights:
+    if not shrinks or activation_gain(first) < weights or evidence.dead_at_start > MOSTLY_DEAD:
         return None
     about = faded + evidence.found("stalled")
     return Claim(gains_and_share_in_words(first), about, "small" if weights < SMALL else "smallish")
@@ -196,13 +190,11 @@ def initialization_too_small(evidence: Evidence) -> Claim | None:
 @rule("initialization too large", 0.85, from_start=True)
 def initialization_too_large(evidence: Evidence) -> Claim | None:
     """The weights alone blow up the signal and the gradient at each layer."""
-    if evidence.normalizes:
-        return None
     early = (f for f in evidence.found("exploding", "saturated", "nonfinite", "dead") if f.step < 2 * EARLY)
     about = tuple(finding for finding in early if not evidence.is_over_calls(finding))
     growth = signal_growth(evidence.first)
     harms = about or (growth > SIGNAL_GROWTH and evidence.is_stuck())
-    if not weights_gain(evidence.first) > LARGE or not harms:
+    if evidence.normalizes or not weights_gain(evidence.first) > LARGE or not harms:
         return None
     text = f"{gains_in_words(evidence.first)} The last layer's output is {growth:.2g} times the first's."
     return Claim(text, about)

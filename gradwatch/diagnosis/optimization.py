@@ -105,7 +105,9 @@ def _harm(evidence: Evidence) -> str:
 def missing_warm_up(evidence: Evidence) -> Claim | None:
     """Adam takes full steps at once on attention and normalization layers, and the loss does not come down."""
     first, update = evidence.first, evidence.first_updates
-    if not any(map(_wants_warm_up, first.kinds)) or not first.optimizer.startswith(("Adam", "NAdam")):
+    # Attention, and the normalizations of transformers, need it (Xiong et al., 2020, arXiv:2002.04745).
+    needs_it = any(is_attention(kind) or is_layer_norm(kind) for kind in first.kinds)
+    if not needs_it or not first.optimizer.startswith(("Adam", "NAdam")):
         return None
     rates = [snapshot.learning_rate for snapshot in evidence.history]
     rose = evidence.loss_rise > ROSE_A_LITTLE and not evidence.loss_fall > LEARNS
@@ -118,11 +120,6 @@ def missing_warm_up(evidence: Evidence) -> Claim | None:
     )
     about = evidence.found("spike", "vanishing", "stalled", "dead", "exploding")
     return Claim(text, about, "huge" if update > HUGE_UPDATE else "")
-
-
-def _wants_warm_up(kind: str) -> bool:
-    """Return True for attention, and for the normalizations of transformers (Xiong et al., 2020, arXiv:2002.04745)."""
-    return is_attention(kind) or is_layer_norm(kind)
 
 
 @rule("clipping too hard", 0.85)
@@ -145,27 +142,22 @@ def learning_rate_too_low(evidence: Evidence) -> Claim | None:
     rates = np.array([snapshot.learning_rate for snapshot in history])
     updates = [_median(snapshot.step_to_weight) for snapshot in history[len(history) // SETTLED_PART :]]
     is_tiny = all(update < TINY_UPDATE for update in updates)
-    if not is_tiny or not rates[-1] > 0 or rates[-1] > WARMING_UP * rates[0]:
-        return None
     gradient = _median(evidence.last.grad_to_weight_ratio)
-    if not gradient > GRADIENT_TO_WEIGHT:
+    if not is_tiny or not rates[-1] > 0 or rates[-1] > WARMING_UP * rates[0] or not gradient > GRADIENT_TO_WEIGHT:
         return None
-    text = (
+    return Claim(
         f"The gradient is {gradient:.2g}x the size of the weights, but {evidence.first.optimizer}'s updates at a "
         f"learning rate of {np.median(rates):.3g} are at most {max(updates):.1e}x (typical: {USUAL_UPDATE:g}x). "
         f"{evidence.loss_in_words}"
     )
-    return Claim(text)
 
 
 @rule("weight decay too strong", 0.85, from_start=True)
 def weight_decay_too_strong(evidence: Evidence) -> Claim | None:
     """The weights have shrunk to nothing, and the loss does not come down."""
     first, last = evidence.first, evidence.last
-    if len(evidence.history) < EARLY or not evidence.is_stuck():
-        return None
     left = _median(last.weight_norm / np.where(first.weight_norm > 0, first.weight_norm, np.nan))
-    if not left < DECAYED:
+    if len(evidence.history) < EARLY or not evidence.is_stuck() or not left < DECAYED:
         return None
     text = f"The weights have shrunk to {left:.1g} of their first size in {last.step} steps. {evidence.loss_in_words}"
     return Claim(text, evidence.found("vanishing", "dead", "stalled"))

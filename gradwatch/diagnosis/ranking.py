@@ -38,7 +38,6 @@ class Rule(Generic[E]):
     """A cause, and the function that weighs the evidence for it.
 
     Attributes:
-        cause: its name.
         scores: case -> how strongly it speaks for the cause, 0 to 1; the key "" holds for all other cases. Only the
             order of scores matters. They were chosen on half ``develop`` of ``tests/benchmarks/detection``, so that
             the right cause stands first there.
@@ -53,9 +52,7 @@ class Rule(Generic[E]):
 
     def __call__(self, evidence: E) -> Diagnosis | None:
         """Return the diagnosis, with the advice for its case; None where the cause is not seen."""
-        if self.from_start and not evidence.saw_start:
-            return None
-        claim = self.weigh(evidence)
+        claim = self.weigh(evidence) if evidence.saw_start or not self.from_start else None
         if claim is None:
             return None
         kinds = evidence.first.kinds if evidence.history else ()
@@ -89,18 +86,13 @@ def ask(rules: Iterable[Rule[E]], evidence: E) -> list[Diagnosis]:
     """
     with np.errstate(all="ignore"):  # NaN and Inf are what rules look for
         answers = [answer for each in rules if (answer := each(evidence)) is not None]
-    answers.sort(key=_strength)
+    answers.sort(key=lambda answer: (-answer.score, -len(answer.findings)))
     merged: dict[str, Diagnosis] = {}
     for answer in answers:
-        first = merged.get(answer.cause)
-        merged[answer.cause] = (
-            answer if first is None else replace(first, evidence=f"{first.evidence} {answer.evidence}")
-        )
+        if first := merged.get(answer.cause):
+            answer = replace(first, evidence=f"{first.evidence} {answer.evidence}")
+        merged[answer.cause] = answer
     return list(merged.values())
-
-
-def _strength(diagnosis: Diagnosis) -> tuple[float, int]:
-    return -diagnosis.score, -len(diagnosis.findings)
 
 
 def unexplained(evidence: Evidence, answers: Sequence[Diagnosis]) -> Iterator[Diagnosis]:

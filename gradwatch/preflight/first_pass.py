@@ -31,8 +31,7 @@ class Scale:
     """The size of the values of a batch.
 
     Attributes:
-        rms: root mean square of the finite values.
-        mean: their mean.
+        rms, mean: root mean square and mean of the finite values.
         deviations: smallest and largest standard deviation of a feature, of those that vary; NaN where there are no
             features (not two dimensions) or none varies.
         constant: features that do not vary.
@@ -111,7 +110,6 @@ class Recorder:
     Attributes:
         first: name of the first layer with weights, and the floating-point tensor it got; None where it got none (an
             embedding), or normalizes.
-        head: the end of the network.
         spreads: layer -> how wide its weights are drawn.
         called: the layers with weights that were called.
         zeros: parameters that are all zero, or gates that are constant and tiny (LayerScale), and get a gradient: the
@@ -138,10 +136,9 @@ class Recorder:
         self.stuck: list[str] = []
         self.copies: list[str] = []
         self.foreign: list[tuple[int, ...]] = []
-        self.largest = 0.0
-        self.tiny = 0.0
+        self.largest, self.tiny = 0.0, 0.0
         self._reached: dict[int, tuple[int, ...]] = {}
-        self._was_called = self._is_done = False
+        self._is_done = False
 
     def listen(self, module: nn.Module) -> None:
         """Put hooks in front of the layers."""
@@ -153,13 +150,10 @@ class Recorder:
                 layer.register_forward_pre_hook(ModuleHook(self._note, name), with_kwargs=True)
 
     def _note(self, name: str, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self.called and not is_normalization(layer):
+            given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
+            self.first = (name, given[0].detach().clone()) if given else None
         self.called.add(name)
-        if self._was_called:
-            return
-        self._was_called = True
-        given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point()]
-        if given and not is_normalization(layer):
-            self.first = name, given[0].detach().clone()
 
     def before_backward(self, loss: Tensor) -> None:
         """Look at the graph of a loss."""
@@ -184,12 +178,10 @@ class Recorder:
 
 def _starts_closed(param: Tensor) -> bool:
     """Return True if a parameter starts at zero, or is a gate that starts near it."""
-    is_gate = param.numel() == max(param.shape, default=1)
-    return not param.any() or (is_gate and bool((param == param.flatten()[0]).all()) and _size(param) <= _CLOSED)
-
-
-def _size(param: Tensor) -> float:
-    return float(param.abs().max())
+    if not param.any():
+        return True
+    is_gate = param.numel() == max(param.shape, default=1) and bool((param == param.flatten()[0]).all())
+    return is_gate and float(param.abs().max()) <= _CLOSED
 
 
 def _is_copied(param: Tensor, grad: Tensor) -> bool:
@@ -212,13 +204,7 @@ def _range(grads: Iterable[Tensor]) -> tuple[float, float]:
 
 
 class FirstPass(Evidence):
-    """The evidence of one pass, or of a short training, with what was recorded of its first pass.
-
-    Args:
-        run: its Snapshots and findings.
-        recorder: what else the first pass showed.
-        batch: what it was given.
-    """
+    """The evidence of one pass, or of a short training, with what was recorded of its first pass."""
 
     def __init__(self, run: Run, recorder: Recorder, batch: Any) -> None:
         super().__init__(run.findings, run.history)
@@ -227,8 +213,7 @@ class FirstPass(Evidence):
     @cached_property
     def inputs(self) -> Scale | None:
         """The scale of the input of the first layer with weights; None where there is none to measure."""
-        first = self.recorder.first
-        return None if first is None else measure(first[1])
+        return None if self.recorder.first is None else measure(self.recorder.first[1])
 
     @cached_property
     def target(self) -> Tensor | None:

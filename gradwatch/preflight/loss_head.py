@@ -49,14 +49,7 @@ class Head:
 
 
 def read_head(loss: Tensor) -> Head:
-    """Read the graph from the loss back to the last layer. Call it before the backward pass, which frees the graph.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.zeros(2, 3, requires_grad=True)
-        >>> read_head(torch.nn.functional.cross_entropy(logits.softmax(-1), torch.tensor([0, 1]))).twice
-        ('Softmax', 'LogSoftmax')
-    """
+    """Read the graph from the loss back to the last layer. Call it before the backward pass, which frees the graph."""
     nodes = list(_nodes(loss.grad_fn))
     distances = [(saved(node, "self"), saved(node, "target")) for node in nodes if _name(node) in _DISTANCES]
     binary = [saved(node, "target") for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
@@ -115,8 +108,7 @@ def _bounded(node: Any) -> Iterator[tuple[str, float]]:
     for parent in _given(node):
         if _name(parent) in _RANGES:
             low, high = _RANGES[_name(parent)]
-            target = saved(node, "target")
-            if target is not None:
+            if (target := saved(node, "target")) is not None:
                 yield _name(parent), float(((target < low) | (target > high)).float().mean())
 
 
@@ -131,13 +123,7 @@ def _surprise(node: Any) -> Iterator[tuple[float, int]]:
 
 
 def params_of(loss: Tensor) -> Iterator[nn.Parameter]:
-    """Yield the parameters that a loss depends on, whichever module has them.
-
-    Example:
-        >>> layer = nn.Linear(1, 1, bias=False)
-        >>> [param is layer.weight for param in params_of(layer.weight.sum())]
-        [True]
-    """
+    """Yield the parameters that a loss depends on, whichever module has them."""
     for node in _nodes(loss.grad_fn, ()):
         variable = getattr(node, "variable", None)
         if isinstance(variable, nn.Parameter):

@@ -43,34 +43,25 @@ def drop_premature_findings(run: Run, recorder: Recorder) -> Run:
 
 
 def uncalled_layers(snapshot: Snapshot, recorder: Recorder) -> list[str]:
-    """Return the layers with parameters that were not called.
-
-    Example:
-        >>> uncalled_layers(Snapshot(0, ("first", "second"), params=("first.weight", "second.weight")), Recorder())
-        ['first', 'second']
-    """
-    owners = dict.fromkeys(map(_owner, snapshot.params))
-    return [layer for layer in owners if layer not in recorder.called]
+    """Return the layers with parameters that were not called."""
+    return [layer for layer in dict.fromkeys(map(_owner, snapshot.params)) if layer not in recorder.called]
 
 
 def _if_lasting(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
     if finding.kind == "dead" and finding.value < _DEAD:
         return None
-    if finding.kind == "vanishing" and all(_is_gated(layer, history[-1]) for layer in finding.layers):
+    last = history[-1]
+    gated = {layer for layer, kind in zip(last.layers, last.kinds, strict=True) if is_gated_recurrent(kind)}
+    if finding.kind == "vanishing" and set(finding.layers) <= gated & set(last.calls):
         return None
     if finding.kind == "stalled" and set(finding.layers) & set(history[0].left_out):
-        last = history[-1].left_out  # in a first step, another optimizer may still have its turn
-        return finding if len(history) > 1 and set(finding.layers) <= set(last) else None
+        # In a first step, another optimizer may still have its turn.
+        return finding if len(history) > 1 and set(finding.layers) <= set(last.left_out) else None
     if finding.kind == "stalled":
         moved = Evidence((), history).params_with_gradient
         stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
         return replace(finding, layers=stuck) if stuck else None
     return finding
-
-
-def _is_gated(layer: str, snapshot: Snapshot) -> bool:
-    kind = snapshot.kinds[snapshot.layers.index(layer)]
-    return layer in snapshot.calls and is_gated_recurrent(kind)
 
 
 def _owner(param: str) -> str:
@@ -109,24 +100,7 @@ def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (),
 
 
 def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settings: Any) -> tuple[Run, Recorder]:
-    """Train a copy for a few steps, and record its first pass; premature findings are dropped.
-
-    Args:
-        module: a LightningModule, or any module with a ``loss``.
-        data: a batch, a DataLoader or a LightningDataModule; with ``loss`` a batch is (inputs, targets).
-        loss: for a plain module: takes its output and the targets.
-        **settings: of the engine that trains it.
-
-    Raises:
-        TypeError: when a plain module comes without a loss, or a module can't be copied.
-
-    Example:
-        >>> import torch
-        >>> batch = torch.ones(4, 2), torch.zeros(4, 1)
-        >>> run, recorder = train_and_record(nn.Linear(2, 1), batch, loss=nn.MSELoss(), steps=1)
-        >>> run.steps, recorder.first[1].shape
-        (1, torch.Size([4, 2]))
-    """
+    """Train a copy for a few steps, as ``check_training`` does, and record its first pass; drop premature findings."""
     recorder = Recorder()
     if loss is not None:
         run = train_in_a_loop(module, data, loss, observer=recorder, **settings)
@@ -141,14 +115,7 @@ def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settin
 
 
 def require_known(allow: Iterable[str]) -> None:
-    """Refuse a name that is no cause and no kind of finding.
-
-    Raises:
-        ValueError: with the names there are.
-
-    Example:
-        >>> require_known(["unscaled input", "dead"])
-    """
+    """Raise a ValueError, with the names there are, for a name that is no cause and no kind of finding."""
     unknown = [name for name in allow if name not in _KNOWN]
     if unknown:
         raise ValueError(f"allow has {unknown[0]!r}; expected names of causes or findings: {', '.join(_KNOWN)}")

@@ -12,26 +12,7 @@ from gradwatch.transforms.standardize import Centralize, Standardize
 from gradwatch.transforms.transform import GradientEdit, Outcome, StepContext, Transform
 
 __all__ = [
-    "AdaptiveClip",
-    "AddNoise",
-    "Centralize",
-    "Chain",
-    "ClipByGlobalNorm",
-    "ClipByNorm",
-    "ClipByValue",
-    "GradientEdit",
-    "Gradients",
-    "NormalizeByGlobalNorm",
-    "NormalizeByNorm",
-    "Only",
-    "Outcome",
-    "PercentileClip",
-    "ScaleByTrustRatio",
-    "SkipNonFinite",
-    "Standardize",
-    "StepContext",
-    "Transform",
-    "When",
-    "ZScoreClip",
-    "ZeroNonFinite",
-]
+    "AdaptiveClip", "AddNoise", "Centralize", "Chain", "ClipByGlobalNorm", "ClipByNorm", "ClipByValue", "GradientEdit",
+    "Gradients", "NormalizeByGlobalNorm", "NormalizeByNorm", "Only", "Outcome", "PercentileClip", "ScaleByTrustRatio",
+    "SkipNonFinite", "Standardize", "StepContext", "Transform", "When", "ZScoreClip", "ZeroNonFinite",
+]  # fmt: skip

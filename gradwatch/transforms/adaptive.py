@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradwatch.checks import require_number, require_patterns
 from gradwatch.probe.layers import check_patterns, matches
@@ -93,7 +93,6 @@ class Units:
     """A gradient and its weight as output units: rows of a Linear or an embedding, filters of a convolution.
 
     Attributes:
-        grad: the gradient itself.
         values: its local entries; writing to them writes to the gradient.
         weight: the local entries of the weight; for a sparse gradient only the rows that it stores.
         dims: the dimensions of ``values`` within one unit; all of them for a vector or a scalar, which is one unit.
@@ -130,29 +129,24 @@ def _unit_norms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 def units(gradients: Gradients) -> list[Units]:
-    """Return each gradient split into its units.
-
-    Raises:
-        TypeError: for a sparse gradient that does not store whole rows.
+    """Return each gradient split into its units; a TypeError for a sparse one that does not store whole rows.
 
     Example:
-        >>> layer = nn.Linear(3, 2)
+        >>> layer = torch.nn.Linear(3, 2)
         >>> layer.weight.grad = torch.ones(2, 3)
         >>> [unit.norms(unit.values).shape for unit in units(Gradients(dict(layer.named_parameters())))]
         [torch.Size([2, 1])]
     """
+    split = []
     rows = zip(gradients.names, gradients.params, gradients.grads, gradients.values, strict=True)
-    return [_units_of(name, param, grad, values) for name, param, grad, values in rows]
-
-
-def _units_of(name: str, param: nn.Parameter, grad: Tensor, values: Tensor) -> Units:
-    dims = tuple(range(1 if grad.ndim > 1 else 0, values.ndim))
-    weight = entries(param)
-    if grad.layout is not torch.strided and grad.ndim > 1:
-        if not grad.is_sparse or grad.sparse_dim() != 1:
-            raise TypeError(
-                f"the gradient of {name!r} is sparse ({grad.layout}) and stores single entries, not whole rows; "
-                "a transform of rows needs all entries of a row: exclude the parameter, or make its gradient dense"
-            )
-        weight = weight[grad.indices()[0]]
-    return Units(grad, values, weight, dims)
+    for name, param, grad, values in rows:
+        weight = entries(param)
+        if grad.layout is not torch.strided and grad.ndim > 1:
+            if not grad.is_sparse or grad.sparse_dim() != 1:
+                raise TypeError(
+                    f"the gradient of {name!r} is sparse ({grad.layout}) and stores single entries, not whole rows; "
+                    "a transform of rows needs all entries of a row: exclude the parameter, or make its gradient dense"
+                )
+            weight = weight[grad.indices()[0]]
+        split.append(Units(grad, values, weight, tuple(range(1 if grad.ndim > 1 else 0, values.ndim))))
+    return split

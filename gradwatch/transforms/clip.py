@@ -60,12 +60,6 @@ class ClipByValue(GradientEdit):
         if low is None or high is None or not (-math.inf < low <= 0 <= high < math.inf and low < high):
             raise ValueError(f"lowest={low!r}, highest={high!r}: expected both, finite, with lowest <= 0 <= highest")
 
-    @property
-    def _interval(self) -> tuple[float, float]:
-        if self.bound is not None:
-            return -self.bound, self.bound
-        return self.lowest or 0.0, self.highest or 0.0
-
     def edit(self, gradients: Gradients) -> Outcome:
         """Clamp all entries."""
         return Outcome(clipped=gradients.any_over_shards([self._clamp_(values) for values in gradients.values]))
@@ -76,7 +70,8 @@ class ClipByValue(GradientEdit):
             return values.new_zeros((), dtype=torch.bool)
         # A bound beyond the dtype's range would become Inf in half precision, and Inf would pass the clamp.
         largest = torch.finfo(values.dtype).max
-        low, high = (min(max(bound, -largest), largest) for bound in self._interval)
+        wanted = (self.lowest or 0.0, self.highest or 0.0) if self.bound is None else (-self.bound, self.bound)
+        low, high = (min(max(bound, -largest), largest) for bound in wanted)
         least, most = torch.aminmax(values)
         values.clamp_(low, high)
         return (least < low) | (most > high)

@@ -26,8 +26,7 @@ class Composed(Transform):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of each part."""
-        unknown = set(state) - {str(position) for position in range(len(self.parts))}
-        if unknown:
+        if unknown := set(state) - {str(position) for position in range(len(self.parts))}:
             raise ValueError(f"the state is of another chain: it has a part {min(unknown)}, and {self!r} has none")
         for position, part in enumerate(self.parts):
             if str(position) in state:

@@ -75,7 +75,8 @@ class Gradients:
     def scale_(self, coefficient: Tensor) -> None:
         """Multiply all gradients by one coefficient."""
         for (device, dtype), positions in self._kinds.items():
-            batch = self._batch(positions)
+            is_all = len(positions) == len(self.values)
+            batch = self.values if is_all else [self.values[i] for i in positions]
             if dtype.itemsize < 4:
                 for values in batch:
                     apply_exactly_(Tensor.mul_, values, coefficient.to(device, non_blocking=True))
@@ -92,9 +93,6 @@ class Gradients:
         # uint8: not every backend can reduce a bool.
         on_home = [flag.to(self.home, torch.uint8, non_blocking=True) for flag in flags]
         return (over_shards(torch.stack(on_home), self.grads, "max") > 0).any()
-
-    def _batch(self, positions: Sequence[int]) -> list[Tensor]:
-        return self.values if len(positions) == len(self.values) else [self.values[i] for i in positions]
 
 
 def entries(tensor: Tensor) -> Tensor:

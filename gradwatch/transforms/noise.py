@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradwatch.checks import require_number, require_whole
 from gradwatch.probe.shards import shard_like
@@ -71,8 +70,10 @@ class AddNoise(GradientEdit):
         # Generators of our own: drawing from torch's would change the random numbers of the training.
         generators = {values.device: torch.Generator(values.device).manual_seed(key) for values in gradients.values}
         for values, grad in zip(gradients.values, gradients.grads, strict=True):
-            noise = _normal(grad, values, generators[values.device])
-            values.add_(noise.to(values.dtype), alpha=deviation)
+            shape = (*grad.shape, 2) if grad.is_complex() else grad.shape
+            dtype, device = values.dtype if values.itemsize > 4 else torch.float32, values.device
+            noise = torch.randn(shape, generator=generators[device], device=device, dtype=dtype)
+            values.add_(shard_like(noise, grad).to(values.dtype), alpha=deviation)
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,9 +83,3 @@ class AddNoise(GradientEdit):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the number of steps."""
         self._steps = state["steps"]
-
-
-def _normal(grad: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
-    shape = (*grad.shape, 2) if grad.is_complex() else grad.shape
-    dtype = values.dtype if values.itemsize > 4 else torch.float32
-    return shard_like(torch.randn(shape, generator=generator, device=values.device, dtype=dtype), grad)

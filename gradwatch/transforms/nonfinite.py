@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,8 +74,7 @@ class SkipNonFinite(Transform):
 
     def _message(self, gradients: Gradients) -> str:
         norms = gradients.norms().tolist() if gradients.values else []
-        finite = [abs(norm) != float("inf") and norm == norm for norm in norms]
-        bad = [name for name, fine in zip(gradients.names, finite, strict=True) if not fine]
+        bad = [name for name, norm in zip(gradients.names, norms, strict=True) if not math.isfinite(norm)]
         return (
             f"{self._in_a_row} steps in a row had a gradient with NaN or Inf, and {self!r} allows {self.budget}; "
             f"this one has it in {len(bad)} parameters, first {', '.join(bad[:3]) or 'on another rank'}. "

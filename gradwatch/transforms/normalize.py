@@ -104,10 +104,10 @@ class NormalizeByNorm(GradientEdit):
 
 def _layer_norms(names: list[str], norms: Tensor) -> Tensor:
     """Return each parameter's layer norm, over the parameters whose names agree up to the last dot."""
-    parts, layers = norms.unbind(), [name.rpartition(".")[0] for name in names]
+    layers = [name.rpartition(".")[0] for name in names]
     members: dict[str, list[Tensor]] = {}
-    for layer, part in zip(layers, parts, strict=True):
-        members.setdefault(layer, []).append(part)
+    for layer, norm in zip(layers, norms.unbind(), strict=True):
+        members.setdefault(layer, []).append(norm)
     wholes = {layer: torch.linalg.vector_norm(torch.stack(found)) for layer, found in members.items()}
     return torch.stack([wholes[layer] for layer in layers])
 

@@ -148,16 +148,7 @@ class FunctionTransform(Transform):
 
 
 def as_transform(value: Any) -> Transform:
-    """Return a transform unchanged, and a function as a transform.
-
-    Raises:
-        TypeError: for anything else.
-
-    Example:
-        >>> as_transform(0.5)
-        Traceback (most recent call last):
-        TypeError: expected a transform, or a function of (params, context); got 0.5 of type float
-    """
+    """Return a transform unchanged, and a function as a transform; a TypeError for anything else."""
     if isinstance(value, Transform):
         return value
     if callable(value) and not isinstance(value, type):
