@@ -168,7 +168,6 @@ SMALL, LARGE = 0.5, 1.75
 SMALLISH = 0.75
 LITTLE_IN_ALL = 0.01  # through all hidden layers; one or two with torch's own weights leave more, however narrow
 LITTLE_AT_FIRST = 0.1  # of the largest gradient, at the first layer: heads beside one another multiply nothing
-MOSTLY_DEAD = 0.5
 HARDLY_FALLS = 0.05  # share of the loss
 SIGNAL_GROWTH = 100.0  # of the output's RMS, from the first layer to the last
 
@@ -181,7 +180,7 @@ def initialization_too_small(evidence: Evidence) -> Claim | None:
     tiny = weights < SMALL / 2 and float(np.prod(hidden_weight_gains(first))) < LITTLE_IN_ALL
     stuck = tiny and share_at_first_layer(first) < LITTLE_AT_FIRST and evidence.is_stuck(HARDLY_FALLS)
     shrinks = (faded and weights < SMALLISH) or (stuck and not evidence.normalizes)
-    if not shrinks or activation_gain(first) < weights or evidence.dead_at_start > MOSTLY_DEAD:
+    if not shrinks or activation_gain(first) < weights or evidence.dead_at_start > MOSTLY:
         return None
     about = faded + evidence.found("stalled")
     return Claim(gains_and_share_in_words(first), about, "small" if weights < SMALL else "smallish")

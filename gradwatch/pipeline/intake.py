@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from torch import distributed
@@ -200,9 +201,12 @@ class Intake:
         Raises:
             GradientError: when ``on_finding`` is ``"raise"``; what ``on_finding`` raises where it is a function.
         """
+        if not self._opened:
+            return
+        explain = cache(self._explain)  # findings that open together share the causes
         while self._opened:
             finding = self._opened.popleft()
-            self.should_stop |= announce(finding, self._on_finding, self._explain, is_speaker=self._is_speaker)
+            self.should_stop |= announce(finding, self._on_finding, explain, is_speaker=self._is_speaker)
 
     def _explain(self) -> list[Diagnosis]:
         """Return the causes that are known by now; none where the rules fail, as a finding is announced anyway."""

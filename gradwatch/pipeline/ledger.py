@@ -54,7 +54,9 @@ def announce(
 def _cause_in_words(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
     """Return the likeliest cause of a finding as far as it is known, and the first thing to do."""
     for diagnosis in diagnoses:
-        if finding in diagnosis.findings and diagnosis.cause != "not known":
+        # A late Snapshot may have brought the finding up to date since it opened; its first step stays.
+        explains = any(_is_same(found, finding) and found.step == finding.step for found in diagnosis.findings)
+        if explains and diagnosis.cause != "not known":
             return f"Likely cause so far: {diagnosis.cause}. First thing to try: {diagnosis.remedies[0]}."
     return f"The cause is not known yet. To begin with, {advice('not known', finding.kind)[0]}."
 

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradwatch import GradientError, GradientMonitor, GradientWarning, watch
+from gradwatch import Diagnosis, Finding, GradientError, GradientMonitor, GradientWarning, watch
+from gradwatch.pipeline.ledger import announce
 
 OPTIONS: dict[str, Any] = {"every_n_steps": 1, "on_finding": "warn"}
 
@@ -74,9 +75,15 @@ def test_an_error_names_the_cause_too() -> None:
 
 def test_a_cause_that_is_not_known_yet_is_said_so() -> None:
     def loud(snapshot: Any) -> Any:
-        from gradwatch import Finding
-
         return Finding("loud", ("0",), snapshot.step, 2.0, 1.0, "It is loud (healthy: below 1).")
 
     with pytest.warns(GradientWarning, match=r"below 1\)\. The cause is not known yet\. To begin with, look at the"):
         train(nn.Sequential(nn.Linear(16, 2)), detectors=[loud])
+
+
+def test_a_finding_that_was_brought_up_to_date_since_it_opened_keeps_its_cause() -> None:
+    opened = Finding("vanishing", ("a",), 0, 1e-6, 1e-3, "It vanishes.")
+    later = Finding("vanishing", ("a", "b"), 0, 1e-7, 1e-3, "It vanishes still.")
+    causes = [Diagnosis("dead ReLU", "They are off.", 0.9, (later,), ("replace them",))]
+    with pytest.warns(GradientWarning, match=r"vanishes\. Likely cause so far: dead ReLU\. First thing to try:"):
+        announce(opened, "warn", lambda: causes)
