@@ -146,7 +146,13 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_INITIALIZE, "InitializeAgain", 0.5),
         Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
     ),
-    "learning rate too low": (Step("raise the learning rate", "RaiseLearningRate", 1.0),),
+    "learning rate too low": (
+        Step("let the schedule advance each step: {\"scheduler\": ..., \"interval\": \"step\"}", cases=("epochs",)),
+        Step("give that parameter group a rate near that of the others", cases=("group",)),
+        Step("use the optimizer's own eps: 1e-8 in Adam", cases=("eps",)),
+        Step("look at the schedule, which holds the rate at zero", cases=("zero",)),
+        Step("raise the learning rate", "RaiseLearningRate", 1.0, ("", "epochs", "group", "eps", "zero")),
+    ),
     "missing warm-up": (
         Step(_WARM_UP, "WarmUp", 1.0),
         Step(_PRE_NORM, "NormalizeFirst", 0.9, applies=_normalized),
@@ -179,9 +185,11 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
              cases=("no optimizer", "no gradient", "cut off")),
     ),
     "precision underflow": (
-        Step("use bfloat16", "UseBfloat16", 1.0),
-        Step("let the loss scaler find its scale", "ScaleLoss", 0.9, line="scaler = torch.amp.GradScaler()"),
-        Step("compute the loss and its last layer in float32"),
+        Step("keep the weights in float32, and compute in bfloat16 (precision=\"bf16-mixed\")", cases=("weights",)),
+        Step("raise the learning rate, or use an optimizer with compensated sums", cases=("weights",)),
+        Step("use bfloat16", "UseBfloat16", 1.0, ("",)),
+        Step("let the loss scaler find its scale", "ScaleLoss", 0.9, ("",), line="scaler = torch.amp.GradScaler()"),
+        Step("compute the loss and its last layer in float32", cases=("",)),
     ),
     "unbounded loss": (
         Step("look at the sign of the loss: nothing is learned from one that falls without end", line=""),
@@ -193,6 +201,25 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "clipping too hard": (
         Step("clip less: at the 90th percentile of the norms, or not at all", "RemoveClip", 1.0),
         Step("raise the learning rate"),
+    ),
+    "gradients are not zeroed": (
+        Step("call optimizer.zero_grad() before each backward pass", line="optimizer.zero_grad()"),
+        Step("if gradients are to be accumulated, step the optimizer after the last of the batches only"),
+    ),
+    "step without effect": (
+        Step("look at what writes to these weights after the step, such as a load_state_dict() or a copy",
+             cases=("put back",)),
+        Step("look at why the loss scaler skips each step: gradients that are NaN or Inf", cases=("skipped",)),
+        Step("call step() of the optimizer itself; a wrapper or an override of it must do so too", line=""),
+    ),
+    "clip without effect": (
+        Step("call the clip after backward() and before optimizer.step()", cases=("before backward",)),
+        Step("give the clip the parameters that the optimizer holds", cases=("no gradients",)),
+        Step("lower the clip's bound: to the 90th percentile of the norms", cases=("never met",)),
+    ),
+    "replicas out of sync": (
+        Step("call the model that is wrapped (DDP's forward), not the module inside it", line=""),
+        Step("start all processes from the same weights, and let each step of each process follow a backward pass"),
     ),
     "not known": (
         Step("read the error: it was raised before any step", cases=("crash",)),

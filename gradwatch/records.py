@@ -13,7 +13,6 @@ Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 
 RECURRENT = ("RNN", "LSTM", "GRU")  # torch's networks, whose time steps are no calls
-_SELF_SCALING = ("adam", "lion", "rmsprop", "adagrad", "adafactor", "lamb")  # in the names of optimizers
 
 
 def _values(along: str) -> Any:
@@ -51,6 +50,27 @@ class Snapshot:
         params: names of the trained parameters: they require a gradient and belong to the optimizer.
         left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
         param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
+        update_norm: L2 norm of what the step changed in the layer's own parameters, measured from the weights before
+            and after it; 0 where it was skipped.
+        update_to_weight: ``update_norm`` over ``weight_norm``; about 1e-3 is usual. NaN where the weights are all zero.
+        param_weight_norm, param_update_norm: the same norms for each of ``params``.
+        param_changed: share of a parameter's entries that the step changed; NaN for float32 and wider, where it is not
+            counted.
+        param_put_back: 1 where a parameter is as it was before the last measured step, though that step had moved it;
+            else 0, and NaN where that is not known.
+        param_dtypes: types of ``params``, such as ``float32``.
+        param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
+        groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
+        group_learning_rate: learning rate of each group.
+        group_initial_rate: the rate that a schedule started from (``initial_lr``); NaN without a schedule.
+        schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty
+            without one.
+        carried_over: parameters whose gradient still held that of an earlier step when this step's began.
+        out_of_sync: parameters and buffers of which the processes hold different values, though they should be the
+            same, and the process that differs from all others; -1 where that is not one alone.
+        clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with it:
+            ``before backward``, ``no gradients``.
+        clip_max_norm: bound of that clip; NaN where none was seen.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
             each call, first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
@@ -94,6 +114,22 @@ class Snapshot:
     params: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     param_grad_norm: Array = _values("params")
+    update_norm: Array = _values("layers")
+    update_to_weight: Array = _values("layers")
+    param_weight_norm: Array = _values("params")
+    param_update_norm: Array = _values("params")
+    param_changed: Array = _values("params")
+    param_put_back: Array = _values("params")
+    param_dtypes: tuple[str, ...] = ()
+    param_groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    group_learning_rate: Array = _values("groups")
+    group_initial_rate: Array = _values("groups")
+    schedule_interval: str = ""
+    carried_over: tuple[str, ...] = ()
+    out_of_sync: Mapping[str, int] = field(default_factory=dict)
+    clip: str = ""
+    clip_max_norm: float = float("nan")
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")
     total_norm_after: float = float("nan")
@@ -123,6 +159,11 @@ class Snapshot:
                     f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
                 )
             self._set(name, values)
+        for name in ("param_dtypes", "param_groups"):
+            if len(getattr(self, name)) not in (0, len(self.params)):
+                raise ValueError(f"{name} has {len(getattr(self, name))} names; expected none or {len(self.params)}")
+        if np.isnan(self.update_to_weight).all():
+            self._set("update_to_weight", self.update_norm / self._usable_weight_norm)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the way past frozen=True
@@ -131,20 +172,6 @@ class Snapshot:
     def grad_to_weight_ratio(self) -> Array:
         """Gradient norm over weight norm of each layer; NaN where the weights are all zero or not finite."""
         return self.grad_norm / self._usable_weight_norm
-
-    @property
-    def step_to_weight(self) -> Array:
-        """Estimated size of the optimizer's step over that of the weights, by layer, for a step without momentum.
-
-        Optimizers that divide by the gradient's own size (Adam and its kin) move every parameter by the learning rate.
-        """
-        if any(name in self.optimizer.lower() for name in _SELF_SCALING):
-            step = self.learning_rate * np.sqrt(self.size)
-        else:
-            coefficient = self.clip_coefficient if np.isfinite(self.clip_coefficient) else 1.0
-            step = self.learning_rate * coefficient * self.grad_norm
-        ratio: Array = step / self._usable_weight_norm
-        return ratio
 
     @property
     def _usable_weight_norm(self) -> Array:
@@ -181,6 +208,7 @@ class Snapshot:
         plain |= {name: float(value) for name in _NUMBERS if not np.isnan(value := getattr(self, name))}
         plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
         plain |= {"skipped": True} if self.skipped else {}
+        plain |= {"out_of_sync": dict(self.out_of_sync)} if self.out_of_sync else {}
         plain |= {name: values.tolist() for name in ARRAYS if not np.isnan(values := getattr(self, name)).all()}
         if self.calls:
             plain["calls"] = {layer: norms.tolist() for layer, norms in self.calls.items()}
@@ -210,11 +238,13 @@ class Snapshot:
         given |= {name: of_type(str, plain[name]) for name in _TEXTS if name in plain}
         given |= {name: _as_array(plain[name]) for name in ARRAYS if name in plain}
         calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
+        apart = of_type(dict, plain.get("out_of_sync", {}))
         return cls(
             as_step(plain["step"]),
             skipped=of_type(bool, plain.get("skipped", False)),
             calls={layer: _as_array(norms) for layer, norms in calls.items()},
             trace_step=np.array([as_step(step) for step in steps], np.int64),
+            out_of_sync={of_type(str, name): of_type(int, rank) for name, rank in apart.items()},
             **given,
         )
 
@@ -222,9 +252,9 @@ class Snapshot:
 ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
-NAMES = ("layers", "kinds", "params", "left_out")
-_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale")
-_TEXTS = ("optimizer", "dtype")
+NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
+_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", "clip_max_norm")
+_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip")
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
@@ -260,7 +290,10 @@ def _as_array(values: Any) -> Array:
     return array
 
 
-Kind = Literal["vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike"]
+Kind = Literal[
+    "vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike",
+    "unmoved", "carried-over", "idle-clip", "out-of-sync",
+]  # fmt: skip
 Severity = Literal["warning", "error"]
 
 
@@ -269,7 +302,8 @@ class Finding:
     """A problem: it opens at ``step``, lasts, and closes at ``closed_step``.
 
     Attributes:
-        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike``, or a name of your choice.
+        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike unmoved carried-over idle-clip
+            out-of-sync``, or a name of your choice.
         layers: the layers (or parameters, or quantities such as ``loss``) it is about, in network order.
         step: optimizer step at which it began.
         value: the measured number.
@@ -361,6 +395,10 @@ Cause = Literal[
     "unbounded loss",
     "weight decay too strong",
     "clipping too hard",
+    "gradients are not zeroed",
+    "step without effect",
+    "clip without effect",
+    "replicas out of sync",
     "not known",
 ]
 

@@ -135,7 +135,7 @@ class Evidence:
     @cached_property
     def first_updates(self) -> float:
         """The largest of the first updates over the weights, in the median layer; NaN where unknown."""
-        rows = [snapshot.step_to_weight for snapshot in self.history if snapshot.step < EARLY]
+        rows = [snapshot.update_to_weight for snapshot in self.history if snapshot.step < EARLY]
         if not rows or len({len(row) for row in rows}) > 1:
             return float("nan")
         known = np.array(rows)[:, ~np.isnan(rows[0])]

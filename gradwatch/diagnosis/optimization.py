@@ -140,7 +140,7 @@ def learning_rate_too_low(evidence: Evidence) -> Claim | None:
     if len(evidence.losses) < EARLY or not evidence.is_stuck():
         return None
     rates = np.array([snapshot.learning_rate for snapshot in history])
-    updates = [_median(snapshot.step_to_weight) for snapshot in history[len(history) // SETTLED_PART :]]
+    updates = [_median(snapshot.update_to_weight) for snapshot in history[len(history) // SETTLED_PART :]]
     is_tiny = all(update < TINY_UPDATE for update in updates)
     gradient = _median(evidence.last.grad_to_weight_ratio)
     if not is_tiny or not rates[-1] > 0 or rates[-1] > WARMING_UP * rates[0] or not gradient > GRADIENT_TO_WEIGHT:

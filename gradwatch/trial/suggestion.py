@@ -254,7 +254,7 @@ def first_step(module: nn.Module, history: Sequence[Snapshot] = ()) -> float:
     """Return the first update over the weights, in the median layer; NaN where it is unknown."""
     optimizers = optimizers_of(module)
     if not optimizers:
-        return _median(np.asarray(getattr(history[0], "step_to_weight", []), np.float64)) if history else math.nan
+        return _median(np.asarray(getattr(history[0], "update_to_weight", []), np.float64)) if history else math.nan
     first = optimizers[0]
     return _of_sgd(first, history) if isinstance(first, SGD) else _of_adaptive(first)
 
