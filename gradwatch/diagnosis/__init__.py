@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradwatch.diagnosis import data, network, numerics, optimization
+from gradwatch.diagnosis import data, network, numerics, optimization, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
@@ -13,6 +13,9 @@ __all__ = ["diagnose"]
 
 # Of equal answers the earlier rule's comes first.
 RULES: tuple[Rule[Evidence], ...] = (
+    step.gradients_are_not_zeroed,
+    step.replicas_out_of_sync,
+    step.clip_without_effect,
     network.saturating_activation,
     network.dead_relu,
     network.initialization_too_small,

@@ -1,0 +1,56 @@
+"""Causes in the step itself: gradients of earlier steps, a clip or an optimizer without effect, replicas that differ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.records import Finding
+
+FEW = 3  # measured steps that a clip must have left alone, so that it can be called idle
+
+
+@rule("gradients are not zeroed", 0.97)
+def gradients_are_not_zeroed(evidence: Evidence) -> Claim | None:
+    """Gradients of an earlier step are still there when a step's backward pass begins."""
+    about = evidence.found("carried-over")
+    if not about:
+        return None
+    names = about[0].layers
+    text = (
+        f"When the backward pass of a step began, the gradient of {len(names)} parameters still held that of the step "
+        f"before, among them {', '.join(names[:3])}: the optimizer steps along the sum of all gradients so far."
+    )
+    return Claim(text, about + evidence.found("exploding", "spike"))
+
+
+@rule("replicas out of sync", 0.97)
+def replicas_out_of_sync(evidence: Evidence) -> Claim | None:
+    """Processes that should hold the same weights do not."""
+    about = evidence.found("out-of-sync")
+    return Claim(about[0].message, about) if about else None
+
+
+@rule("clip without effect", {"before backward": 0.9, "no gradients": 0.9, "never met": 0.4})
+def clip_without_effect(evidence: Evidence) -> Claim | None:
+    """A clip runs where it can't do anything, or its bound is never met while the gradient explodes."""
+    about = evidence.found("idle-clip")
+    if about:
+        case = next((s.clip for s in reversed(evidence.history) if s.clip not in ("", "norm")), "before backward")
+        return Claim(about[0].message, about, case)
+    harm = evidence.found("exploding", "spike", "nonfinite")
+    clips = [snapshot for snapshot in evidence.history if snapshot.clip == "norm" and np.isfinite(snapshot.total_norm)]
+    if not harm or len(clips) < FEW or any(snapshot.total_norm > snapshot.clip_max_norm for snapshot in clips):
+        return None
+    largest = max(snapshot.total_norm for snapshot in clips)
+    text = (
+        f"The clip's bound of {clips[-1].clip_max_norm:.3g} was never met: the total norm was at most {largest:.3g} in "
+        f"{len(clips)} measured steps."
+    )
+    return Claim(text, _without_nonfinite(harm), "never met")
+
+
+def _without_nonfinite(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Return the findings that a lower bound could have prevented: a NaN has other causes."""
+    return tuple(finding for finding in findings if finding.kind != "nonfinite")
