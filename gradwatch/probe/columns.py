@@ -112,7 +112,7 @@ class Assembly:
         fields: dict[str, Any] = {
             **columns,
             **trace,
-            **{name: columns[name][order] for name in COLUMNS},
+            **{name: columns[name][order] for name in COLUMNS if name in columns},
             "calls": {names[i]: calls[i] for i in order if i in calls},
             "loss": float(trace["trace_loss"][-1]) if len(trace["trace_loss"]) else math.nan,
         }
