@@ -143,6 +143,8 @@ def test_without_fused_operations_each_tensor_has_its_own(monkeypatch: pytest.Mo
     copies = [tensor.clone() for tensor in PAIR]
     module.foreach_mul_(copies, torch.tensor(2.0))
     assert torch.equal(copies[0], 2 * PAIR[0])
+    module.foreach_sub_(copies, PAIR)
+    assert torch.equal(copies[1], PAIR[1])
 
 
 def test_without_the_function_no_grad_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.torch_internals import unscales_itself
 
@@ -72,6 +73,8 @@ class GradientMonitor(ReleasesModule):
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
         record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
         summary: print the table of layers and findings at the end of the fit.
+        update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
+            measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
             weights then differ from an unwatched run's by rounding, and by dropout, which compiled code draws
             differently.
@@ -102,6 +105,7 @@ class GradientMonitor(ReleasesModule):
         history_size: int = 500,
         record_path: str | Path | None = None,
         summary: bool = True,
+        update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
         on_error: OnError | None = None,
     ) -> None:
@@ -112,6 +116,7 @@ class GradientMonitor(ReleasesModule):
             on_finding=on_finding,
             total_norm_every_step=total_norm_every_step,
             history_size=history_size,
+            update_bytes=update_bytes,
             measure_eagerly=measure_eagerly,
             on_error=on_error,
         )
@@ -361,7 +366,7 @@ class StepInProgress:
         unscales = scaler is not None and unscales_itself(optimizer)
         watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
         if watcher.norms:
-            self._stepping.expect(optimizer, watcher.read_again, early=unscales)
+            self._stepping.expect(optimizer, watcher.read_again, watcher.measure_updates, early=unscales)
             self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
 
     def close(self) -> None:

@@ -21,10 +21,13 @@ class Stepping:
         self._has_stepped: dict[int, bool] = {}
         self._found_inf: dict[int, Tensor] = {}
 
-    def expect(self, optimizer: Optimizer, then: Callable[[], None], *, early: bool = False) -> None:
-        """Note if this optimizer steps, and call ``then`` when it has, or ``early``: just before it does.
+    def expect(
+        self, optimizer: Optimizer, then: Callable[[], None], after: Callable[[], None], *, early: bool = False
+    ) -> None:
+        """Note if this optimizer steps, and call ``then`` and ``after`` when it has.
 
-        An optimizer that unscales by itself changes the gradients in its step.
+        An optimizer that unscales by itself changes the gradients in its step: with ``early``, ``then`` is called just
+        before it.
         """
 
         def note(*_: object) -> None:
@@ -34,10 +37,13 @@ class Stepping:
                 self._found_inf[id(optimizer)] = found
             then()
 
-        register = getattr(optimizer, "register_step_pre_hook" if early else "register_step_post_hook", None)
+        before, behind = (getattr(optimizer, f"register_step_{when}_hook", None) for when in ("pre", "post"))
+        register = before if early else behind
         self._has_stepped[id(optimizer)] = register is None  # an object without these hooks is taken to step
         if register is not None:
             self._hooks.append(register(note))
+        if behind is not None:
+            self._hooks.append(behind(lambda *_: after()))
 
     @property
     def skipped(self) -> bool | Tensor:
@@ -87,13 +93,13 @@ class LossScale:
         if self._scaler is not None and self.left is None:
             self._scaler.unscale_(self._inner)
 
-    def step(self, then: Callable[[], None], **kwargs: Any) -> None:
-        """Step the optimizer; ``then`` is called as in :meth:`Stepping.expect`."""
+    def step(self, then: Callable[[], None], after: Callable[[], None], **kwargs: Any) -> None:
+        """Step the optimizer; ``then`` and ``after`` are called as in :meth:`Stepping.expect`."""
         if self._scaler is None:
             self._optimizer.step(**kwargs)
             return
         stepping = Stepping()
-        stepping.expect(self._inner, then, early=self.left is not None)
+        stepping.expect(self._inner, then, after, early=self.left is not None)
         try:
             self._optimizer.step(**kwargs) if self._wraps else self._scaler.step(self._optimizer, **kwargs)
         finally:

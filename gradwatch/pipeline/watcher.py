@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.checks import require_whole
 from gradwatch.containment import Containment, OnError, OutOfService, RaisedOnPurpose
 from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.intake import Intake
@@ -19,6 +20,7 @@ from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.parameters import Settings
 from gradwatch.probe.probe import Probe
 from gradwatch.probe.ranks import Ranks
+from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
@@ -43,6 +45,8 @@ class Watcher:
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots that are kept.
+        update_bytes: memory for copies of the weights, for the length of a measured step: what the optimizer changes
+            is measured from them. Of what is beyond it a sample is kept, and the norm of the update is estimated.
         measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
         on_error: ``"warn"`` switches off the part of the watching that fails, warns once, and the training goes on;
             ``"raise"`` is for tests, and for debugging a detector. None takes the environment variable
@@ -77,6 +81,7 @@ class Watcher:
         on_finding: OnFinding = "warn",
         total_norm_every_step: bool = False,
         history_size: int = 500,
+        update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
         on_error: OnError | None = None,
         ranks: Ranks | None = None,
@@ -84,7 +89,9 @@ class Watcher:
         self.steps = 0
         self.containment = Containment(on_error)
         self._every_total = total_norm_every_step
-        self._probe = Probe(model, include, exclude, ranks, eagerly=measure_eagerly, containment=self.containment)
+        require_whole(None, least=0, update_bytes=update_bytes)
+        settings: dict[str, Any] = {"eagerly": measure_eagerly, "update_bytes": int(update_bytes)}
+        self._probe = Probe(model, include, exclude, ranks, containment=self.containment, **settings)
         self.containment.speaks = self._probe.is_speaker
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
@@ -195,6 +202,11 @@ class Watcher:
         with self.contained():
             self._probe.read_again()
 
+    def measure_updates(self) -> None:
+        """Measure what an optimizer has changed, just after its step; :meth:`end` does it for the others."""
+        with self.contained():
+            self._probe.measure_updates()
+
     def end(
         self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
     ) -> Snapshot | None:
@@ -228,6 +240,7 @@ class Watcher:
             with self.contained():
                 self.intake.catch_up()
         self.read_again()
+        self.measure_updates()
         with self.contained():
             self.intake.add(self._probe.finish(step, self.intake.trace, loss_scale=scale, skipped=skipped))
 
@@ -246,7 +259,7 @@ class Watcher:
         if id(optimizer) not in self._read:
             scale.unscale_()
             self.read(optimizer, scale.left)
-        scale.step(self.read_again, **kwargs)
+        scale.step(self.read_again, self.measure_updates, **kwargs)
         try:
             return self.end(loss, loss_scale=scale.value, skipped=scale.skipped)
         finally:  # also if a finding is raised, as the user may catch it

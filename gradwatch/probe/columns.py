@@ -12,6 +12,7 @@ from torch import nn
 from gradwatch.probe.layers import kind_of, network_order
 from gradwatch.probe.sum_layout import Indices, Sums
 from gradwatch.probe.trace import SKIPPED
+from gradwatch.probe.updates import update_columns
 from gradwatch.records import COLUMNS, Array, Snapshot
 
 Columns = dict[str, Any]
@@ -69,6 +70,9 @@ def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indic
     return {
         "params": tuple(names[i] for i in read.tolist()),
         "param_grad_norm": np.sqrt(squares[read]),
+        "param_weight_norm": np.sqrt(sums["weight"][read]),
+        **update_columns(sums, read),
+        "update_norm": np.sqrt(by_layer(_known(sums["update"], sums["updated"]))),
         "total_norm": _norm(squares),
         "total_norm_after": _norm(_known(sums["after"], sums["present"])),
         "grad_norm": np.sqrt(by_layer(squares)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,29 +21,41 @@ from gradwatch.records import Array
 from gradwatch.torch_internals import is_flat_piece, version_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """An optimizer's settings.
 
     Attributes:
         optimizer: its class's name.
-        learning_rate: the largest of its groups; NaN where only a device knows it.
+        rates: learning rate of each parameter group; NaN where only a device knows it.
+        initial_rates: the rates that a schedule started from; NaN without a schedule.
+        group_of: place of the group of each parameter, by the parameter's id.
 
     Example:
         >>> import torch
-        >>> Settings.of(torch.optim.SGD([torch.zeros(1)], lr=0.1))
-        Settings(optimizer='SGD', learning_rate=0.1)
+        >>> settings = Settings.of(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+        >>> settings.optimizer, settings.learning_rate
+        ('SGD', 0.1)
     """
 
     optimizer: str = ""
-    learning_rate: float = math.nan
+    rates: tuple[float, ...] = ()
+    initial_rates: tuple[float, ...] = ()
+    group_of: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Settings:
         """Read the settings of an optimizer that is about to step."""
         wrapped = getattr(optimizer, "optimizer", optimizer)  # LightningOptimizer
-        rates = [_on_host(group.get("lr", math.nan)) for group in optimizer.param_groups]
-        return cls(type(wrapped).__name__, max(rates, default=math.nan))
+        groups = optimizer.param_groups
+        rates, initial = (tuple(_on_host(group.get(key)) for group in groups) for key in ("lr", "initial_lr"))
+        group_of = {id(param): place for place, group in enumerate(groups) for param in group["params"]}
+        return cls(type(wrapped).__name__, rates, initial, group_of)
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest of the groups; NaN where only a device knows it."""
+        return max(self.rates, default=math.nan)
 
 
 def _on_host(rate: Any) -> float:
@@ -53,6 +65,51 @@ def _on_host(rate: Any) -> float:
         return float(rate)
     except (TypeError, ValueError):  # a user's optimizer may call anything "lr"
         return math.nan
+
+
+class Groups:
+    """The parameter groups of the optimizers that stepped in a measured step, and the types of their parameters.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> groups = Groups()
+        >>> groups.add(dict(layer.named_parameters()), Settings.of(torch.optim.SGD(layer.parameters(), lr=0.1)))
+        >>> groups.columns(["weight"])["param_groups"]
+        ('SGD 0',)
+    """
+
+    def __init__(self) -> None:
+        self._settings: dict[str, tuple[Settings, int]] = {}  # by parameter
+        self._dtypes: dict[str, str] = {}
+
+    def add(self, params: Mapping[str, nn.Parameter], settings: Settings) -> None:
+        """Note in which groups the parameters of an optimizer are; the last note of a parameter counts."""
+        for name, param in params.items():
+            self._settings[name] = settings, settings.group_of.get(id(param), 0)
+            self._dtypes[name] = str(param.dtype).removeprefix("torch.")
+
+    def columns(self, params: Sequence[str]) -> dict[str, Any]:
+        """Return the columns about the groups of the parameters."""
+        numbers: dict[tuple[int, int], int] = {}
+        held: list[tuple[Settings, int]] = []
+        labels = []
+        for name in params:
+            settings, place = self._settings.get(name, (Settings(), 0))
+            if (id(settings), place) not in numbers:
+                numbers[id(settings), place] = len(held)
+                held.append((settings, place))
+            labels.append(f"{settings.optimizer} {numbers[id(settings), place]}")
+        return {
+            "param_dtypes": tuple(self._dtypes.get(name, "") for name in params),
+            "param_groups": tuple(labels),
+            "groups": tuple(dict.fromkeys(labels)),
+            "group_learning_rate": [_at(settings.rates, place) for settings, place in held],
+            "group_initial_rate": [_at(settings.initial_rates, place) for settings, place in held],
+        }
+
+
+def _at(rates: Sequence[float], place: int) -> float:
+    return rates[place] if place < len(rates) else math.nan
 
 
 NONE = -1

@@ -16,7 +16,7 @@ from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.module_hooks import LossPass, sweep
-from gradwatch.probe.parameters import NONE, ParameterReading, Settings, part_of_total_norm
+from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.scalars import DeviceScalars, Pending
@@ -24,6 +24,7 @@ from gradwatch.probe.sums import StepReading, StepSums, checksum
 from gradwatch.probe.tensor_parallel import ParallelHooks
 from gradwatch.probe.time_steps import TimeHooks
 from gradwatch.probe.trace import StepSlots, Trace
+from gradwatch.probe.updates import KEPT_BYTES, Updates
 from gradwatch.probe.watched_model import ModelIndex, WatchedModel
 from gradwatch.records import Array, Snapshot
 
@@ -38,6 +39,7 @@ class Probe:
         ranks: the processes that train the model together; None finds them from the model.
         eagerly: measure without compiled code, which hides the layers in it from hooks.
         containment: switches off what fails; None lets every error through.
+        update_bytes: bytes of weights that are kept whole for the length of a step, to measure its update.
 
     Attributes:
         is_attached: a step is being measured, and the hooks are in place.
@@ -72,6 +74,7 @@ class Probe:
         *,
         eagerly: bool = False,
         containment: Containment | None = None,
+        update_bytes: int = KEPT_BYTES,
     ) -> None:
         self.ranks = find_ranks(model) if ranks is None else ranks
         self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
@@ -85,7 +88,8 @@ class Probe:
         self._group = SingleProcess() if self.ranks is None else AllRanks(self.ranks, self.model)
         self._scalars = DeviceScalars()
         self._readings: list[ParameterReading] = []
-        self._settings = Settings()
+        self._settings, self._groups = Settings(), Groups()
+        self._updates = Updates(update_bytes)
         self._has_failed = self._is_over = False
         self.loss_pass = LossPass()
         self._watch(self._find())
@@ -163,6 +167,8 @@ class Probe:
         self._hooks.forget()
         self._scalars = DeviceScalars()
         self._readings = []
+        self._groups = Groups()
+        self._updates.begin()
         self.total = None
         self.is_attached = False
 
@@ -192,6 +198,8 @@ class Probe:
         self._settings = settings or Settings()
         learning = self._watched.names_of(params)
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
+        self._groups.add(learning, self._settings)
+        self._updates.keep(learning, self._scalars, self.ranks)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total
@@ -219,9 +227,15 @@ class Probe:
             if reading.grad_norm_after is None:
                 reading.read_again(self._scalars)
 
+    def measure_updates(self) -> None:
+        """Measure what the optimizers have changed in the parameters that were read since the last call."""
+        if not self._has_failed:
+            self._updates.measure(self._scalars)
+
     def snapshot(self, step: int) -> Snapshot | None:
         """Bring all numbers to the host, wait for them, and detach; None where no process had a gradient."""
         self.since = step
+        self.measure_updates()
         pending = self.finish(step, Trace())
         self.detach()
         return pending.snapshot()
@@ -237,17 +251,18 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: the optimizer skipped the step; a scalar that is not 0 where only the device knows.
         """
-        log, readings, settings = self._hooks.log, self._readings, vars(self._settings)
+        log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
+        used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         numbers = (span, losses, totals, loss_scale, skipped)
         faults = self.containment.shared_failures()
-        reading = StepReading(log, self._scalars, readings, self._times.slots, *numbers, faults)
+        reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults)
         sums, left_out = self._sums_of(reading), self._watched.left_out()
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
-        assembly, self.since = self._assembly, step + 1
+        assembly, updates, self.since = self._assembly, self._updates, step + 1
         self.rest()
         self._has_called = self._has_called or bool(log.layers)
         is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
@@ -257,10 +272,11 @@ class Probe:
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
+            updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             if sums.failed:
                 columns["total_norm"] = np.nan  # makes no Snapshot: the losses go into the next one
-            return assembly.make(step, {**columns, **settings, "left_out": left_out})
+            return assembly.make(step, {**columns, **used, **groups.columns(columns["params"]), "left_out": left_out})
 
         return Pending(step, transfer, build)
 

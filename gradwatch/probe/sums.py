@@ -49,6 +49,7 @@ from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Indices, Rows, SumLayout, rows_of
 from gradwatch.probe.trace import StepSlots
+from gradwatch.probe.updates import UPDATE_SUMS, Updates, add_updates
 from gradwatch.probe.watched_model import ModelIndex
 from gradwatch.records import Array
 
@@ -61,7 +62,7 @@ LAYER_SUMS = (
     "position", "called",  # places in the order of first calls, processes in which the layer was called
     "unwatched",  # processes in which the layer's hook failed
 )  # fmt: skip
-PARAMETER_SUMS = ("read", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
+PARAMETER_SUMS = (*UPDATE_SUMS, "read", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
 TRACE_SUMS = ("loss", "losses", "total", "totals")
 STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed")
 Index = Mapping[str, int]  # layer or parameter -> its place
@@ -107,6 +108,7 @@ class StepReading:
         log: calls and gradients.
         scalars: the numbers on the device.
         parameters: what was read of each optimizer's parameters.
+        updates: what the step changed in the parameters.
         times: layer -> slots of the gradient's norm at each time step.
         span: the steps since the last Snapshot, this one included.
         loss, total: the losses and total norms of these steps.
@@ -119,6 +121,7 @@ class StepReading:
     log: CallLog
     scalars: DeviceScalars
     parameters: Sequence[ParameterReading]
+    updates: Updates
     times: Mapping[str, range]
     span: range
     loss: StepSlots
@@ -132,7 +135,7 @@ class StepReading:
         """Return what a process whose reading failed adds to the sums of all."""
         nothing: StepSlots = ([], [])
         return StepReading(
-            CallLog(), DeviceScalars(), (), {}, self.span, nothing, nothing, None, False, self.faults, has_failed=True
+            CallLog(), DeviceScalars(), (), Updates(), {}, self.span, nothing, nothing, None, False, self.faults, has_failed=True
         )
 
 
@@ -255,6 +258,7 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     add_order(layout, calls)
     for parameters in reading.parameters:
         add_parameters(layout, parameters, index.params)
+    add_updates(layout, reading.updates, index.params)
     add_trace(layout, reading.loss, reading.total, reading.span.start)
     layout.count("unwatched", [index.layers[name] for name in log.unwatched if name in index.layers])
     layout.count("failed", [0], float(reading.has_failed))
