@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from gradwatch.plain_values import as_array, as_names, as_number, as_step, of_type
+
 Array = npt.NDArray[np.float64]
-T = TypeVar("T")
 
 RECURRENT = ("RNN", "LSTM", "GRU")  # torch's networks, whose time steps are no calls
 
@@ -53,7 +54,7 @@ class Snapshot:
         update_norm: L2 norm of what the step changed in the layer's own parameters, measured from the weights before
             and after it; 0 where it was skipped.
         update_to_weight: ``update_norm`` over ``weight_norm``; about 1e-3 is usual. NaN where the weights are all zero.
-        param_weight_norm, param_update_norm: the same norms for each of ``params``.
+        param_size, param_weight_norm, param_update_norm: number of entries, and the same norms, of each of ``params``.
         param_changed: share of a parameter's entries that the step changed; NaN for float32 and wider, where it is not
             counted.
         param_put_back: 1 where a parameter is as it was before the last measured step, though that step had moved it;
@@ -68,8 +69,8 @@ class Snapshot:
         carried_over: parameters whose gradient still held that of an earlier step when this step's began.
         out_of_sync: parameters and buffers of which the processes hold different values, though they should be the
             same, and the process that differs from all others; -1 where that is not one alone.
-        clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with it:
-            ``before backward``, ``no gradients``.
+        clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
+            it: ``before backward``, ``no gradients``.
         clip_max_norm: bound of that clip; NaN where none was seen.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
             each call, first call first; for torch's recurrent networks, the norm at their input at each time step.
@@ -116,6 +117,7 @@ class Snapshot:
     param_grad_norm: Array = _values("params")
     update_norm: Array = _values("layers")
     update_to_weight: Array = _values("layers")
+    param_size: Array = _values("params")
     param_weight_norm: Array = _values("params")
     param_update_norm: Array = _values("params")
     param_changed: Array = _values("params")
@@ -233,16 +235,16 @@ class Snapshot:
                 ...
             TypeError: ['inf'] is no number
         """
-        given: dict[str, Any] = {name: _as_names(plain[name]) for name in NAMES if name in plain}
-        given |= {name: _as_number(plain[name]) for name in _NUMBERS if name in plain}
+        given: dict[str, Any] = {name: as_names(plain[name]) for name in NAMES if name in plain}
+        given |= {name: as_number(plain[name]) for name in _NUMBERS if name in plain}
         given |= {name: of_type(str, plain[name]) for name in _TEXTS if name in plain}
-        given |= {name: _as_array(plain[name]) for name in ARRAYS if name in plain}
+        given |= {name: as_array(plain[name]) for name in ARRAYS if name in plain}
         calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
         apart = of_type(dict, plain.get("out_of_sync", {}))
         return cls(
             as_step(plain["step"]),
             skipped=of_type(bool, plain.get("skipped", False)),
-            calls={layer: _as_array(norms) for layer, norms in calls.items()},
+            calls={layer: as_array(norms) for layer, norms in calls.items()},
             trace_step=np.array([as_step(step) for step in steps], np.int64),
             out_of_sync={of_type(str, name): of_type(int, rank) for name, rank in apart.items()},
             **given,
@@ -255,39 +257,6 @@ COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", "clip_max_norm")
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip")
-DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-
-
-def of_type(kind: type[T], value: Any) -> T:
-    """Return the value, or raise a TypeError where it is of another type."""
-    if type(value) is not kind:  # not isinstance: True would be an int
-        raise TypeError(f"{value!r:.50} is no {kind.__name__}")
-    return value
-
-
-def as_step(value: Any) -> int:
-    """Return the value, or raise an error where it is no index of a step."""
-    step = of_type(int, value)
-    if not 0 <= step < 1 << 63:
-        raise ValueError(f"{step} is no step")
-    return step
-
-
-def _as_names(value: Any) -> tuple[str, ...]:
-    return tuple(of_type(str, name) for name in of_type(list, value))
-
-
-def _as_number(value: Any) -> float:
-    if type(value) in (list, dict, bool):
-        raise TypeError(f"{value!r:.50} is no number")
-    return float(_as_array([value])[0])
-
-
-def _as_array(values: Any) -> Array:
-    array: Array = np.array(of_type(list, values), np.float64)  # reads None as NaN, and the texts "inf" and "-inf"
-    if array.ndim != 1:
-        raise ValueError(f"{array.ndim} dimensions; expected 1")
-    return array
 
 
 Kind = Literal[
@@ -302,8 +271,7 @@ class Finding:
     """A problem: it opens at ``step``, lasts, and closes at ``closed_step``.
 
     Attributes:
-        kind: one of ``vanishing exploding nonfinite dead saturated stalled spike unmoved carried-over idle-clip
-            out-of-sync``, or a name of your choice.
+        kind: one of ``Kind``'s, such as ``vanishing``, or a name of your choice.
         layers: the layers (or parameters, or quantities such as ``loss``) it is about, in network order.
         step: optimizer step at which it began.
         value: the measured number.
@@ -311,6 +279,7 @@ class Finding:
         message: a sentence with value, threshold and place.
         severity: ``"error"`` where training can't go on (NaN, Inf), else ``"warning"``.
         closed_step: optimizer step at which it was gone; None while it lasts.
+        case: the form of the problem, where a kind has several, such as ``rate zero`` of ``unmoved``.
 
     Example:
         >>> Finding("vanishing", ("first",), step=3, value=1e-7, threshold=1e-3, message="it vanishes").is_open
@@ -325,6 +294,7 @@ class Finding:
     message: str
     severity: Severity = "warning"
     closed_step: int | None = None
+    case: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -338,17 +308,18 @@ class Finding:
         """
         closed = None if self.closed_step is None else int(self.closed_step)
         numbers = {"step": int(self.step), "value": float(self.value), "threshold": float(self.threshold)}
-        return {**vars(self), "layers": list(self.layers), **numbers, "closed_step": closed}
+        plain = {**vars(self), "layers": list(self.layers), **numbers, "closed_step": closed}
+        return plain if self.case else {name: value for name, value in plain.items() if name != "case"}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
         """Return the Finding that :meth:`to_dict` was called on, or raise one of ``DAMAGE``."""
-        texts = [name for name in ("kind", "message", "severity") if name in plain]
+        texts = [name for name in ("kind", "message", "severity", "case") if name in plain]
         given: dict[str, Any] = {name: of_type(str, plain[name]) for name in texts}
-        given |= {name: _as_number(plain[name]) for name in ("value", "threshold")}
+        given |= {name: as_number(plain[name]) for name in ("value", "threshold")}
         closed = plain.get("closed_step")
         given["closed_step"] = None if closed is None else as_step(closed)
-        return cls(layers=_as_names(plain["layers"]), step=as_step(plain["step"]), **given)
+        return cls(layers=as_names(plain["layers"]), step=as_step(plain["step"]), **given)
 
 
 class GradientWarning(UserWarning):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.reports import Reports, open_reports
+from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
-from gradwatch.pipeline.optimizer_step import Stepping, scale_on_device
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
-from gradwatch.torch_internals import unscales_itself
 
 _MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
@@ -133,6 +132,7 @@ class GradientMonitor(ReleasesModule):
         self._restored: dict[str, Any] | None = None
         self._step: StepInProgress | None = None
         self._past_lightning: StepsPastLightning | None = None
+        self._has_read = False  # a step of an optimizer that holds parameters of the module
         self._has_warned = False  # that no optimizer steps, or only one with scaled gradients
 
     @property
@@ -164,14 +164,15 @@ class GradientMonitor(ReleasesModule):
         before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that fits again
         state, self._restored = self._restored or before, None
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
-        self._step, self._has_warned = None, False
+        self._step, self._has_warned, self._has_read = None, False, False
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
         self._reports = containment.run("reports", open_reports, trainer, self._record_path, containment)
         if self._reports:
             watcher.intake.on_snapshot = partial(self._reports.write, watcher)
-        self._past_lightning = StepsPastLightning(partial(self._read, trainer, pl_module, False))
+        read = partial(self._read, trainer, pl_module, False)
+        self._past_lightning = StepsPastLightning(read, self._note_stranger)
         with watcher.contained():
             self._past_lightning.open(pl_module)
 
@@ -183,6 +184,12 @@ class GradientMonitor(ReleasesModule):
         blank = self._make_blank()
         blank.containment.failures += containment.failures[-1:]
         return blank
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how the schedules of the learning rate advance."""
+        by_plan = {config.interval for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau}
+        if len(by_plan) == 1 and pl_module.automatic_optimization:
+            self._watcher.set_schedule_interval(by_plan.pop())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
@@ -223,10 +230,16 @@ class GradientMonitor(ReleasesModule):
                 step.was_read = True
                 return
             step.read(self._watcher, optimizer, scaler)
+            self._has_read = True
             if (total := self._watcher.total_norm) is not None:  # not pl_module.log: a call costs 0.5 ms
                 trainer.callback_metrics["grad_norm_total"] = total
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(pl_module, self._watcher.steps)
+
+    def _note_stranger(self, optimizer: Optimizer) -> None:
+        """Note an optimizer that holds no parameter of the module: where no other one steps, it should hold them."""
+        if self._step is not None and not self._has_read:
+            self._step.stranger = optimizer
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -238,14 +251,21 @@ class GradientMonitor(ReleasesModule):
         with self._watcher.contained():
             step.batches += 1
             step.add_loss(outputs)
+        if step.stranger is not None and not self._has_read and step.has_gradients(self._watcher):
+            step.was_read = True
+            self._watcher.read(step.stranger)
         if not step.was_read:
             self._abandon_if_endless(step, trainer, pl_module)
             return
         step.close()
         self._step = None
-        snapshot = self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
+        # In automatic optimization, a training_step that returns None leaves a batch out on purpose.
+        should_learn = step.loss is not None or not pl_module.automatic_optimization
+        known: dict[str, Any] = {"loss_scale": step.loss_scale, "skipped": step.skipped}
+        snapshot = self._watcher.end(step.loss, should_learn=should_learn, **known)
         if snapshot is not None:
-            if self._watcher.total_norm is None:  # each rank had only a part of the gradients
+            # Each rank may have had only a part of the gradients.
+            if self._watcher.total_norm is None and not math.isnan(snapshot.total_norm):
                 trainer.callback_metrics["grad_norm_total"] = torch.tensor(snapshot.total_norm)
             trainer.should_stop |= self._watcher.should_stop
 
@@ -327,51 +347,6 @@ class GradientMonitor(ReleasesModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of an earlier run until the fit starts, as there is no model to watch yet."""
         self._restored = state_dict
-
-
-@dataclass
-class StepInProgress:
-    """One optimizer step, over the batches it accumulates and the optimizers that step in it.
-
-    Attributes:
-        was_read: True once an optimizer's gradients were read: the step ends with this batch.
-        batches: number of batches that have ended in it.
-        loss: sum of the batches' losses, each as a share of the step, on the device.
-        loss_scale: factor on the loss, on the device; None without a loss scaler.
-    """
-
-    was_read: bool = False
-    batches: int = 0
-    loss: Tensor | None = None
-    loss_scale: Tensor | None = None
-    _stepping: Stepping = field(default_factory=Stepping)
-
-    @property
-    def skipped(self) -> bool | Tensor:
-        """True if a loss scaler skipped an optimizer's step; on the device where only the optimizer knows."""
-        return self._stepping.skipped if self.loss_scale is not None else False
-
-    def add_loss(self, outputs: Any) -> None:
-        """Add the loss in the result of ``training_step``, if there is one."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
-            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
-
-    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
-        """Let a watcher read an optimizer's gradients now, just before its step, and again just after.
-
-        The gradients are accumulated and not yet clipped. A loss scaler has unscaled them, or the optimizer will.
-        """
-        self.was_read = True
-        unscales = scaler is not None and unscales_itself(optimizer)
-        watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
-        if watcher.norms:
-            self._stepping.expect(optimizer, watcher.read_again, watcher.measure_updates, early=unscales)
-            self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
-
-    def close(self) -> None:
-        """Remove the hooks from the optimizers."""
-        self._stepping.close()
 
 
 def _copied(detectors: Sequence[Detector] | None) -> Sequence[Detector] | None:

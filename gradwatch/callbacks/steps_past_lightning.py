@@ -31,10 +31,11 @@ class StepsPastLightning:
 
     Args:
         before: called with the optimizer, when its gradients are ready. Its errors reach the user.
+        on_stranger: called before a step of an optimizer without a parameter of the module.
     """
 
-    def __init__(self, before: Callable[[Optimizer], None]) -> None:
-        self._before = before
+    def __init__(self, before: Callable[[Optimizer], None], on_stranger: Callable[[Optimizer], object] = id) -> None:
+        self._before, self._on_stranger = before, on_stranger
         self._module: nn.Module | None = None
         self._remove: Callable[[], Any] = lambda: None
         self._params: frozenset[int] = frozenset()
@@ -66,7 +67,7 @@ class StepsPastLightning:
 
     def __reduce__(self) -> Any:
         """A copy, pickled or deep, is closed: hooks stay with the original."""
-        return type(self), (self._before,)
+        return type(self), (self._before, self._on_stranger)
 
     @property
     def _global_step(self) -> int:
@@ -78,7 +79,10 @@ class StepsPastLightning:
     def _on_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = _closure_in(args, kwargs)
         is_lightnings = closure is not None and getattr(self._module, "automatic_optimization", False)
-        if is_lightnings or not self._concerns(optimizer):
+        if is_lightnings:
+            return None
+        if not self._concerns(optimizer):
+            self._on_stranger(optimizer)
             return None
         if closure is None:
             self._hand_over(optimizer)

@@ -4,13 +4,17 @@ from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.spike import Spike
-from gradwatch.detectors.stalled import Stalled
+from gradwatch.detectors.stalled import CutOff, Stalled
+from gradwatch.detectors.unmoved import Unmoved
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
-__all__ = ["Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Vanishing", "default_detectors"]
+__all__ = [
+    "CutOff", "Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved", "Vanishing",
+    "default_detectors",
+]  # fmt: skip
 
 
 def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
-    return [NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), Spike()]
+    return [NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), Spike()]

@@ -14,7 +14,7 @@ from gradwatch.records import Array, Finding, Snapshot
 
 @dataclass
 class Stalled:
-    """Parameters of the optimizer get no gradient, or one that is exactly zero; or some belong to no optimizer.
+    """Parameters of the optimizer get no gradient, or one that is exactly zero.
 
     The usual reasons are a detached branch, an unused module, or a head that gives no gradient (a softmax over one
     unit). These parameters are only at rest, and no finding:
@@ -23,8 +23,7 @@ class Stalled:
     - one whose name differs by a number from others that come and go: an expert that was not drawn yet;
     - a bias alone, whose layer's weight has a gradient: it cancels in a difference, a normalization or a softmax.
 
-    Parameters with a gradient that belong to no optimizer are a finding while their module is in training mode. A part
-    that is kept fixed on purpose is in evaluation mode, as a rule, or frozen.
+    A step in which no parameter has a gradient is :class:`CutOff`'s.
 
     Args:
         share: of the parameters; where more are without a gradient, those that had one before count too.
@@ -54,9 +53,10 @@ class Stalled:
         require_whole(self, patience=self.patience)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
-        """Yield one finding for all without a gradient, and one for all without an optimizer."""
-        yield from _left_out(snapshot)
+        """Yield one finding for all without a gradient."""
         norms = snapshot.param_grad_norm
+        if np.isnan(norms).all():
+            return
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
@@ -85,13 +85,42 @@ class Stalled:
         self._moved, self._lacked = set(state["moved"]), set(state["lacked"])
 
 
-def _left_out(snapshot: Snapshot) -> Iterator[Finding]:
-    if snapshot.left_out:
-        message = (
-            f"stalled: {len(snapshot.left_out)} parameters get a gradient, but belong to no optimizer, among them "
-            f"{', '.join(snapshot.left_out[:3])}."
-        )
-        yield Finding("stalled", snapshot.left_out, snapshot.step, float(len(snapshot.left_out)), 0.0, message)
+@dataclass
+class CutOff:
+    """No parameter gets a gradient, or the optimizer holds none of the model's parameters: nothing can learn.
+
+    An optimizer that moves weights without gradients (one that perturbs them, say) is no finding.
+
+    Args:
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when the patience is not positive.
+
+    Example:
+        >>> snapshot = Snapshot(0, (), params=("weight", "bias"), param_grad_norm=[np.nan, np.nan])
+        >>> [finding.layers for finding in CutOff()(snapshot)]
+        [('weight', 'bias')]
+    """
+
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        require_whole(self, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding for all that should learn."""
+        names = snapshot.params or snapshot.left_out
+        is_cut_off = np.isnan(snapshot.param_grad_norm).all() and not (snapshot.param_update_norm > 0).any()
+        if not (names and is_cut_off):
+            return
+        some = f"among them {', '.join(names[:3])}"
+        if snapshot.params:
+            what, case = f"none of the {len(names)} parameters gets a gradient, {some}", "no gradient"
+        else:
+            what = f"the optimizer holds none of the {len(names)} parameters of the model that should learn, {some}"
+            case = "no optimizer"
+        yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, f"stalled: {what}.", case=case)
 
 
 def _cancels(place: int, names: tuple[str, ...], norms: Array) -> bool:

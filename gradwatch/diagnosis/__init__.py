@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradwatch.diagnosis import data, network, numerics, optimization, step
+from gradwatch.diagnosis import data, network, numerics, optimization, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
@@ -15,6 +15,7 @@ __all__ = ["diagnose"]
 RULES: tuple[Rule[Evidence], ...] = (
     step.gradients_are_not_zeroed,
     step.replicas_out_of_sync,
+    step.step_without_effect,
     step.clip_without_effect,
     network.saturating_activation,
     network.dead_relu,
@@ -32,7 +33,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     network.frozen_or_detached_part,
     numerics.unguarded_operation,
     numerics.precision_underflow,
-    optimization.learning_rate_too_low,
+    small_updates.learning_rate_too_low,
     optimization.weight_decay_too_strong,
     numerics.unbounded_loss,
 )

@@ -136,14 +136,15 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
     stalled, last = evidence.found("stalled"), evidence.last
-    if not stalled:
-        return None
-    forgotten = tuple(finding for finding in stalled if set(finding.layers) & set(last.left_out))
+    about = stalled + evidence.found("unmoved")
+    forgotten = tuple(finding for finding in about if finding.case == "no optimizer")
     if forgotten:
         names = forgotten[0].layers
         some = ", ".join(names[:3])
-        text = f"{len(names)} parameters have a gradient and belong to no optimizer, among them {some}."
+        text = f"{len(names)} parameters should learn and belong to no optimizer that steps, among them {some}."
         return Claim(text, forgotten, "no optimizer")
+    if not stalled:
+        return None
     unreached = evidence.params_never_reached
     if not unreached:
         return _cut_off(evidence, stalled)

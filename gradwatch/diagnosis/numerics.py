@@ -31,9 +31,21 @@ def unguarded_operation(evidence: Evidence) -> Claim | None:
     return Claim(f"NaN or Inf appear {where} at step {about[0].step}; {calm}.", about, case)
 
 
-@rule("precision underflow", 0.95, from_start=True)
+@rule("precision underflow", {"": 0.95, "weights": 0.9})
 def precision_underflow(evidence: Evidence) -> Claim | None:
-    """Gradients in float16 are exactly zero, or the loss scale leaves no step."""
+    """Updates are smaller than the weights' half precision can hold, or gradients in float16 are."""
+    return _lost_updates(evidence) or (_lost_gradients(evidence) if evidence.saw_start else None)
+
+
+def _lost_updates(evidence: Evidence) -> Claim | None:
+    about = tuple(finding for finding in evidence.found("unmoved") if finding.case == "rounded away")
+    dtypes = dict(zip(evidence.last.params, evidence.last.param_dtypes, strict=False))
+    narrow = tuple(finding for finding in about if dtypes.get(finding.layers[0]) in ("bfloat16", "float16"))
+    return Claim(narrow[0].message, narrow, "weights") if narrow else None
+
+
+def _lost_gradients(evidence: Evidence) -> Claim | None:
+    """Look at gradients in float16 that are exactly zero, and at a loss scale that leaves no step."""
     first, history = evidence.first, evidence.history
     if first.dtype != "float16":
         return None

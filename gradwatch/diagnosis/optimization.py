@@ -13,7 +13,7 @@ from gradwatch.records import Finding
 
 # Update over weight, of one step: 1e-3 is usual (A. Karpathy, Neural networks: zero to hero, 2022); fine-tunes take
 # 1e-4 and more.
-USUAL_UPDATE, LARGE_UPDATE, HUGE_UPDATE, TINY_UPDATE = 1e-3, 0.1, 1.0, 1e-6
+USUAL_UPDATE, LARGE_UPDATE, HUGE_UPDATE = 1e-3, 0.1, 1.0
 VERY_LARGE_UPDATE = 3 * LARGE_UPDATE  # large without any finding
 NOTICEABLE_UPDATE = LARGE_UPDATE / 3  # large for Adam in front of normalization layers
 LATE = 50  # steps, by which a rate that is too high for a run's first steps has shown itself
@@ -27,9 +27,6 @@ RECENT = 5  # losses
 BEFORE_FINDING = 3  # steps: the losses just before a finding belong to it
 FULL_RATE = 0.9  # of the highest rate, at the first step: nothing warms up
 CLIPPED_AWAY = 0.05  # what a clip leaves of the gradient in the median step
-GRADIENT_TO_WEIGHT = 1e-4  # with less it is the gradient that is small, as in a run that has converged
-WARMING_UP = 1.5  # growth of the rate
-SETTLED_PART = 4  # the first quarter of a history may be a schedule's
 DECAYED = 0.1  # of the weights' norm
 
 
@@ -131,25 +128,6 @@ def clipping_too_hard(evidence: Evidence) -> Claim | None:
         return None
     text = f"Clipping leaves {np.median(kept):.2g} of the gradient in the median step. {evidence.loss_in_words}"
     return Claim(text, evidence.found("vanishing"))
-
-
-@rule("learning rate too low", 0.85, from_start=True)
-def learning_rate_too_low(evidence: Evidence) -> Claim | None:
-    """The updates are too small to change the weights, though the gradient is not, and the loss has not fallen."""
-    history = evidence.history
-    if len(evidence.losses) < EARLY or not evidence.is_stuck():
-        return None
-    rates = np.array([snapshot.learning_rate for snapshot in history])
-    updates = [_median(snapshot.update_to_weight) for snapshot in history[len(history) // SETTLED_PART :]]
-    is_tiny = all(update < TINY_UPDATE for update in updates)
-    gradient = _median(evidence.last.grad_to_weight_ratio)
-    if not is_tiny or not rates[-1] > 0 or rates[-1] > WARMING_UP * rates[0] or not gradient > GRADIENT_TO_WEIGHT:
-        return None
-    return Claim(
-        f"The gradient is {gradient:.2g}x the size of the weights, but {evidence.first.optimizer}'s updates at a "
-        f"learning rate of {np.median(rates):.3g} are at most {max(updates):.1e}x (typical: {USUAL_UPDATE:g}x). "
-        f"{evidence.loss_in_words}"
-    )
 
 
 @rule("weight decay too strong", 0.85, from_start=True)

@@ -1,4 +1,4 @@
-"""Causes in the step itself: gradients of earlier steps, a clip or an optimizer without effect, replicas that differ."""
+"""Causes in the step itself: old gradients, a clip or an optimizer without effect, replicas that differ."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ def replicas_out_of_sync(evidence: Evidence) -> Claim | None:
     return Claim(about[0].message, about) if about else None
 
 
+@rule("step without effect", {"": 0.9, "skipped": 0.8, "put back": 0.9})
+def step_without_effect(evidence: Evidence) -> Claim | None:
+    """The optimizer steps, and the weights stay as they are, or are put back."""
+    about = tuple(f for f in evidence.found("unmoved") if f.case in ("no effect", "skipped", "put back"))
+    if not about:
+        return None
+    case = about[0].case
+    return Claim(about[0].message, tuple(f for f in about if f.case == case), case if case != "no effect" else "")
+
+
 @rule("clip without effect", {"before backward": 0.9, "no gradients": 0.9, "never met": 0.4})
 def clip_without_effect(evidence: Evidence) -> Claim | None:
     """A clip runs where it can't do anything, or its bound is never met while the gradient explodes."""
     about = evidence.found("idle-clip")
     if about:
-        case = next((s.clip for s in reversed(evidence.history) if s.clip not in ("", "norm")), "before backward")
-        return Claim(about[0].message, about, case)
+        return Claim(about[0].message, about, about[0].case)
     harm = evidence.found("exploding", "spike", "nonfinite")
     clips = [snapshot for snapshot in evidence.history if snapshot.clip == "norm" and np.isfinite(snapshot.total_norm)]
     if not harm or len(clips) < FEW or any(snapshot.total_norm > snapshot.clip_max_norm for snapshot in clips):

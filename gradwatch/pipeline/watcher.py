@@ -120,6 +120,10 @@ class Watcher:
         """Return True if a finding has opened and ``on_finding`` is ``"stop"``."""
         return self.intake.should_stop
 
+    def set_schedule_interval(self, interval: str) -> None:
+        """Note by what a trainer advances the schedules of the learning rate: ``"step"``, ``"epoch"``."""
+        self._probe.schedule_interval = interval
+
     @property
     def is_measuring(self) -> bool:
         """Return True if the current step is measured."""
@@ -208,7 +212,12 @@ class Watcher:
             self._probe.measure_updates()
 
     def end(
-        self, loss: Tensor | float | None = None, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        loss_scale: Tensor | None = None,
+        skipped: bool | Tensor = False,
+        should_learn: bool = True,
     ) -> Snapshot | None:
         """End an optimizer step; return the latest Snapshot that has arrived: on a CPU that of this step, if measured.
 
@@ -216,12 +225,14 @@ class Watcher:
             loss: of this step.
             loss_scale: factor of the loss in the backward pass, on the device.
             skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
+            should_learn: the step was meant to change weights, so that one without any gradient is worth a word; False
+                where its batch was left out on purpose.
         """
         step, self.steps, latest = self.steps, self.steps + 1, None
         # First the trace, which goes into the Snapshot of this step; last the findings, since announcing one may raise.
         with self.contained():
             self.intake.trace.append(step, loss, self.norms if self._every_total else [], skipped)
-        self._finish(step, loss_scale, skipped)
+        self._finish(step, loss_scale, skipped, should_learn=should_learn)
         with self.contained():
             latest = self.intake.process_until(step)
         if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
@@ -229,11 +240,12 @@ class Watcher:
         self.intake.announce()
         return latest
 
-    def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor) -> None:
+    def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor, *, should_learn: bool) -> None:
         """Send off what was measured. Other processes wait for this one's sums, whatever failed here before."""
         if not self.is_measuring:
             return
-        if not (self.norms or self.is_shared):  # no gradient at all: the training step was skipped
+        should_learn = should_learn and bool(self._read)
+        if not (self.norms or self.is_shared or should_learn):  # no gradient at all: the batch was left out
             self._probe.detach()
             return
         if self.is_shared:  # the last measured step tells if the room is enough for the sums of this one
@@ -241,8 +253,9 @@ class Watcher:
                 self.intake.catch_up()
         self.read_again()
         self.measure_updates()
+        known: dict[str, Any] = {"loss_scale": scale, "skipped": skipped, "should_learn": should_learn}
         with self.contained():
-            self.intake.add(self._probe.finish(step, self.intake.trace, loss_scale=scale, skipped=skipped))
+            self.intake.add(self._probe.finish(step, self.intake.trace, **known))
 
     def step(
         self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any

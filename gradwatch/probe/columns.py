@@ -70,6 +70,7 @@ def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indic
     return {
         "params": tuple(names[i] for i in read.tolist()),
         "param_grad_norm": np.sqrt(squares[read]),
+        "param_size": sums["held"][read],
         "param_weight_norm": np.sqrt(sums["weight"][read]),
         **update_columns(sums, read),
         "update_norm": np.sqrt(by_layer(_known(sums["update"], sums["updated"]))),
@@ -105,11 +106,15 @@ class Assembly:
         self._trace = _no_trace()  # of steps without a Snapshot
 
     def make(self, step: int, columns: Columns) -> Snapshot | None:
-        """Return a Snapshot; None where no process had a gradient. The trace then goes into the next one."""
+        """Return a Snapshot; None where there is nothing to say. The trace then goes into the next one.
+
+        A step without any gradient is worth a Snapshot only where it ``should_learn``.
+        """
+        has_news = columns.pop("should_learn") or not np.isnan(columns["total_norm"])
         trace = {name: np.concatenate([earlier, columns.pop(name)]) for name, earlier in self._trace.items()}
         order = self._order_by(columns.pop("first_calls"))
-        self._trace = trace if np.isnan(columns["total_norm"]) else _no_trace()
-        if self._trace is trace:
+        self._trace = _no_trace() if has_news else trace
+        if not has_news:
             return None
         names, kinds = list(self._layers), list(self._layers.values())
         calls = columns.pop("calls")

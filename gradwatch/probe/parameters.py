@@ -82,6 +82,9 @@ class Groups:
         self._settings: dict[str, tuple[Settings, int]] = {}  # by parameter
         self._dtypes: dict[str, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._settings)
+
     def add(self, params: Mapping[str, nn.Parameter], settings: Settings) -> None:
         """Note in which groups the parameters of an optimizer are; the last note of a parameter counts."""
         for name, param in params.items():

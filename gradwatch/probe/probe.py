@@ -49,6 +49,7 @@ class Probe:
         since: the first step whose loss is in no Snapshot yet.
         activity: the units of the ReLUs that fired so far.
         loss_pass: is given the loss before its backward pass; without it all backward passes count.
+        schedule_interval: by which a trainer advances the schedules of the learning rate; empty where unknown.
 
     Raises:
         ValueError: when a pattern matches no layer.
@@ -83,6 +84,7 @@ class Probe:
         self.total: Tensor | None = None
         self.since = 0
         self.activity = UnitActivity()
+        self.schedule_interval = ""
         self._eagerly = eagerly
         self._find = partial(find_layers, self.model, include, exclude)
         self._group = SingleProcess() if self.ranks is None else AllRanks(self.ranks, self.model)
@@ -241,7 +243,13 @@ class Probe:
         return pending.snapshot()
 
     def finish(
-        self, step: int, trace: Trace, *, loss_scale: Tensor | None = None, skipped: bool | Tensor = False
+        self,
+        step: int,
+        trace: Trace,
+        *,
+        loss_scale: Tensor | None = None,
+        skipped: bool | Tensor = False,
+        should_learn: bool = False,
     ) -> Pending:
         """Send all numbers to the host and end the step. With several processes all have to call this.
 
@@ -250,16 +258,18 @@ class Probe:
             trace: losses and total norms since the last measured step; is emptied.
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: the optimizer skipped the step; a scalar that is not 0 where only the device knows.
+            should_learn: the step was meant to change weights: it makes a Snapshot even without any gradient.
         """
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
+        used |= {"schedule_interval": self.schedule_interval}
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         numbers = (span, losses, totals, loss_scale, skipped)
         faults = self.containment.shared_failures()
         reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults)
-        sums, left_out = self._sums_of(reading), self._watched.left_out()
+        sums, left_out = self._sums_of(reading), self._watched.left_out(all_of_them=not self._groups)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
         assembly, updates, self.since = self._assembly, self._updates, step + 1
@@ -274,9 +284,10 @@ class Probe:
             columns = sums.columns(values)
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
-            if sums.failed:
-                columns["total_norm"] = np.nan  # makes no Snapshot: the losses go into the next one
-            return assembly.make(step, {**columns, **used, **groups.columns(columns["params"]), "left_out": left_out})
+            more = {**used, **groups.columns(columns["params"]), "left_out": left_out, "should_learn": should_learn}
+            if sums.failed:  # it makes no Snapshot: the losses go into the next one
+                more |= {"total_norm": np.nan, "should_learn": False}
+            return assembly.make(step, {**columns, **more})
 
         return Pending(step, transfer, build)
 

@@ -62,7 +62,7 @@ LAYER_SUMS = (
     "position", "called",  # places in the order of first calls, processes in which the layer was called
     "unwatched",  # processes in which the layer's hook failed
 )  # fmt: skip
-PARAMETER_SUMS = (*UPDATE_SUMS, "read", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
+PARAMETER_SUMS = (*UPDATE_SUMS, "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
 TRACE_SUMS = ("loss", "losses", "total", "totals")
 STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed")
 Index = Mapping[str, int]  # layer or parameter -> its place
@@ -80,7 +80,9 @@ def add_parameters(layout: SumLayout, reading: ParameterReading, index: Index) -
     has_grad = norms != NONE
     layout.count("read", at)
     layout.count("present", at[has_grad])
-    layout.count("size", at[has_grad], (np.asarray(reading.sizes, np.float64) * of_param)[has_grad])
+    sizes = np.asarray(reading.sizes, np.float64) * of_param
+    layout.count("held", at, sizes)
+    layout.count("size", at[has_grad], sizes[has_grad])
     after = norms if reading.grad_norm_after is None else np.asarray(reading.grad_norm_after, np.intp)
     columns: tuple[tuple[str, Any, Array, int], ...] = (
         ("grad", norms, of_grad, 2), ("after", after, of_grad, 2), ("weight", reading.weight_norm, of_param, 2),
@@ -135,7 +137,18 @@ class StepReading:
         """Return what a process whose reading failed adds to the sums of all."""
         nothing: StepSlots = ([], [])
         return StepReading(
-            CallLog(), DeviceScalars(), (), Updates(), {}, self.span, nothing, nothing, None, False, self.faults, has_failed=True
+            CallLog(),
+            DeviceScalars(),
+            (),
+            Updates(),
+            {},
+            self.span,
+            nothing,
+            nothing,
+            None,
+            False,
+            self.faults,
+            has_failed=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer step changed in each parameter, measured from the weights before and after it."""
+"""The change of each parameter over an optimizer step, measured from the weights before and after it."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def sample_of(values: Tensor, blocks: int = _BLOCKS) -> Tensor:
 
     Example:
         >>> sample_of(torch.arange(10_000), blocks=3)[:, 0]
-        tensor([   0, 3331, 6662])
+        tensor([   0, 3333, 6666])
     """
     flat = values.view(-1) if values.is_contiguous() else values.reshape(-1)
     stride = flat.numel() // blocks
@@ -205,15 +205,13 @@ UPDATE_SUMS = ("update", "updated", "changed", "counted", "apart", "compared")
 def update_columns(sums: Mapping[str, Array], read: Any) -> dict[str, Array]:
     """Return the columns about the updates of the parameters at the places ``read``."""
 
-    def known(numbers: Array, counts: Array) -> Array:
-        return np.where(counts > 0, numbers, np.nan)[read]
+    def over(numbers: Array, counts: Array) -> Array:
+        quotients: Array = np.divide(numbers, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+        return np.asarray(quotients[read])
 
-    def ratio(numbers: Array, of: Array) -> Array:
-        return np.divide(numbers, of, out=np.full(len(of), np.nan), where=of > 0)[read]
-
+    updated = np.where(sums["updated"] > 0, sums["update"], np.nan)
     return {
-        "param_update_norm": np.sqrt(known(sums["update"], sums["updated"])),
-        "param_changed": ratio(sums["changed"], sums["counted"]),
-        "param_put_back": known((sums["apart"] == 0).astype(np.float64), sums["compared"]),
+        "param_update_norm": np.sqrt(updated[read]),
+        "param_changed": over(sums["changed"], sums["counted"]),
+        "param_put_back": over((sums["apart"] == 0) * sums["compared"], sums["compared"]),
     }
-

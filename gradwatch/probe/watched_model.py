@@ -146,15 +146,18 @@ class WatchedModel:
             self._others = None
         return learning
 
-    def left_out(self) -> tuple[str, ...]:
+    def left_out(self, *, all_of_them: bool = False) -> tuple[str, ...]:
         """Return the parameters that have a gradient and belong to no optimizer so far, in modules that train.
 
         A part that is frozen on purpose, without ``requires_grad_(False)``, is in evaluation mode as a rule.
+
+        Args:
+            all_of_them: with or without a gradient.
         """
         if self._others is None:
             self._others = list(self._in_no_optimizer())
-        lost = (n for n, p, owner in self._others if p.grad is not None and p.requires_grad and owner.training)
-        return tuple(dict.fromkeys(lost))
+        learning = ((n, p) for n, p, owner in self._others if p.requires_grad and owner.training)
+        return tuple(dict.fromkeys(name for name, param in learning if all_of_them or param.grad is not None))
 
     def _find_names(self, wanted: Iterable[nn.Parameter] = ()) -> None:
         """Name the parameters anew; those of other models, and those that can't be read, get no name."""

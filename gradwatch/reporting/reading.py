@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from gradwatch.containment import OutOfService, say
-from gradwatch.records import DAMAGE, NAMES, Finding, Snapshot, as_step, of_type
+from gradwatch.plain_values import DAMAGE, as_step, of_type
+from gradwatch.records import NAMES, Finding, Snapshot
 from gradwatch.reporting.record_files import open_to_read
 from gradwatch.reporting.text import plural
 

@@ -35,6 +35,14 @@ SICK = {
     ),
 }
 
+SICK |= {
+    "CutOff": Snapshot(7, LAYERS, params=("a", "b"), param_grad_norm=[NAN, NAN]),
+    "Unmoved": Snapshot(
+        7, LAYERS, params=LAYERS, param_grad_norm=[1] * 4, param_update_norm=[0, 0, 1, 1], param_weight_norm=[1] * 4,
+        param_groups=["SGD 0"] * 4, groups=["SGD 0"], group_learning_rate=[0.0],
+    ),
+}  # fmt: skip
+
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
 
