@@ -126,9 +126,9 @@ class Unmoved:
             return ""
         if update == 0 and snapshot.skipped:
             return "skipped"
-        if not np.isfinite(grad + update):
+        if not np.isfinite(grad + update) or snapshot.total_norm_after == 0:  # no gradient left, after a transform
             return ""
-        if snapshot.param_put_back[place] == 1:
+        if snapshot.param_put_back[place] == 1 and update > _CLEARLY * lost:
             return "put back"
         if update == 0 and rate == 0:
             return "rate zero"

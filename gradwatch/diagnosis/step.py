@@ -42,7 +42,7 @@ def step_without_effect(evidence: Evidence) -> Claim | None:
     return Claim(about[0].message, tuple(f for f in about if f.case == case), case if case != "no effect" else "")
 
 
-@rule("clip without effect", {"before backward": 0.9, "no gradients": 0.9, "never met": 0.4})
+@rule("clip without effect", {"": 0.9, "before backward": 0.9, "no gradients": 0.9, "never met": 0.4})
 def clip_without_effect(evidence: Evidence) -> Claim | None:
     """A clip runs where it can't do anything, or its bound is never met while the gradient explodes."""
     about = evidence.found("idle-clip")

@@ -284,7 +284,8 @@ class Probe:
             columns = sums.columns(values)
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
-            more = {**used, **groups.columns(columns["params"]), "left_out": left_out, "should_learn": should_learn}
+            more = {**used, **groups.columns(columns["params"]), "left_out": left_out}
+            more["should_learn"] = should_learn and bool(columns["params"] or left_out)
             if sums.failed:  # it makes no Snapshot: the losses go into the next one
                 more |= {"total_norm": np.nan, "should_learn": False}
             return assembly.make(step, {**columns, **more})

@@ -188,8 +188,3 @@ def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
     watcher = train(body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled()])
     assert watcher.history[0].param_grad_norm[-1] == 0
     assert watcher.findings == []
-
-
-def test_a_weight_that_stands_in_no_optimizer_is_stalled_while_its_module_trains() -> None:
-    left_out = Snapshot(0, (), params=("head.weight",), param_grad_norm=[1.0], left_out=("body.weight",))
-    assert [finding.layers for finding in Stalled()(left_out)] == [("body.weight",)]

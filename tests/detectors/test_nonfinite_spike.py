@@ -105,7 +105,7 @@ def test_the_steps_that_a_loss_scaler_skips_are_its_search() -> None:
 def test_a_skipped_step_is_no_finding(step: int) -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with watch(model, total_norm_every_step=True) as watcher:
+    with watch(model, total_norm_every_step=True, detectors=[NonFinite(), Spike()]) as watcher:
         for now in range(60):
             optimizer.zero_grad()
             model(torch.ones(1, 2)).sum().backward()

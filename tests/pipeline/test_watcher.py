@@ -134,11 +134,14 @@ def test_a_loss_may_be_a_number_or_missing() -> None:
     assert [snapshot.loss for snapshot in watcher.history] == pytest.approx([2.5, 2.5, math.nan], nan_ok=True)
 
 
-def test_a_step_without_any_gradient_counts_but_is_not_measured() -> None:
+def test_a_step_without_any_gradient_is_measured_and_one_alone_is_no_finding() -> None:
     model = network()
     with watch(model) as watcher:
-        assert watcher.step(torch.optim.SGD(model.parameters(), lr=0.1)) is None
+        empty = watcher.step(torch.optim.SGD(model.parameters(), lr=0.1))
+        assert np.isnan(empty.param_grad_norm).all()
+        assert empty.params
         assert train(watcher, model, 1)[0].step == 1
+    assert watcher.findings == []
 
 
 def test_a_model_without_parameters_is_no_trouble() -> None:
