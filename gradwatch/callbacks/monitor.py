@@ -26,6 +26,7 @@ from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
+_LATE_BATCHES = 10  # without any optimizer step; an optimizer_step of the module's own may let some batches pass
 _MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
 
@@ -133,6 +134,7 @@ class GradientMonitor(ReleasesModule):
         self._step: StepInProgress | None = None
         self._past_lightning: StepsPastLightning | None = None
         self._has_read = False  # a step of an optimizer that holds parameters of the module
+        self._is_unstepped = False  # gradients come, and no optimizer steps
         self._has_warned = False  # that no optimizer steps, or only one with scaled gradients
 
     @property
@@ -164,7 +166,7 @@ class GradientMonitor(ReleasesModule):
         before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that fits again
         state, self._restored = self._restored or before, None
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
-        self._step, self._has_warned, self._has_read = None, False, False
+        self._step, self._has_warned, self._has_read, self._is_unstepped = None, False, False, False
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
@@ -251,9 +253,7 @@ class GradientMonitor(ReleasesModule):
         with self._watcher.contained():
             step.batches += 1
             step.add_loss(outputs)
-        if step.stranger is not None and not self._has_read and step.has_gradients(self._watcher):
-            step.was_read = True
-            self._watcher.read(step.stranger)
+        self._read_what_nobody_steps(step, trainer, pl_module)
         if not step.was_read:
             self._abandon_if_endless(step, trainer, pl_module)
             return
@@ -268,6 +268,22 @@ class GradientMonitor(ReleasesModule):
             if self._watcher.total_norm is None and not math.isnan(snapshot.total_norm):
                 trainer.callback_metrics["grad_norm_total"] = torch.tensor(snapshot.total_norm)
             trainer.should_stop |= self._watcher.should_stop
+
+    def _read_what_nobody_steps(self, step: StepInProgress, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a batch for a step where gradients come and no optimizer of the module has ever stepped."""
+        if step.was_read or self._has_read or not step.has_gradients(self._watcher):
+            return
+        if step.stranger is not None:
+            step.was_read = True
+            self._watcher.read(step.stranger)
+            return
+        is_late = step.batches >= _LATE_BATCHES * trainer.accumulate_grad_batches
+        is_plain = pl_module.automatic_optimization and not hasattr(trainer.precision_plugin, "scaler")
+        self._is_unstepped = self._is_unstepped or (is_late and is_plain)
+        if self._is_unstepped:
+            step.loss = None if step.loss is None else step.loss / step.batches
+            for optimizer in trainer.optimizers:
+                step.read(self._watcher, optimizer, None)
 
     def _abandon_if_endless(self, step: StepInProgress, trainer: Trainer, pl_module: LightningModule) -> None:
         """Abandon a step that no optimizer ends: its hooks would slow down every batch."""

@@ -71,6 +71,7 @@ class Unmoved:
     _first: dict[str, float] = field(default_factory=dict, init=False, repr=False)  # norms of the weights
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _since: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _losses: list[float] = field(default_factory=list, init=False, repr=False)
 
@@ -85,12 +86,14 @@ class Unmoved:
         still = self._still(snapshot) | dict.fromkeys(snapshot.left_out if snapshot.params else (), "no optimizer")
         for name in [*snapshot.params, *snapshot.left_out]:
             self._counts[name] = self._counts.get(name, 0) + 1 if name in still else 0
+            if self._counts[name] == 1:
+                self._since[name] = snapshot.step
         longer = {"skipped": self.skipped_steps, "no optimizer": self.left_out_steps}
         for name, case in still.items():
             if self._counts[name] >= longer.get(case, self.steps):
                 by_case[case].append(name)
         for case, names in by_case.items():
-            yield _finding(snapshot, case, names)
+            yield _finding(snapshot, case, names, min(self._since[name] for name in names))
 
     def _still(self, snapshot: Snapshot) -> dict[str, str]:
         """Return the parameters that this step did not move, and why."""
@@ -152,11 +155,12 @@ class Unmoved:
     def state_dict(self) -> dict[str, Any]:
         """The first norms of the weights, the counts, and what the rates and losses were, for a checkpoint."""
         known = {"first": self._first, "counts": self._counts, "rates": self._rates, "losses": self._losses}
-        return {"moved": sorted(self._moved), **known}
+        return {"moved": sorted(self._moved), "since": self._since, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what an earlier run knows."""
         self._first, self._counts, self._moved = dict(state["first"]), dict(state["counts"]), set(state["moved"])
+        self._since = dict(state["since"])
         self._rates, self._losses = dict(state["rates"]), list(state["losses"])
 
 
@@ -187,7 +191,7 @@ def _spacings(snapshot: Snapshot) -> Array:
     return spacing
 
 
-def _finding(snapshot: Snapshot, case: str, names: list[str]) -> Finding:
+def _finding(snapshot: Snapshot, case: str, names: list[str], since: int) -> Finding:
     places = [snapshot.params.index(name) for name in names if name in snapshot.params]
     weights = np.where(snapshot.param_weight_norm > 0, snapshot.param_weight_norm, np.nan)[places]
     ratios = snapshot.param_update_norm[places] / weights
@@ -200,7 +204,7 @@ def _finding(snapshot: Snapshot, case: str, names: list[str]) -> Finding:
         f"unmoved: {len(names)} parameters have a gradient and do not move, among them {', '.join(names[:3])}: "
         f"{_IN_WORDS[case]}{more}."
     )
-    return Finding("unmoved", tuple(names), snapshot.step, value, threshold, message, case=case)
+    return Finding("unmoved", tuple(names), since, value, threshold, message, case=case)
 
 
 def _shortfall(snapshot: Snapshot, places: list[int], weights: Array, threshold: float) -> str:

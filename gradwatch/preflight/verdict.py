@@ -54,10 +54,9 @@ def _if_lasting(finding: Finding, history: Sequence[Snapshot], recorder: Recorde
     gated = {layer for layer, kind in zip(last.layers, last.kinds, strict=True) if is_gated_recurrent(kind)}
     if finding.kind == "vanishing" and set(finding.layers) <= gated & set(last.calls):
         return None
-    if finding.kind == "stalled" and set(finding.layers) & set(history[0].left_out):
-        # In a first step, another optimizer may still have its turn.
-        return finding if len(history) > 1 and set(finding.layers) <= set(last.left_out) else None
-    if finding.kind == "stalled":
+    if finding.kind == "unmoved" and finding.case == "no optimizer":  # another one may still have its turn
+        return finding if set(finding.layers) <= set(last.left_out) else None
+    if finding.kind == "stalled" and not finding.case:
         moved = Evidence((), history).params_with_gradient
         stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
         return replace(finding, layers=stuck) if stuck else None

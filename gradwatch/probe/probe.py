@@ -266,10 +266,11 @@ class Probe:
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
-        numbers = (span, losses, totals, loss_scale, skipped)
+        left_out = self._watched.left_out(all_of_them=not groups)
+        numbers = (span, losses, totals, loss_scale, skipped, should_learn and bool(groups or left_out))
         faults = self.containment.shared_failures()
-        reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults)
-        sums, left_out = self._sums_of(reading), self._watched.left_out(all_of_them=not self._groups)
+        reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults=faults)
+        sums = self._sums_of(reading)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
         assembly, updates, self.since = self._assembly, self._updates, step + 1
@@ -285,7 +286,6 @@ class Probe:
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"]), "left_out": left_out}
-            more["should_learn"] = should_learn and bool(columns["params"] or left_out)
             if sums.failed:  # it makes no Snapshot: the losses go into the next one
                 more |= {"total_norm": np.nan, "should_learn": False}
             return assembly.make(step, {**columns, **more})

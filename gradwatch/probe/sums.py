@@ -64,7 +64,7 @@ LAYER_SUMS = (
 )  # fmt: skip
 PARAMETER_SUMS = (*UPDATE_SUMS, "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
 TRACE_SUMS = ("loss", "losses", "total", "totals")
-STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed")
+STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed", "learns")
 Index = Mapping[str, int]  # layer or parameter -> its place
 
 # Parts of the watching whose failures processes share. A fixed number, since the layout must be the same whatever
@@ -116,6 +116,7 @@ class StepReading:
         loss, total: the losses and total norms of these steps.
         loss_scale: what the loss was multiplied by; None where it was not.
         skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
+        should_learn: the step was meant to change weights.
         faults: place -> a shared part that failed in this process.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
@@ -130,26 +131,17 @@ class StepReading:
     total: StepSlots
     loss_scale: Tensor | None
     skipped: bool | Tensor
+    should_learn: bool = False
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
         """Return what a process whose reading failed adds to the sums of all."""
         nothing: StepSlots = ([], [])
+        numbers = (self.span, nothing, nothing, None, False)
         return StepReading(
-            CallLog(),
-            DeviceScalars(),
-            (),
-            Updates(),
-            {},
-            self.span,
-            nothing,
-            nothing,
-            None,
-            False,
-            self.faults,
-            has_failed=True,
-        )
+            CallLog(), DeviceScalars(), (), Updates(), {}, *numbers, faults=self.faults, has_failed=True
+        )  # fmt: skip
 
 
 class StepSums:
@@ -241,6 +233,7 @@ class StepSums:
             "dead_fraction": self._activity.dead_shares(layers, self._units, sums),
             "calls": call_column(sums, self._calls, scale),
             "skipped": bool(sums["skipped"][0]),
+            "should_learn": bool(sums["learns"][0]),
             "weight_gain": self._index.weights.gains(sums["weight"], len(layers)),
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),
@@ -275,6 +268,7 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     add_trace(layout, reading.loss, reading.total, reading.span.start)
     layout.count("unwatched", [index.layers[name] for name in log.unwatched if name in index.layers])
     layout.count("failed", [0], float(reading.has_failed))
+    layout.count("learns", [0], float(reading.should_learn))
     for place, failure in reading.faults.items():
         if place < _MOST_PARTS:
             layout.count("faults", [place])

@@ -159,12 +159,13 @@ def nobody_waits_for_a_rank_without_a_batch(rank: int) -> None:
             if loss is not None:
                 loss.backward()
             watcher.step(optimizer, torch.tensor(7.0) if step == 3 else loss)
-    both, _, one, later = watcher.history
-    assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2, 4]
+    both, _, one, none, later = watcher.history
+    assert [snapshot.step for snapshot in watcher.history] == [0, 1, 2, 3, 4]
     assert same_on_all(watcher.history)
     assert one.loss == pytest.approx(both.loss)
-    assert later.trace_step.tolist() == [3, 4]
-    assert later.trace_loss.tolist() == pytest.approx([7.0, both.loss])
+    assert none.loss == pytest.approx(7.0)
+    assert np.isnan(none.param_grad_norm).all()
+    assert later.trace_step.tolist() == [4]
     np.testing.assert_allclose(one.grad_output_norm * 2**0.5, both.grad_output_norm, 1e-5)
     np.testing.assert_allclose(one.gain, both.gain, 1e-5)
 
