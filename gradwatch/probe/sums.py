@@ -86,9 +86,9 @@ def add_parameters(layout: SumLayout, reading: ParameterReading, index: Index) -
     sizes = np.asarray(reading.sizes, np.float64) * of_param
     layout.count("held", at, sizes)
     layout.count("size", at[has_grad], sizes[has_grad])
-    for name, slots in reading.carried.items():
+    for name, zeros in reading.carried.items():
         layout.count("carried", [index[name]])
-        layout.add("zeros", [index[name]] * len(slots), slots)
+        layout.add("zeros", [index[name]] * len(zeros), zeros)
     after = norms if reading.grad_norm_after is None else np.asarray(reading.grad_norm_after, np.intp)
     columns: tuple[tuple[str, Any, Array, int], ...] = (
         ("grad", norms, of_grad, 2), ("after", after, of_grad, 2), ("weight", reading.weight_norm, of_param, 2),
