@@ -19,5 +19,6 @@ __all__ = [
 def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
-        NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(), Spike(),
+        NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
+        Spike(),
     ]  # fmt: skip

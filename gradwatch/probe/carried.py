@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from weakref import ref
 
 import torch
@@ -33,11 +34,14 @@ class _Used:
     @property
     def is_there(self) -> bool:
         """Return True if it is still the parameter's gradient, and nothing but backward passes has changed it."""
-        grad = self.param.grad
-        if grad is None or grad is not self.grad():
-            return False
         # A pass that runs within another one (reentrant checkpointing) may begin before the outer one has added to it.
-        return 0 <= (version_of(grad) or 0) - self.version <= len(self.zeros)
+        return _is_there(self.param, self.grad, self.version, len(self.zeros))
+
+
+def _is_there(param: nn.Parameter, grad: ref[Tensor], version: int, changes: int = 0) -> bool:
+    """Return True if a parameter has a gradient still, with at most so many changes."""
+    now = param.grad
+    return now is not None and now is grad() and 0 <= (version_of(now) or 0) - version <= changes
 
 
 class CarriedGradients:
@@ -72,6 +76,7 @@ class CarriedGradients:
     def __init__(self) -> None:
         self.is_open = False
         self._used: list[_Used] = []
+        self._new: list[tuple[nn.Parameter, ref[Tensor], int]] = []  # as in _Used, which would cost twice the time
         self._passes: set[int] = set()
 
     def begin(self, params: Iterable[nn.Parameter]) -> None:
@@ -80,18 +85,27 @@ class CarriedGradients:
         Gradients of the steps before it that nobody has touched are still looked for: in a loop with several optimizers
         each may have its own steps.
         """
-        kept = {id(used.param): used for used in self._used if not used.zeros}
+        self._take_new()
+        self._used = [used for used in self._used if not used.zeros]
         # Only plain gradients: a sharded one is written to without its count of changes being raised, and a sparse one
         # on a device can't be read without waiting for it.
-        found = [(param, grad) for param in params if type(grad := param.grad) is Tensor]
-        kept |= {
-            id(param): _Used(param, ref(grad), version)
-            for param, grad in found
-            if (version := version_of(grad)) is not None and (grad.is_cpu or not grad.is_sparse)
-        }
-        self._used = [*kept.values()]
+        self._new = [
+            (param, ref(grad), version)
+            for param in params
+            if type(grad := param.grad) is Tensor
+            and (version := version_of(grad)) is not None
+            and (grad.is_cpu or not grad.is_sparse)
+        ]
+        if self._used:
+            stepped = {id(param) for param, _, _ in self._new}
+            self._used = [used for used in self._used if id(used.param) not in stepped]
         self._passes.clear()
-        self.is_open = bool(kept)
+        self.is_open = bool(self._used or self._new)
+
+    def _take_new(self) -> None:
+        # Nearly always there is none, so this is asked first.
+        self._used += [_Used(*new) for new in self._new if new[0].grad is not None and _is_there(*new)]
+        self._new = []
 
     def end(self) -> None:
         """End the step: nothing is looked at until the next one."""
@@ -99,7 +113,7 @@ class CarriedGradients:
 
     def forget(self) -> None:
         """Forget all parameters and gradients."""
-        self._used = []
+        self._used, self._new = [], []
         self.is_open = False
 
     def look(self, scalars: DeviceScalars) -> None:
@@ -114,8 +128,9 @@ class CarriedGradients:
         self._passes.add(running)
         with past_torch_function(), torch.no_grad():
             self._used = [used for used in self._used if used.is_there]
+            self._take_new()
             self.is_open = bool(self._used)
-            coming = [used for used in self._used if will_accumulate(used.param)]
+            coming = [*compress(self._used, will_accumulate([used.param for used in self._used]))]
             for positions, batch in batches([used.grad() for used in coming]):
                 slots = scalars.values(l2_norms(batch) == 0)
                 for position, slot in zip(positions, slots, strict=True):

@@ -36,6 +36,7 @@ SICK = {
 }
 
 SICK |= {
+    "CarriedOver": Snapshot(7, LAYERS, params=LAYERS, carried_over=("a", "b")),
     "CutOff": Snapshot(7, LAYERS, params=("a", "b"), param_grad_norm=[NAN, NAN]),
     "Unmoved": Snapshot(
         7, LAYERS, params=LAYERS, param_grad_norm=[1] * 4, param_update_norm=[0, 0, 1, 1], param_weight_norm=[1] * 4,
@@ -43,7 +44,7 @@ SICK |= {
     ),
 }  # fmt: skip
 
-KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
+KINDS = {"CarriedOver": "carried-over", "CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
 
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
