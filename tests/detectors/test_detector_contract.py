@@ -44,7 +44,7 @@ SICK |= {
     ),
 }  # fmt: skip
 
-KINDS = {"CarriedOver": "carried-over", "CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
+KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
 
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
