@@ -5,6 +5,7 @@ from gradwatch.callbacks.layerwise import LayerwiseTraining, Stage
 from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.detectors import (
+    CarriedOver,
     Dead,
     Exploding,
     NonFinite,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackwardTransform",
+    "CarriedOver",
     "Dead",
     "Diagnosis",
     "Exploding",

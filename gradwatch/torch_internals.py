@@ -81,6 +81,28 @@ def at_end_of_backward(function: Callable[[], object]) -> None:
         engine.queue_callback(function)  # type: ignore[union-attr]
 
 
+# Seen in torch 2.13: the number of the backward pass that is running, -1 outside of one. Without it there is none.
+current_backward_pass: Callable[[], int] = _attribute("_current_graph_task_id", lambda: -1)
+
+
+def will_accumulate(params: Sequence[Tensor]) -> list[bool]:
+    """Return for each parameter if the backward pass that is running will add to its gradient.
+
+    ``torch.autograd.grad`` adds to none, and ``backward(inputs=...)`` to some. Call this from a hook in the pass. Seen
+    in torch 2.13, in whose own ``register_multi_grad_hook``. Where it is missing, none is added to.
+    """
+    with torch.enable_grad():  # the node that adds to a leaf is known only to what is computed from it
+        views: list[Any] = [param.view_as(param) for param in params]
+    return [view.grad_fn is not None and _will_run(view.grad_fn) for view in views]
+
+
+def _will_run(node: Any) -> bool:
+    try:
+        return bool(_C._will_engine_execute_node(node.next_functions[0][0]))
+    except (AttributeError, RuntimeError):  # a RuntimeError where autograd.grad returns this gradient
+        return False
+
+
 def has_global_hooks() -> bool:
     """Return True if somebody has registered hooks for all modules of the process.
 

@@ -69,6 +69,28 @@ def test_without_the_engines_queue_nothing_is_called_at_the_end(monkeypatch: pyt
     assert not called
 
 
+def test_without_the_engines_answer_no_gradient_is_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = []
+
+    def ask(_: Tensor) -> None:
+        answers.append(
+            (torch_internals.current_backward_pass() >= 0, torch_internals.will_accumulate([weight, frozen]))
+        )
+
+    weight, frozen = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1), requires_grad=False)
+    for take_gradient in (Tensor.backward, lambda loss: torch.autograd.grad(loss, weight)):
+        output = 2 * weight
+        output.register_hook(ask)
+        take_gradient(output)
+    assert answers == [(True, [True, False]), (True, [False, False])]
+    assert torch_internals.current_backward_pass() == -1
+    for private in ("_current_graph_task_id", "_will_engine_execute_node"):
+        monkeypatch.delattr(torch._C, private)
+    module = again()
+    assert module.current_backward_pass() == -1
+    assert module.will_accumulate([weight]) == [False]
+
+
 def test_without_their_tables_there_are_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(1, 1)
     layer.register_forward_hook(lambda *_: None)

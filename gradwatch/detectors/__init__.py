@@ -1,5 +1,6 @@
 """Detectors: each looks at a Snapshot and says what is wrong in it."""
 
+from gradwatch.detectors.carried_over import CarriedOver
 from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
 from gradwatch.detectors.nonfinite import NonFinite
@@ -10,11 +11,14 @@ from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CutOff", "Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved", "Vanishing",
-    "default_detectors",
+    "CarriedOver", "CutOff", "Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved",
+    "Vanishing", "default_detectors",
 ]  # fmt: skip
 
 
 def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
-    return [NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), Spike()]
+    return [
+        NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
+        Spike(),
+    ]  # fmt: skip

@@ -103,6 +103,7 @@ class Watcher:
             is_shared=self.is_shared,
         )
         self.history = self.intake.history
+        self._stepped: dict[int, Optimizer] = {}  # by id: in this step, and until the next one begins
         self._read: dict[int, Tensor | None] = {}  # id of each optimizer read in this step -> part of the total norm
 
     @property
@@ -154,11 +155,11 @@ class Watcher:
 
     def begin(self) -> None:
         """Begin an optimizer step, before its first forward pass; attach the hooks if the step is measured."""
-        self._read = {}
+        stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
         if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
             with self.contained():
-                self._probe.attach()
+                self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
 
     def pause(self) -> None:
         """Take the hooks off the model while it does something else than train, such as a validation."""
@@ -171,7 +172,7 @@ class Watcher:
 
     def abandon(self) -> None:
         """Drop the current step: nothing of it is kept, and it does not count."""
-        self._read = {}
+        self._stepped, self._read = {}, {}
         self._probe.detach()
 
     def expect(self, loss: Tensor) -> None:
@@ -193,9 +194,10 @@ class Watcher:
     def read(self, optimizer: Optimizer, scale: Tensor | None = None) -> None:
         """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), before clipping."""
         self._read[id(optimizer)] = None
+        self._stepped[id(optimizer)] = optimizer
         with self.contained():
             looks = self.is_measuring or self._every_total
-            params = [param for group in optimizer.param_groups for param in group["params"]] if looks else []
+            params = _parameters_of(optimizer) if looks else []
             if self.is_measuring:
                 self._probe.read(params, scale, Settings.of(optimizer))
             part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
@@ -284,6 +286,7 @@ class Watcher:
 
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
+        self._stepped = {}
         self._probe.detach()
         with self.contained():
             self._probe.sweep()
@@ -300,7 +303,7 @@ class Watcher:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy: it holds what was recorded and watches nothing."""
         self.intake.catch_up()  # before the Probe's: late numbers tell which units fired
-        return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}}
+        return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}, "_stepped": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.
@@ -318,6 +321,10 @@ class Watcher:
         if set(state.get("layers", layers)) == set(layers):
             self._probe.activity.load_state_dict(state.get("activity", {}))
         self.intake.load_state_dict(state, layers)
+
+
+def _parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 watch = Watcher  # "with gradwatch.watch(model) as watcher:" reads better than the class's name

@@ -67,8 +67,11 @@ def parameter_columns(sums: Sums, names: list[str], owners: tuple[Indices, Indic
     nonzero, nonfinite = (by_layer(_known(sums[field], sums["present"])) for field in ("nonzero", "nonfinite"))
     read = np.flatnonzero(sums["read"])
     entries = by_layer(sizes)
+    # In all processes that hold the parameter: they make the same steps, so one that differs was not seen to be clean.
+    carried = (sums["carried"] > 0) & (sums["carried"] == sums["read"]) & (sums["zeros"] == 0)
     return {
         "params": tuple(names[i] for i in read.tolist()),
+        "carried_over": tuple(names[i] for i in np.flatnonzero(carried).tolist()),
         "param_grad_norm": np.sqrt(squares[read]),
         "param_size": sums["held"][read],
         "param_weight_norm": np.sqrt(sums["weight"][read]),

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from gradwatch.containment import Containment
 from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
+from gradwatch.probe.carried import CarriedGradients
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
@@ -32,6 +33,7 @@ from gradwatch.torch_internals import (
 # Most calls of a step that are noted: a loop that never steps an optimizer would fill the memory with their norms. A
 # cell that is called 500 times in each of 100 batches stays below it.
 _MOST_CALLS = 1 << 16
+CARRIED = "the gradients of earlier steps"  # the part that is out of service where looking at them fails
 _INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
 
@@ -52,6 +54,7 @@ class LayerHooks(StepHooks):
 
     Attributes:
         log: calls and gradients since the hooks were attached.
+        carried: gradients of earlier steps, which it looks at before a backward pass adds to them.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class LayerHooks(StepHooks):
     ) -> None:
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
+        self.carried = CarriedGradients()
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [(n, m, self._hook(n, self._after, self._reader(n, m))) for n, m in hookable.items()]
         self._pre_hooks = [
@@ -100,6 +104,7 @@ class LayerHooks(StepHooks):
         super().rest()
         self._leaves.clear()
         self._inputs_before.clear()
+        self.carried.end()
 
     def forget(self) -> None:
         """Drop what was read: its scalars would wait on the device until the next measured step."""
@@ -268,6 +273,8 @@ class LayerHooks(StepHooks):
         return next((self.log.layers[call] for call, other in pairs if other == edge), "(unknown)")
 
     def _keep(self, edge: int, grad: Tensor) -> None:
+        if self.carried.is_open:
+            self._containment.run(CARRIED, self.carried.look, self._scalars)
         if (type(grad) is Tensor and grad.is_cpu) or (is_readable(grad) and not is_batched(grad)):
             slot = self._scalars.norm(grad)  # before the lists below, which must stay equally long: it may fail
             self.log.arrivals.append(edge)

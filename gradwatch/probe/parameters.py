@@ -134,6 +134,7 @@ class ParameterReading:
         shares, grad_shares: weight of a parameter's entries, or of its gradient's, in a sum over all processes.
         grad_norm, nonzero, nonfinite, weight_norm: for each, the slot of the number in ``scalars``, or -1.
         grad_norm_after: slots of the norms after clipping; None before :meth:`read_again`.
+        carried: parameters whose gradients may be carried over -> slots, see :class:`CarriedGradients`.
         total: this process's part of the total gradient norm, a scalar on the device; the squares of all parts add up.
             None where no parameter has a gradient.
     """
@@ -147,6 +148,7 @@ class ParameterReading:
     ) -> None:
         self.names = list(params)
         self.grad_norm_after: Slots | None = None
+        self.carried: Mapping[str, Sequence[int]] = {}
         self._params = list(params.values())
         self.sizes = [local_part(param.detach()).numel() for param in self._params]
         self._fingerprint = _fingerprint(self._params)

@@ -13,7 +13,7 @@ from gradwatch.containment import Containment, RaisedOnPurpose
 from gradwatch.probe.columns import Assembly
 from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
-from gradwatch.probe.hooks import LayerHooks
+from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.module_hooks import LossPass, sweep
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
@@ -128,8 +128,12 @@ class Probe:
         self._has_failed = True
         self.containment.fail(MEASURING, error)
 
-    def attach(self) -> None:
-        """Begin to measure a step: put the hooks in place, if they are not there from the last one."""
+    def attach(self, used: Iterable[nn.Parameter] = ()) -> None:
+        """Begin to measure a step: put the hooks in place, if they are not there from the last one.
+
+        Args:
+            used: the parameters that optimizers have stepped along their gradients just before.
+        """
         self.rest()
         self.is_attached = True
         if self._has_failed:
@@ -141,6 +145,7 @@ class Probe:
         self.loss_pass.reset()
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
+        self.containment.run(CARRIED, self._hooks.carried.begin, used)
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -177,6 +182,7 @@ class Probe:
     def detach(self) -> None:
         """End a step, if one is being measured, and remove the hooks."""
         self.rest()
+        self._hooks.carried.forget()
         self.pause()
 
     @property
@@ -200,6 +206,7 @@ class Probe:
         self._settings = settings or Settings()
         learning = self._watched.names_of(params)
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
+        reading.carried = self.containment.run(CARRIED, self._hooks.carried.among, learning) or {}
         self._groups.add(learning, self._settings)
         self._updates.keep(learning, self._scalars, self.ranks)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.

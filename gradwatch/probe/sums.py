@@ -62,7 +62,10 @@ LAYER_SUMS = (
     "position", "called",  # places in the order of first calls, processes in which the layer was called
     "unwatched",  # processes in which the layer's hook failed
 )  # fmt: skip
-PARAMETER_SUMS = (*UPDATE_SUMS, "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight")
+PARAMETER_SUMS = (
+    *UPDATE_SUMS, "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight",
+    "carried", "zeros",  # processes in which the gradient was added to, and passes before which it was all zero
+)  # fmt: skip
 TRACE_SUMS = ("loss", "losses", "total", "totals")
 STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed", "learns")
 Index = Mapping[str, int]  # layer or parameter -> its place
@@ -83,6 +86,9 @@ def add_parameters(layout: SumLayout, reading: ParameterReading, index: Index) -
     sizes = np.asarray(reading.sizes, np.float64) * of_param
     layout.count("held", at, sizes)
     layout.count("size", at[has_grad], sizes[has_grad])
+    for name, zeros in reading.carried.items():
+        layout.count("carried", [index[name]])
+        layout.add("zeros", [index[name]] * len(zeros), zeros)
     after = norms if reading.grad_norm_after is None else np.asarray(reading.grad_norm_after, np.intp)
     columns: tuple[tuple[str, Any, Array, int], ...] = (
         ("grad", norms, of_grad, 2), ("after", after, of_grad, 2), ("weight", reading.weight_norm, of_param, 2),

@@ -41,6 +41,10 @@ class Net(LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
 
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        if self.hparams.fault != "uncleared":
+            optimizer.zero_grad()
+
     def configure_callbacks(self):
         return [ModelCheckpoint(dirpath="checkpoints")]
 

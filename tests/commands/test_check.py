@@ -53,6 +53,13 @@ def test_a_vanishing_gradient(run: Any) -> None:
     assert "::" not in out
 
 
+def test_gradients_that_are_not_cleared(run: Any) -> None:
+    code, out, _ = run(*TARGET, "--model.init_args.fault", "uncleared")
+    assert code == 1
+    assert "gradients are not zeroed" in out
+    assert "carried-over since step 1" in out
+
+
 def test_what_is_allowed_is_no_fault(run: Any) -> None:
     assert run(*TARGET, *SIGMOID, "--allow", "vanishing")[0] == 0
     assert run(*TARGET, *SIGMOID, "--allow", "dead")[0] == 1

@@ -36,6 +36,7 @@ SICK = {
 }
 
 SICK |= {
+    "CarriedOver": Snapshot(7, LAYERS, params=LAYERS, carried_over=("a", "b")),
     "CutOff": Snapshot(7, LAYERS, params=("a", "b"), param_grad_norm=[NAN, NAN]),
     "Unmoved": Snapshot(
         7, LAYERS, params=LAYERS, param_grad_norm=[1] * 4, param_update_norm=[0, 0, 1, 1], param_weight_norm=[1] * 4,

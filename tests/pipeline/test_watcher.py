@@ -129,6 +129,7 @@ def test_a_loss_may_be_a_number_or_missing() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with watch(model) as watcher:
         for loss in (2.5, torch.tensor([2.5]), None):
+            optimizer.zero_grad()
             model(X).sum().backward()
             watcher.step(optimizer, loss)
     assert [snapshot.loss for snapshot in watcher.history] == pytest.approx([2.5, 2.5, math.nan], nan_ok=True)
