@@ -30,8 +30,8 @@ class IdleClip:
 
     Example:
         >>> snapshot = Snapshot(0, (), clip="before backward", clip_max_norm=1.0)
-        >>> print(next(IdleClip()(snapshot)).message)
-        idle-clip: clip_grad_norm_(..., max_norm=1) runs before backward(), when there is no gradient of this step to clip.
+        >>> [(finding.value, finding.case) for finding in IdleClip()(snapshot)]
+        [(1.0, 'before backward')]
     """
 
     patience: int = 3
