@@ -6,12 +6,15 @@ from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.detectors import (
     CarriedOver,
+    CutOff,
     Dead,
     Exploding,
+    IdleClip,
     NonFinite,
     Saturated,
     Spike,
     Stalled,
+    Unmoved,
     Vanishing,
     default_detectors,
 )
@@ -24,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackwardTransform",
     "CarriedOver",
+    "CutOff",
     "Dead",
     "Diagnosis",
     "Exploding",
@@ -32,6 +36,7 @@ __all__ = [
     "GradientMonitor",
     "GradientTransform",
     "GradientWarning",
+    "IdleClip",
     "LayerwiseTraining",
     "NonFinite",
     "Preflight",
@@ -40,6 +45,7 @@ __all__ = [
     "Spike",
     "Stage",
     "Stalled",
+    "Unmoved",
     "Vanishing",
     "Watcher",
     "default_detectors",

@@ -71,7 +71,7 @@ class Snapshot:
             same, and the process that differs from all others; -1 where that is not one alone.
         clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
             it: ``before backward``, ``no gradients``.
-        clip_max_norm: bound of that clip; NaN where none was seen.
+        clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
         calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
             each call, first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -307,3 +309,49 @@ def owners_of(module: nn.Module) -> list[Any]:
     Without the names, a copy of the module copies its Trainer too, which costs memory or fails with a TypeError.
     """
     return [owner for name in ("_trainer", "_fabric") if (owner := getattr(module, name, None)) is not None]
+
+
+_CLIP = "_clip_grads_with_norm_"  # what clip_grad_norm_ calls by its module's globals; seen in torch 2.6 to 2.13
+_clip_lock = threading.RLock()  # a listener that dies may take it again, in the middle of this
+_clip_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+_clip_wrapper: list[Callable[..., Any]] = []  # the one in place, and what it wraps; empty where nobody listens
+
+
+def listen_to_clips(listener: Callable[[Any, Any, Any], object]) -> None:
+    """Call a listener with parameters, bound and total norm after each ``clip_grad_norm_``, until it is stopped.
+
+    It is not kept alive. Without the private name (in torch 2.4 and 2.5) it is never called.
+    """
+    module: Any = importlib.import_module("torch.nn.utils.clip_grad")
+    with _clip_lock:
+        original = getattr(module, _CLIP, None)
+        if original is None:
+            return
+        _clip_listeners.add(listener)
+        if not _clip_wrapper:
+            _clip_wrapper[:] = [_telling(original), original]
+            setattr(module, _CLIP, _clip_wrapper[0])
+
+
+def stop_listening_to_clips(listener: Callable[[Any, Any, Any], object]) -> None:
+    """Stop calling a listener; the last one that stops puts torch's function back."""
+    module: Any = importlib.import_module("torch.nn.utils.clip_grad")
+    with _clip_lock:
+        _clip_listeners.discard(listener)
+        if _clip_wrapper and not _clip_listeners:
+            wrapper, original = _clip_wrapper
+            if getattr(module, _CLIP, None) is wrapper:  # else somebody has wrapped it once more, and it stays
+                setattr(module, _CLIP, original)
+            _clip_wrapper.clear()
+
+
+def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def clip(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(parameters, max_norm, total_norm, *args, **kwargs)
+        if not torch.compiler.is_compiling():
+            for listener in list(_clip_listeners):
+                listener(parameters, max_norm, total_norm)
+        return result
+
+    return clip

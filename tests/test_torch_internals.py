@@ -1,6 +1,7 @@
 """Private names of torch, Lightning and TensorBoard stand in one file, and each can be missing."""
 
 import ast
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -281,3 +282,47 @@ def test_a_private_name_is_seen(tmp_path: Path) -> None:
         "import torch._dynamo\nx = torch._C._is_tracing()\ny = getattr(x, '_record_writer')\nz = self._x.a\n"
     )
     assert len(list(private_names_in(path))) == 4
+
+
+def test_without_the_function_behind_the_clip_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("torch.nn.utils.clip_grad")
+    monkeypatch.delattr(module, "_clip_grads_with_norm_", raising=False)
+    fresh = again()
+
+    class Listener:
+        def __call__(self, *_: object) -> None:
+            raise AssertionError
+
+    listener = Listener()
+    fresh.listen_to_clips(listener)
+    assert not hasattr(module, "_clip_grads_with_norm_")
+    fresh.stop_listening_to_clips(listener)
+
+
+def test_a_wrapper_of_somebody_else_around_ours_stays() -> None:
+    module: Any = importlib.import_module("torch.nn.utils.clip_grad")
+    original = getattr(module, "_clip_grads_with_norm_", None)
+    if original is None:
+        pytest.skip("older torch")
+    told: list[float] = []
+
+    class Listener:
+        def __call__(self, params: object, bound: float, norm: object) -> None:
+            told.append(bound)
+
+    listener = Listener()
+    torch_internals.listen_to_clips(listener)
+    ours = module._clip_grads_with_norm_
+
+    def theirs(*args: Any) -> None:
+        ours(*args)
+
+    module._clip_grads_with_norm_ = theirs
+    try:
+        torch.nn.utils.clip_grad_norm_([nn.Parameter(torch.ones(1))], 2.0)
+        torch_internals.stop_listening_to_clips(listener)
+        torch.nn.utils.clip_grad_norm_([nn.Parameter(torch.ones(1))], 3.0)
+        assert module._clip_grads_with_norm_ is theirs
+        assert told == [2.0]
+    finally:
+        module._clip_grads_with_norm_ = original

@@ -18,6 +18,7 @@ from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.record import JsonlRecord
 from gradwatch.reporting.tensorboard import TensorBoardReport
 from gradwatch.reporting.terminal import print_summary
+from gradwatch.reporting.text import clip_text
 
 _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
 
@@ -78,8 +79,9 @@ class Reports:
         return self._containment.run("diagnosis", watcher.diagnosis) or []
 
     def _write_text(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
+        at, clip = watcher.history[-1].step, clip_text(watcher.history)
         for part, board in self._boards.items():
-            self._containment.run(part, board.findings, watcher.findings, diagnoses, watcher.history[-1].step)
+            self._containment.run(part, board.findings, watcher.findings, diagnoses, at, clip)
 
     def _draw(self, watcher: Watcher) -> None:
         started = time.monotonic()
@@ -100,13 +102,14 @@ class Reports:
         if watcher.history and (self._has_news or len(self._written) != len(watcher.findings)):
             self._write_findings(watcher)  # of the last steps, which were not measured
             diagnoses = self._diagnoses(watcher)
-            if any(not diagnosis.findings for diagnosis in diagnoses):  # a cause without a finding
+            is_cause_alone = any(not diagnosis.findings for diagnosis in diagnoses)
+            if is_cause_alone or clip_text(watcher.history):
                 self._write_text(watcher, diagnoses)
             self._draw(watcher)
         self._write_failures()
         notes = [*self._troubles(), *map(str, self._containment.failures)]
         if summary and watcher.history and self._has_news:
-            args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes)
+            args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
             self._containment.run("summary", print_summary, *args)
         if self._record:
             self._containment.run(self._record_part, self._record.close)

@@ -53,7 +53,9 @@ def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) ->
         for name, task in tasks.items():
             monitor, accuracy = _train(name, data, epochs, log_dir, progress, task)
             title = f"{name}: test accuracy {accuracy:.2f}"
-            summaries.append(Summary(monitor.history[-1], monitor.findings, monitor.diagnosis(), title))
+            summaries.append(
+                Summary(monitor.history[-1], monitor.findings, monitor.diagnosis(), title, history=monitor.history)
+            )
     console.print(SideBySide(*summaries))
     console.print(f"\nThe same over time, in TensorBoard: [bold]tensorboard --logdir {escape(str(log_dir))}[/bold]")
     console.print("Look at Custom Scalars (all layers in one chart), Images (gradient flow) and Text (findings).")

@@ -3,6 +3,7 @@
 from gradwatch.detectors.carried_over import CarriedOver
 from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
+from gradwatch.detectors.idle_clip import IdleClip
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
@@ -11,7 +12,7 @@ from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CarriedOver", "CutOff", "Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved",
+    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved",
     "Vanishing", "default_detectors",
 ]  # fmt: skip
 
@@ -20,5 +21,5 @@ def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
         NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
-        Spike(),
+        IdleClip(), Spike(),
     ]  # fmt: skip

@@ -49,7 +49,7 @@ def clip_without_effect(evidence: Evidence) -> Claim | None:
     if about:
         return Claim(about[0].message, about, about[0].case)
     harm = evidence.found("exploding", "spike", "nonfinite")
-    clips = [snapshot for snapshot in evidence.history if snapshot.clip == "norm" and np.isfinite(snapshot.total_norm)]
+    clips = [s for s in evidence.history if s.clip == "norm" and np.isfinite([s.total_norm, s.clip_max_norm]).all()]
     if not harm or len(clips) < FEW or any(snapshot.total_norm > snapshot.clip_max_norm for snapshot in clips):
         return None
     largest = max(snapshot.total_norm for snapshot in clips)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from gradwatch.checks import require_whole
 from gradwatch.containment import Containment, OnError, OutOfService, RaisedOnPurpose
 from gradwatch.diagnosis import diagnose
+from gradwatch.pipeline.clips import Clips
 from gradwatch.pipeline.intake import Intake
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import LossScale
@@ -93,6 +95,8 @@ class Watcher:
         settings: dict[str, Any] = {"eagerly": measure_eagerly, "update_bytes": int(update_bytes)}
         self._probe = Probe(model, include, exclude, ranks, containment=self.containment, **settings)
         self.containment.speaks = self._probe.is_speaker
+        seen = partial(getattr, self._probe, "has_seen_gradients")
+        self._clips = Clips(self._probe.model, seen, self.containment)
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
             detectors,
@@ -160,6 +164,7 @@ class Watcher:
         if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
             with self.contained():
                 self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
+                self._clips.attach()
 
     def pause(self) -> None:
         """Take the hooks off the model while it does something else than train, such as a validation."""
@@ -173,6 +178,7 @@ class Watcher:
     def abandon(self) -> None:
         """Drop the current step: nothing of it is kept, and it does not count."""
         self._stepped, self._read = {}, {}
+        self._clips.detach()
         self._probe.detach()
 
     def expect(self, loss: Tensor) -> None:
@@ -199,6 +205,7 @@ class Watcher:
             looks = self.is_measuring or self._every_total
             params = _parameters_of(optimizer) if looks else []
             if self.is_measuring:
+                self._clips.compare(params)
                 self._probe.read(params, scale, Settings.of(optimizer))
             part = self._probe.total if self.is_measuring else self._probe.part_of_total(params, scale)
             self._read[id(optimizer)] = part
@@ -235,6 +242,7 @@ class Watcher:
         with self.contained():
             self.intake.trace.append(step, loss, self.norms if self._every_total else [], skipped)
         self._finish(step, loss_scale, skipped, should_learn=should_learn)
+        self._clips.detach()
         with self.contained():
             latest = self.intake.process_until(step)
         if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
@@ -257,6 +265,7 @@ class Watcher:
         self.measure_updates()
         known: dict[str, Any] = {"loss_scale": scale, "skipped": skipped, "should_learn": should_learn}
         with self.contained():
+            known["clip"] = self._clips.found()
             self.intake.add(self._probe.finish(step, self.intake.trace, **known))
 
     def step(
@@ -287,6 +296,7 @@ class Watcher:
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._stepped = {}
+        self._clips.detach()
         self._probe.detach()
         with self.contained():
             self._probe.sweep()
@@ -303,7 +313,9 @@ class Watcher:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy: it holds what was recorded and watches nothing."""
         self.intake.catch_up()  # before the Probe's: late numbers tell which units fired
-        return {**self.__dict__, "_probe": self._probe.without_model(), "_read": {}, "_stepped": {}}
+        probe = self._probe.without_model()
+        clips = Clips(probe.model, bool, self.containment)
+        return {**self.__dict__, "_probe": probe, "_clips": clips, "_read": {}, "_stepped": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.

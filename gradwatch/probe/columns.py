@@ -92,6 +92,25 @@ def _norm(squares: Array) -> float:
     return math.sqrt(known.sum()) if len(known) else math.nan
 
 
+_HALF_PRECISION = 0.02  # clip_grad_norm_ may sum norms in bfloat16, of which each is rounded by 0.4 %
+
+
+def before_clip(read: float, bound: float, norm: Any) -> dict[str, float]:
+    """Return the total norm before a clip that came before the reading; no bound where the two do not agree.
+
+    The clip may have taken another norm than L2, or other parameters.
+
+    Example:
+        >>> before_clip(1.0, 1.0, 8.0), before_clip(0.5, 1.0, 0.2), before_clip(1.0, 1.0, None)
+        ({'total_norm': 8.0}, {'clip_max_norm': nan}, {})
+    """
+    if norm is None:
+        return {}
+    before = float(norm)
+    agrees = math.isclose(read, min(before, bound), rel_tol=_HALF_PRECISION)
+    return {"total_norm": before} if agrees else {"clip_max_norm": math.nan}
+
+
 def trace_columns(sums: Sums, first: int) -> Columns:
     """Return the loss and total norm of each step since the last Snapshot, from step ``first`` on."""
     losses, totals = _ratio(sums["loss"], sums["losses"]), np.sqrt(_known(sums["total"], sums["totals"]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch.containment import Containment, RaisedOnPurpose
-from gradwatch.probe.columns import Assembly
+from gradwatch.probe.columns import Assembly, before_clip
 from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
@@ -257,6 +257,7 @@ class Probe:
         loss_scale: Tensor | None = None,
         skipped: bool | Tensor = False,
         should_learn: bool = False,
+        clip: tuple[str, float, Tensor | None] = ("", float("nan"), None),
     ) -> Pending:
         """Send all numbers to the host and end the step. With several processes all have to call this.
 
@@ -266,17 +267,20 @@ class Probe:
             loss_scale: what the loss was multiplied by before the backward pass.
             skipped: the optimizer skipped the step; a scalar that is not 0 where only the device knows.
             should_learn: the step was meant to change weights: it makes a Snapshot even without any gradient.
+            clip: the Snapshot's ``clip`` and ``clip_max_norm``, and the norm before a clip that preceded ``read``.
         """
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
-        used |= {"schedule_interval": self.schedule_interval}
+        used |= {"schedule_interval": self.schedule_interval, "clip": clip[0], "clip_max_norm": clip[1]}
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         left_out = self._watched.left_out(all_of_them=not groups)
-        numbers = (span, losses, totals, loss_scale, skipped, should_learn and bool(groups or left_out))
-        faults = self.containment.shared_failures()
-        reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults=faults)
+        reading = StepReading(
+            log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
+            should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
+            faults=self.containment.shared_failures(),
+        )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
@@ -292,7 +296,8 @@ class Probe:
             columns = sums.columns(values)
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
-            more = {**used, **groups.columns(columns["params"]), "left_out": left_out}
+            more = {**used, **groups.columns(columns["params"])}
+            more |= before_clip(columns["total_norm"], clip[1], columns.pop("clipped"))
             if sums.failed:  # it makes no Snapshot: the losses go into the next one
                 more |= {"total_norm": np.nan, "should_learn": False}
             return assembly.make(step, {**columns, **more})

@@ -63,11 +63,16 @@ LAYER_SUMS = (
     "unwatched",  # processes in which the layer's hook failed
 )  # fmt: skip
 PARAMETER_SUMS = (
-    *UPDATE_SUMS, "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight",
+    *UPDATE_SUMS, "left_out", "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight",
     "carried", "zeros",  # processes in which the gradient was added to, and passes before which it was all zero
 )  # fmt: skip
+CLIP_SUMS = {"norm": "late_clips", "before backward": "early_clips", "no gradients": "empty_clips"}
 TRACE_SUMS = ("loss", "losses", "total", "totals")
-STEP_SUMS = ("scale", "scaled", "skipped", "short", "input", "inputs", "failed", "learns")
+STEP_SUMS = (
+    "scale", "scaled", "skipped", "short", "input", "inputs", "failed", "learns", "processes",
+    "clipped", "clips",  # total norm before a clip that came before the reading, processes that know it
+    *CLIP_SUMS.values(),  # processes that saw such a clip
+)  # fmt: skip
 Index = Mapping[str, int]  # layer or parameter -> its place
 
 # Parts of the watching whose failures processes share. A fixed number, since the layout must be the same whatever
@@ -123,6 +128,8 @@ class StepReading:
         loss_scale: what the loss was multiplied by; None where it was not.
         skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
         should_learn: the step was meant to change weights.
+        left_out: parameters that belong to no optimizer, as far as this process has a gradient for them.
+        clip: case and bound of the step's clip, and the total norm that it found, where that was not read before it.
         faults: place -> a shared part that failed in this process.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
@@ -138,6 +145,8 @@ class StepReading:
     loss_scale: Tensor | None
     skipped: bool | Tensor
     should_learn: bool = False
+    left_out: Sequence[str] = ()
+    clip: tuple[str, float, Tensor | None] = ("", np.nan, None)
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
     has_failed: bool = False
 
@@ -240,6 +249,10 @@ class StepSums:
             "calls": call_column(sums, self._calls, scale),
             "skipped": bool(sums["skipped"][0]),
             "should_learn": bool(sums["learns"][0]),
+            # All processes get the same Snapshot, or they would measure different steps.
+            "left_out": tuple(name for name, place in params.items() if sums["left_out"][place]),
+            "clip": next((c for c, field in CLIP_SUMS.items() if sums[field][0] == sums["processes"][0]), ""),
+            "clipped": sums["clipped"][0] / sums["clips"][0] if sums["clips"][0] else None,
             "weight_gain": self._index.weights.gains(sums["weight"], len(layers)),
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),
@@ -275,6 +288,8 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     layout.count("unwatched", [index.layers[name] for name in log.unwatched if name in index.layers])
     layout.count("failed", [0], float(reading.has_failed))
     layout.count("learns", [0], float(reading.should_learn))
+    layout.count("left_out", [index.params[name] for name in reading.left_out if name in index.params])
+    _add_clip(layout, reading)
     for place, failure in reading.faults.items():
         if place < _MOST_PARTS:
             layout.count("faults", [place])
@@ -287,3 +302,13 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
         layout.add("skipped", [0], scalars.many([reading.skipped]))
     else:
         layout.count("skipped", [0], float(reading.skipped))
+
+
+def _add_clip(layout: SumLayout, reading: StepReading) -> None:
+    case, _, norm = reading.clip
+    layout.count("processes", [0])
+    if case:
+        layout.count(CLIP_SUMS[case], [0])
+    if norm is not None:
+        layout.add("clipped", [0], reading.scalars.many([norm.detach().reshape(())]))
+        layout.count("clips", [0])

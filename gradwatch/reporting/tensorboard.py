@@ -97,15 +97,17 @@ class TensorBoardReport:
         self._events.charts({"gradwatch": _charts(self._charts)})
 
     def findings(
-        self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None
+        self, findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), step: int | None = None, note: str = ""
     ) -> None:
         """Write all findings of the run as a text; call it when one has opened or closed.
 
         Causes and remedies are shown for the open ones. ``step=None`` takes the step of the latest change.
+        A ``note`` about the run is written below.
         """
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
-        self._events.text("gradwatch/findings", findings_text(findings, diagnoses), at)
+        text = findings_text(findings, diagnoses)
+        self._events.text("gradwatch/findings", f"{text}\n\nOver the run: {note}." if note else text, at)
 
     def pictures(self, history: Sequence[Snapshot], findings: Iterable[Finding] = (), step: int | None = None) -> None:
         """Draw the gradient flow, unless there are no layers; without matplotlib, say once how to install it."""

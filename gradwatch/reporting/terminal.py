@@ -17,7 +17,7 @@ from rich.text import Text
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values
-from gradwatch.reporting.text import listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened
 
 MOST_ROWS = 40
 FLOW_HELP = "flow: gradient at the layer's output; each missing mark means 10x smaller"
@@ -50,12 +50,13 @@ def print_summary(
     title: str = "",
     console: Console | None = None,
     notes: Sequence[str] = (),
+    history: Sequence[Snapshot] = (),
 ) -> None:
     """Print a :class:`Summary`, and below it the notes about parts that could not be watched or written.
 
     In a file or a log it has no colours and is 120 characters wide, unless COLUMNS is set.
     """
-    (console or wide_console()).print(Summary(snapshot, findings, diagnoses, title, notes))
+    (console or wide_console()).print(Summary(snapshot, findings, diagnoses, title, notes, history))
 
 
 def wide_console() -> Console:
@@ -69,7 +70,7 @@ def wide_console() -> Console:
 class Summary:
     """A step's layers, the findings, and for each open one its cause and the first thing to try.
 
-    It is a renderable of rich, and fits itself to the width it is given.
+    It is a renderable of rich, and fits itself to the width it is given. With a history it tells what a clip did.
     """
 
     snapshot: Snapshot
@@ -77,6 +78,7 @@ class Summary:
     diagnoses: Sequence[Diagnosis] = ()
     title: str = ""
     notes: Sequence[str] = ()
+    history: Sequence[Snapshot] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the table, the run's own numbers, and the findings."""
@@ -85,7 +87,8 @@ class Summary:
         table = layer_table(self.snapshot, self.findings, title, options.max_width, mark)
         yield table
         has_flow = any(str(column.header) == "flow" for column in table.columns)
-        yield Text("\n" + (f"{FLOW_HELP}\n" if has_flow else "") + _totals(self.snapshot) + "\n", style="dim")
+        lines = [FLOW_HELP if has_flow else "", _totals(self.snapshot), clip_text(self.history)]
+        yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")

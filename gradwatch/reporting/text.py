@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from rich import box
 from rich.table import Table
@@ -82,6 +83,31 @@ def open_kinds(snapshot: Snapshot, findings: Iterable[Finding]) -> dict[str, tup
     return {layer: tuple(found) for layer, found in kinds.items() if found}
 
 
+def clip_text(history: Iterable[Snapshot]) -> str:
+    """Return in words what a clip did in the measured steps; empty where there was none, or it could do nothing.
+
+    Example:
+        >>> run = [Snapshot(i, (), total_norm=n, total_norm_after=min(n, 1.0)) for i, n in enumerate((0.5, 2.0, 4.0))]
+        >>> clip_text(run)
+        'clipped in 67 % of 3 measured steps, median coefficient 0.375'
+        >>> clip_text([Snapshot(0, (), total_norm=0.42, total_norm_after=0.42, clip="norm", clip_max_norm=1.0)])
+        'the clip at 1.00 never met its bound: total norm at most 0.420'
+    """
+    known = [s for s in history if math.isfinite(s.total_norm) and math.isfinite(s.total_norm_after) and not s.skipped]
+    # A clip that did not act leaves a coefficient of 1 up to rounding, and clip_grad_norm_ adds 1e-6 to the norm.
+    clipped = [s.clip_coefficient for s in known if s.clip_coefficient < 1 - _ROUNDING]
+    if clipped:
+        steps = plural(len(known), "measured step")
+        coefficient = number(median(clipped))
+        return f"clipped in {percent(len(clipped) / len(known))} % of {steps}, median coefficient {coefficient}"
+    clips = [s for s in known if s.clip == "norm" and math.isfinite(s.clip_max_norm)]
+    if not clips or any(s.total_norm > s.clip_max_norm * (1 - _ROUNDING) for s in clips):
+        return ""
+    largest, bound = max(s.total_norm for s in clips), min(s.clip_max_norm for s in clips)
+    return f"the clip at {number(bound)} never met its bound: total norm at most {number(largest)}"
+
+
+_ROUNDING = 1e-4
 _HEADS = ("kind", "layers", "since step", "until step", "value", "threshold")
 
 

@@ -42,9 +42,12 @@ SICK |= {
         7, LAYERS, params=LAYERS, param_grad_norm=[1] * 4, param_update_norm=[0, 0, 1, 1], param_weight_norm=[1] * 4,
         param_groups=["SGD 0"] * 4, groups=["SGD 0"], group_learning_rate=[0.0],
     ),
+    "IdleClip": Snapshot(7, LAYERS, clip="before backward", clip_max_norm=1.5),
 }  # fmt: skip
 
 KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
+
+PLACES = {"Spike": ("loss",), "IdleClip": ("clip_grad_norm_",)}
 
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
@@ -119,7 +122,7 @@ def test_a_finding_tells_kind_layers_value_and_threshold_and_leaves_advice_to_th
     for finding in findings:
         assert finding.kind in get_args(Kind)
         assert finding.kind == KINDS.get(kind.__name__, kind.__name__.lower())
-        assert finding.layers == ("loss",) if kind.__name__ == "Spike" else finding.layers == ("a", "b")
+        assert finding.layers == PLACES.get(kind.__name__, ("a", "b"))
         assert finding.step == snapshot.step
         assert finding.is_open
         assert not re.search(r"[Tt]ry |[Ll]ook (at|for) ", finding.message)

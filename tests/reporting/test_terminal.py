@@ -148,3 +148,11 @@ def test_a_cause_without_a_finding_is_told() -> None:
     assert "clipping too hard, no finding yet" in text
     assert "Try first: clip less; then no clip." in text
     assert "No finding." not in text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_what_a_clip_did_over_the_run_is_a_line_of_its_own(width: int) -> None:
+    run = [Snapshot(i, ("a",), grad_norm=[1.0], total_norm=4.0, total_norm_after=1.0) for i in range(70)]
+    line = "clipped in 100 % of 70 measured steps, median coefficient 0.250"
+    assert line in printed(Summary(run[-1], history=run), width)
+    assert line not in printed(Summary(run[-1]), width)

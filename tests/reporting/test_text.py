@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shown_runs import DIAGNOSIS, FINDING
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.text import findings_text, listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import clip_text, findings_text, listed, number, open_kinds, percent, shortened
 
 
 @given(st.floats(1e-99, 1e99))
@@ -58,3 +58,17 @@ def test_a_cause_without_a_finding_is_shown_alone_and_beside_findings() -> None:
     assert findings_text([], [alone]).startswith("**saturating activation**, no finding yet. Each Sigmoid")
     assert "no finding yet" in findings_text([FINDING], [alone])
     assert findings_text([]) == "No finding yet."
+
+
+def clip_step(norm: float, after: float, **more: object) -> Snapshot:
+    return Snapshot(0, (), total_norm=norm, total_norm_after=after, **more)  # type: ignore[arg-type]
+
+
+def test_what_a_clip_did() -> None:
+    idle = clip_step(0.42, 0.42, clip="norm", clip_max_norm=1.0)
+    assert clip_text([]) == clip_text([clip_step(0.42, 0.42)]) == ""
+    assert "at 1.00 never met its bound: total norm at most 0.420" in clip_text([idle, clip_step(0.3, 0.3)])
+    assert clip_text([idle, clip_step(4.0, 1.0)]) == "clipped in 50 % of 2 measured steps, median coefficient 0.250"
+    assert clip_text([clip_step(float("inf"), 1.0, clip="norm", clip_max_norm=1.0)]) == ""
+    assert clip_text([clip_step(0.4, 0.4, clip="norm")]) == ""
+    assert clip_text([clip_step(0.4, 0.4, clip="before backward", clip_max_norm=1.0)]) == ""
