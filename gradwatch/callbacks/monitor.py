@@ -45,6 +45,7 @@ class GradientMonitor(ReleasesModule):
     ====================================  =====================================================================
     ``grad_norm/<layer>``                 L2 norm of the gradient of the layer's own parameters
     ``grad_output_norm/<layer>``          L2 norm of the gradient at the layer's output
+    ``update_to_weight/<layer>``          size of the optimizer's step over that of the weights; about 1e-3 is usual
     ``dead_fraction/<layer>``             share of a ReLU's units that were active for no sample
     ``saturated_fraction/<layer>``        share of a bounded activation's outputs where it is flat
     ``grad_norm_total``                   L2 norm of all gradients, before clipping; also in ``callback_metrics``

@@ -39,6 +39,10 @@ _COLOURS = {
     "stalled": "#1a1a1a",
     "dead": "#6b6b6b",
     "saturated": "#e08214",
+    "unmoved": "#8be28b",
+    "carried-over": "#ffe600",
+    "idle-clip": "#ff66ff",
+    "out-of-sync": "#1a1aff",
 }
 
 

@@ -15,6 +15,9 @@ from gradwatch.reporting.record_files import open_to_read
 from gradwatch.reporting.text import plural
 
 FORMAT, VERSION = "gradwatch", 1
+ALWAYS_NAMED = ("layers", "kinds", "params", "left_out")  # in each header; the records of 0.1.0 have no others
+# What is carried over changes from step to step, so it stands in the lines of the snapshots.
+HEADER_NAMES = tuple(name for name in NAMES if name != "carried_over")
 Line = Mapping[str, Any]
 
 
@@ -147,7 +150,7 @@ class _Reader:
         version = of_type(int, line["version"])
         if version > VERSION:
             raise NewerFormatError(f"has format version {version}; this gradwatch reads up to {VERSION}: update it")
-        names = {name: line[name] for name in NAMES}
+        names = {name: line[name] for name in HEADER_NAMES if name in line or name in ALWAYS_NAMED}
         Snapshot.from_dict({"step": 0, **names})  # raises where the names are damaged
         self._names = names
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.containment import OutOfService
-from gradwatch.records import NAMES, Finding, Snapshot
-from gradwatch.reporting.reading import FORMAT, VERSION, Record, read_record
+from gradwatch.records import Finding, Snapshot
+from gradwatch.reporting.reading import ALWAYS_NAMED, FORMAT, HEADER_NAMES, VERSION, Record, read_record
 from gradwatch.reporting.record_files import LineFile, RemoteCopy, local_path, remote_url
 
 __all__ = ["JsonlRecord", "Record", "read_record"]
@@ -27,7 +27,7 @@ class JsonlRecord:
     ==================  ======================================================================================
     ``type`` of a line  content
     ==================  ======================================================================================
-    ``header``          the names of layers and parameters, so that snapshots need not repeat them
+    ``header``          names of layers, parameters and their groups, so that snapshots need not repeat them
     ``snapshot``        the fields of a Snapshot; columns without a value are left out
     ``finding``         the fields of a Finding: when it opens, and again when it closes
     ``lost``            the number of lines that could not be written here, and their steps
@@ -94,10 +94,13 @@ class JsonlRecord:
         """Write a Snapshot, and the names if they are new."""
         self._step = int(snapshot.step)
         values = snapshot.to_dict()
-        names = {name: values.pop(name) for name in NAMES}
+        names = {name: values.pop(name) for name in HEADER_NAMES}
+        if not values["carried_over"]:
+            del values["carried_over"]
         if names != self._names:
             self._names = names
-            header = {"type": "header", "format": FORMAT, "version": VERSION, **names}
+            given = {name: found for name, found in names.items() if found or name in ALWAYS_NAMED}
+            header = {"type": "header", "format": FORMAT, "version": VERSION, **given}
             self._lines.add(json.dumps(header), "header", self._step)
         self._add(_json({"type": "snapshot", **values}), "snapshot")
 

@@ -146,13 +146,16 @@ def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[
 
 def _charts(columns: Iterable[str]) -> dict[str, list[Any]]:
     """Return title -> kind of chart and the patterns of its tags."""
-    patterns = {f"{column}, all layers{_axis_hint(column)}": [rf"{column}/\d+ "] for column in columns}
+    patterns = {_chart_title(column): [rf"{column}/\d+ "] for column in columns}
     patterns["total norm, before and after clipping"] = ["grad_norm_total$", "grad_norm_total_after$"]
     return {title: ["Multiline", tags] for title, tags in patterns.items()}
 
 
-def _axis_hint(column: str) -> str:
-    return "" if column.endswith("fraction") else " (best on the log axis)"
+def _chart_title(column: str) -> str:
+    """Return a title of at most 46 characters, so that it stays on one line."""
+    if column == "update_to_weight":
+        return "update / weight, healthy about 1e-3 (log axis)"
+    return f"{column}, all layers{'' if column.endswith('fraction') else ' (best on the log axis)'}"
 
 
 def _summary_class(writer: object) -> Any:

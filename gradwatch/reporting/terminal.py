@@ -20,7 +20,10 @@ from gradwatch.reporting.keys import layer_values
 from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened
 
 MOST_ROWS = 40
-FLOW_HELP = "flow: gradient at the layer's output; each missing mark means 10x smaller"
+_HELP = {  # head of a column -> the line below the table that explains it
+    "update/\nweight": "update/weight: size of the step over that of the weights; about 1e-3 is usual",
+    "flow": "flow: gradient at the layer's output; each missing mark means 10x smaller",
+}
 _LOG_WIDTH = 120  # where the output is no terminal: rich would take 80
 _SIDE_BY_SIDE_WIDTH = 120
 _MOST_FINDINGS = 8
@@ -32,7 +35,7 @@ _SIZES = ((40, 9), (28, 9), (28, 8), (28, 7), (20, 7), (20, 6), (20, 5), (20, 4)
 _NUMBERS: tuple[tuple[str, str, Callable[[float], str], int], ...] = (
     ("grad\nnorm", "grad_norm", number, 2),
     ("weight\nnorm", "weight_norm", number, 8),
-    ("grad/\nweight", "grad_to_weight_ratio", number, 5),
+    ("update/\nweight", "update_to_weight", number, 5),
     ("output\ngrad", "grad_output_norm", number, 1),
     ("gain", "gain", number, 6),
     ("zero\n%", "zero_fraction", percent, 9),
@@ -86,9 +89,11 @@ class Summary:
         title = self.title or f"gradwatch: gradients at step {self.snapshot.step}"
         table = layer_table(self.snapshot, self.findings, title, options.max_width, mark)
         yield table
-        has_flow = any(str(column.header) == "flow" for column in table.columns)
-        lines = [FLOW_HELP if has_flow else "", _totals(self.snapshot), clip_text(self.history)]
-        yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
+        heads = {str(column.header) for column in table.columns}
+        lines = [line for head, line in _HELP.items() if head in heads] + [_totals(self.snapshot), clip_text(self.history)]
+        yield Text("
+" + "".join(f"{line}
+" for line in lines if line), style="dim")
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")

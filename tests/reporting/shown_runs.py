@@ -22,6 +22,7 @@ def vanishing_run(depth: int = 7, steps: int = 3) -> list[Snapshot]:
             kinds,
             grad_norm=np.where(linear, 10 * norms, NAN),
             weight_norm=np.where(linear, 6.5, NAN),
+            update_norm=np.where(linear, 0.1 * norms, NAN),
             grad_output_norm=norms,
             gain=[NAN, *[0.5] * (2 * depth)],
             saturated_fraction=np.where(linear, NAN, 0.25),

@@ -33,6 +33,11 @@ def test_the_ratio_survives_infinite_weights() -> None:
     assert scalars(snapshot, ["grad_to_weight_ratio"]) == {"grad_to_weight_ratio/b": 0.5}
 
 
+def test_updates_are_logged_by_default() -> None:
+    snapshot = Snapshot(0, ("a", "relu"), weight_norm=[2.0, NAN], update_norm=[0.002, NAN])
+    assert scalars(snapshot) == {"update_to_weight/a": 0.001}
+
+
 def test_unknown_column_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'norm' is no column.*expected one of grad_norm, .*grad_to_weight_ratio"):
         scalars(vanishing_run()[0], ["norm"])

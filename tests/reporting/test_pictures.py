@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from shown_runs import FINDING, INF, NAN, vanishing_run
 
-from gradwatch.records import Finding, Snapshot
+from gradwatch.records import Finding, Kind, Snapshot
+from gradwatch.reporting import pictures
 from gradwatch.reporting.pictures import bars, calls_picture, every_so_many, heat_map, log_ticks, png
 
 
@@ -94,6 +96,12 @@ def test_bars_show_parameter_layers_and_colour_the_open_findings() -> None:
     assert colours[0] == colours[1] != colours[2] == colours[3]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["vanishing"]
     assert axes.get_xscale() == "log"
+
+
+def test_each_kind_has_a_colour_of_its_own() -> None:
+    kinds = [kind for kind in get_args(Kind) if kind != "spike"]  # a spike is about the loss, not a layer
+    colours = {kind: pictures._colour(kind) for kind in [*kinds, "somebody's own", "no finding"]}
+    assert len(set(colours.values())) == len(colours)
 
 
 def test_a_flagged_layer_without_parameters_has_a_square() -> None:

@@ -123,6 +123,26 @@ def test_the_format_is_kept_byte_for_byte(path: Path) -> None:
     assert path.read_text() == RECORD
 
 
+def test_a_record_of_the_first_version_is_read(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(RECORD)  # its headers know nothing of types and groups
+    record = read_record(path)
+    assert (record.damaged, [snapshot.step for snapshot in record.snapshots]) == (0, [7, 9])
+
+
+def test_groups_stand_in_the_header_and_what_is_carried_over_in_its_step(path: Path) -> None:
+    groups = {"param_dtypes": ("float32",), "param_groups": ("SGD 0",), "groups": ("SGD 0",)}
+    first = Snapshot(0, ("a",), params=("a.w",), param_update_norm=[0.5], group_learning_rate=[0.1], **groups)
+    second = replace(first, step=1, carried_over=("a.w",))
+    write(path, first, second)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["type"], line.get("carried_over")) for line in lines] == [
+        ("header", None), ("snapshot", None), ("snapshot", ["a.w"]),
+    ]  # fmt: skip
+    assert lines[0]["groups"] == ["SGD 0"]
+    assert [snapshot.to_dict() for snapshot in read_record(path)[0]] == [first.to_dict(), second.to_dict()]
+
+
 def refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not strict JSON")
 

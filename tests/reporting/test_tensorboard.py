@@ -103,7 +103,17 @@ def test_the_patterns_of_the_layout_match_all_layers_and_nothing_else(writer: Su
         [tag for tag in tags if any(re.match(pattern, tag) for pattern in chart.multiline.tag)]
         for chart in layouts(writer)[0].category[0].chart
     ]
-    assert [len(found) for found in matched] == [8, 15, 7, 2]
+    assert [len(found) for found in matched] == [8, 15, 8, 7, 2]
+
+
+def test_the_chart_of_the_updates_says_what_is_healthy(writer: SummaryWriter) -> None:
+    TensorBoardReport(writer).snapshot(vanishing_run()[0])
+    charts = layouts(writer)[0].category[0].chart
+    assert charts[2].title == "update / weight, healthy about 1e-3 (log axis)"
+    assert list(charts[2].multiline.tag) == [r"update_to_weight/\d+ "]
+    assert read(writer).Scalars("update_to_weight/00 net.1")[0].value == pytest.approx(
+        vanishing_run()[0].update_to_weight[0]
+    )
 
 
 def test_a_writer_closed_after_a_fit_can_be_written_to_again(writer: SummaryWriter) -> None:

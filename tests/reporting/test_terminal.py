@@ -34,12 +34,12 @@ def test_rows_hold_names_numbers_and_findings() -> None:
     lines = printed(layer_table(vanishing_run()[0], [FINDING], title="sick"))
     assert lines[0] == "sick"
     row = next(line for line in lines if line.startswith("net.3 "))
-    assert row.split() == ["net.3", "Linear", "2.4e-4", "6.50", "3.8e-5", "2.4e-5", "0.500", "#" * 6, "vanishing"]
+    assert row.split() == ["net.3", "Linear", "2.4e-4", "6.50", "3.8e-7", "2.4e-5", "0.500", "#" * 6, "vanishing"]
     assert not any(line.endswith("vanishing") for line in lines if line.startswith("net.5 "))
 
 
 def test_columns_without_any_value_are_left_out() -> None:
-    expected = ["layer", "kind", "grad norm", "weight norm", "grad/ weight", "output grad", "gain", "flat %", "flow"]
+    expected = ["layer", "kind", "grad norm", "weight norm", "update/ weight", "output grad", "gain", "flat %", "flow"]
     assert heads(vanishing_run()[0]) == [*expected, "finding"]
     assert heads(Snapshot(0, ("a",), grad_norm=[1.0])) == ["layer", "grad norm"]
     more = Snapshot(0, ("a",), zero_fraction=[0.5], nonfinite=[3.0], dead_fraction=[0.0])
@@ -110,6 +110,17 @@ def test_a_healthy_run_says_so() -> None:
 
 def test_a_nan_loss_is_not_called_infinite() -> None:
     assert "step 0, loss NaN or Inf" in printed(Summary(Snapshot(0, ("a",), loss=INF)))
+
+
+@pytest.mark.parametrize(("width", "is_shown"), [(120, True), (40, False)])
+def test_the_usual_update_is_told_where_its_column_is(width: int, is_shown: bool) -> None:
+    run = vanishing_run()
+    assert ("update/ weight" in heads(run[0], width)) == is_shown
+    assert any("1e-3 is usual" in line for line in printed(Summary(run[0], [FINDING]), width)) == is_shown
+
+
+def test_a_step_without_updates_has_no_such_column() -> None:
+    assert "update/ weight" not in heads(replace(vanishing_run()[0], update_norm=None, update_to_weight=None))
 
 
 def test_markup_in_names_and_messages_is_printed_as_it_is() -> None:
