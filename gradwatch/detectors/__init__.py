@@ -3,6 +3,7 @@
 from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
 from gradwatch.detectors.nonfinite import NonFinite
+from gradwatch.detectors.out_of_sync import OutOfSync
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
 from gradwatch.detectors.unmoved import Unmoved
@@ -10,11 +11,22 @@ from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CutOff", "Dead", "Exploding", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved", "Vanishing",
+    "CutOff", "Dead", "Exploding", "NonFinite", "OutOfSync", "Saturated", "Spike", "Stalled", "Unmoved", "Vanishing",
     "default_detectors",
 ]  # fmt: skip
 
 
 def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
-    return [NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), Spike()]
+    return [
+        NonFinite(),
+        Vanishing(),
+        Exploding(),
+        Dead(),
+        Saturated(),
+        Stalled(),
+        CutOff(),
+        Unmoved(),
+        OutOfSync(),
+        Spike(),
+    ]

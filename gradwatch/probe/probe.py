@@ -29,6 +29,7 @@ from gradwatch.probe.watched_model import ModelIndex, WatchedModel
 from gradwatch.records import Array, Snapshot
 
 MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
+REPLICAS = "the comparison of replicas"
 
 
 class Probe:
@@ -268,7 +269,10 @@ class Probe:
         self._agree()
         numbers = (span, losses, totals, loss_scale, skipped)
         faults = self.containment.shared_failures()
-        reading = StepReading(log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults)
+        replicas = self.containment.run(REPLICAS, self._group.replicas.read, self._scalars) or ()
+        reading = StepReading(
+            log, self._scalars, readings, self._updates, self._times.slots, *numbers, faults, replicas
+        )
         sums, left_out = self._sums_of(reading), self._watched.left_out(all_of_them=not self._groups)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.

@@ -46,6 +46,7 @@ from gradwatch.probe.columns import Columns, call_column, layer_columns, paramet
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.probe.reduction import AllRanks, SingleProcess
+from gradwatch.probe.replicas import Term, add_replicas
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Indices, Rows, SumLayout, rows_of
 from gradwatch.probe.trace import StepSlots
@@ -117,6 +118,7 @@ class StepReading:
         loss_scale: what the loss was multiplied by; None where it was not.
         skipped: the optimizer did not step; a scalar that is not 0 where only the device knows.
         faults: place -> a shared part that failed in this process.
+        replicas: what the checksums of the tensors add.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
 
@@ -131,6 +133,7 @@ class StepReading:
     loss_scale: Tensor | None
     skipped: bool | Tensor
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
+    replicas: Sequence[Term] = ()
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
@@ -166,7 +169,7 @@ class StepSums:
         self, index: ModelIndex, reading: StepReading, group: SingleProcess | AllRanks, activity: UnitActivity
     ) -> None:
         self._index, self._span, self._dtype = index, reading.span, reading.log.dtype
-        self._group, self._activity = group, activity
+        self._group, self._activity, self._replicas = group, activity, group.replicas
         self.scalars, self.failed = reading.scalars, False
         self.unwatched: list[str] = []
         self.faults: dict[int, tuple[int, int]] = {}
@@ -182,6 +185,7 @@ class StepSums:
         calls.add_to(layout, self._calls)
         add_units(layout, peaks, self._held_units(reading.log), reading.scalars)
         _add_rest(layout, reading, index, calls)
+        add_replicas(layout, reading.replicas)
         self._sums_of = group.add_up(layout, reading.scalars, wanted.reshape(-1))
 
     def _wanted(self, calls: CallSums, peaks: Peaks) -> Indices:
@@ -217,6 +221,7 @@ class StepSums:
             **dict.fromkeys(PARAMETER_SUMS, len(self._index.params)),
             **dict.fromkeys(TRACE_SUMS, len(self._span)),
             **dict.fromkeys(STEP_SUMS, 1),
+            **self._replicas.lengths,
             **dict.fromkeys(("faults", "fault_steps", "fault_names"), _MOST_PARTS),
             **dict.fromkeys(("calls", "calls_seen"), calls),
             **dict.fromkeys(("units", "fired"), units),
@@ -241,6 +246,7 @@ class StepSums:
             "dead_fraction": self._activity.dead_shares(layers, self._units, sums),
             "calls": call_column(sums, self._calls, scale),
             "skipped": bool(sums["skipped"][0]),
+            "out_of_sync": self._replicas.apart(sums),
             "weight_gain": self._index.weights.gains(sums["weight"], len(layers)),
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),

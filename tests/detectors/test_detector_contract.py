@@ -41,6 +41,7 @@ SICK |= {
         7, LAYERS, params=LAYERS, param_grad_norm=[1] * 4, param_update_norm=[0, 0, 1, 1], param_weight_norm=[1] * 4,
         param_groups=["SGD 0"] * 4, groups=["SGD 0"], group_learning_rate=[0.0],
     ),
+    "OutOfSync": Snapshot(7, LAYERS, out_of_sync={"a": -1, "b": -1}),
 }  # fmt: skip
 
 KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
