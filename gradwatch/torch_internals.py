@@ -230,6 +230,14 @@ def is_flat_piece(tensor: Tensor) -> bool:
     return bool(getattr(tensor, "_fsdp_flattened", False))
 
 
+def ignored_by_ddp(module: nn.Module) -> Sequence[str]:
+    """Return the names of the parameters and buffers that DDP was told to leave alone (seen in torch 2.4 to 2.13).
+
+    Without the mark, none: they are taken for weights that all processes share.
+    """
+    return tuple(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
+
+
 def fsdp2_class() -> Any:
     """Return the class that ``fully_shard`` gives a module; in torch 2.4 and 2.5 it is private, or () where neither."""
     modules = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")

@@ -1,19 +1,18 @@
 """Detectors: each looks at a Snapshot and says what is wrong in it."""
 
-from gradwatch.detectors.carried_over import CarriedOver
 from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
-from gradwatch.detectors.idle_clip import IdleClip
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
+from gradwatch.detectors.training_loop import CarriedOver, IdleClip, OutOfSync
 from gradwatch.detectors.unmoved import Unmoved
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "Saturated", "Spike", "Stalled", "Unmoved",
-    "Vanishing", "default_detectors",
+    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "OutOfSync", "Saturated", "Spike", "Stalled",
+    "Unmoved", "Vanishing", "default_detectors",
 ]  # fmt: skip
 
 
@@ -21,5 +20,5 @@ def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
         NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
-        IdleClip(), Spike(),
+        IdleClip(), OutOfSync(), Spike(),
     ]  # fmt: skip

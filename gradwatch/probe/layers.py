@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradwatch.containment import SettingError
 from gradwatch.layer_kinds import is_activation
@@ -41,6 +41,11 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of a module itself, without those that a parametrization or a property computes."""
     return {name: param for name, param in _registered(module, "_parameters") if param is not None}
+
+
+def own_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the buffers of a module itself, by name."""
+    return [(name, buffer) for name, buffer in _registered(module, "_buffers") if isinstance(buffer, Tensor)]
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:

@@ -29,6 +29,7 @@ from gradwatch.probe.watched_model import ModelIndex, WatchedModel
 from gradwatch.records import Array, Snapshot
 
 MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
+REPLICAS = "the comparison of replicas"
 
 
 class Probe:
@@ -276,10 +277,11 @@ class Probe:
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         left_out = self._watched.left_out(all_of_them=not groups)
+        replicas = self.containment.run(REPLICAS, self._group.replicas.read, self._scalars) or ()
         reading = StepReading(
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
-            faults=self.containment.shared_failures(),
+            faults=self.containment.shared_failures(), replicas=replicas,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()

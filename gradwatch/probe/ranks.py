@@ -32,6 +32,7 @@ class Ranks:
         batches: number of batches: one a process, or one for several (tensor parallelism).
         place: of this process among those that share its batch.
         pieces: number of pieces that FSDP1 cuts a parameter into.
+        same_buffers: buffers should be the same on all: not where DDP is told not to broadcast them.
         group: the process group of their collectives; None for the group of all processes.
 
     Example:
@@ -43,6 +44,7 @@ class Ranks:
     batches: int
     place: int = 0
     pieces: int = 1
+    same_buffers: bool = True
     group: Any = None
 
     def __deepcopy__(self, memo: object) -> Ranks:
@@ -97,7 +99,8 @@ def find_ranks(model: nn.Module) -> Ranks | None:
     if cut is not None or wrapper is None:
         return cut
     group: Any = wrapper.process_group
-    return Ranks(group.size(), group.size(), group=_unless_all(group)) if group.size() > 1 else None
+    kept: dict[str, Any] = {"group": _unless_all(group), "same_buffers": wrapper.broadcast_buffers}
+    return Ranks(group.size(), group.size(), **kept) if group.size() > 1 else None
 
 
 def _unless_all(group: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 
 from gradwatch.probe.layers import named_parameters
 from gradwatch.probe.ranks import Ranks
+from gradwatch.probe.replicas import Replicas
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Indices, SumLayout, Sums
 from gradwatch.records import Array
@@ -21,6 +22,7 @@ class SingleProcess:
 
     batches = sharing = 1
     place = 0
+    replicas = Replicas(None, None)
 
     def check(self, names: Sequence[str]) -> None:
         """Do nothing: no other process could watch something else."""
@@ -43,12 +45,14 @@ class AllRanks:
 
     Attributes:
         batches, sharing, place: those of the ranks.
+        replicas: what several of them hold, to be compared.
     """
 
     def __init__(self, ranks: Ranks, model: nn.Module) -> None:
         self.batches, self.sharing, self.place = ranks.batches, ranks.sharing, ranks.place
         self._ranks, self._model = ranks, model
         self._names_checksum = 0
+        self.replicas = Replicas(None, None)
         self._room = np.zeros(0, np.int64)
         self._is_short = True
 
@@ -63,7 +67,11 @@ class AllRanks:
             return
         self._names_checksum, self._is_short = checksum, True
         # The largest of the negatives is the smallest: one MAX tells if all ranks have the same checksum.
-        largest = self._largest(np.array([checksum, -checksum]))
+        self.replicas = _replicas_of(self._model, self._ranks)
+        tensors = zlib.crc32("\n".join(self.replicas.names).encode())
+        largest = self._largest(np.array([checksum, -checksum, tensors, -tensors]))
+        if largest[2] != -largest[3]:  # buffers may differ, and then are no cells that all ranks have
+            self.replicas.switch_off()
         if largest[0] != -largest[1]:
             raise ValueError(
                 f"this rank watches {len(names)} layers and parameters that are not those of the other ranks; expected "
@@ -104,6 +112,13 @@ class AllRanks:
     def _largest(self, numbers: Indices) -> Indices:
         row = torch.from_numpy(np.asarray(numbers, np.int64)).to(self._device)
         return self._ranks.largest(row).cpu().numpy()
+
+
+def _replicas_of(model: nn.Module, ranks: Ranks) -> Replicas:
+    try:
+        return Replicas(model, ranks)
+    except Exception:  # the other ranks wait in a collective
+        return Replicas(None, None)
 
 
 def _rounded_up(numbers: Indices) -> Indices:

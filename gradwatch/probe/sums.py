@@ -46,6 +46,7 @@ from gradwatch.probe.columns import Columns, call_column, layer_columns, paramet
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.probe.reduction import AllRanks, SingleProcess
+from gradwatch.probe.replicas import Term, add_replicas
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import Indices, Rows, SumLayout, rows_of
 from gradwatch.probe.trace import StepSlots
@@ -131,6 +132,7 @@ class StepReading:
         left_out: parameters that belong to no optimizer, as far as this process has a gradient for them.
         clip: case and bound of the step's clip, and the total norm that it found, where that was not read before it.
         faults: place -> a shared part that failed in this process.
+        replicas: what the checksums of the tensors add.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
 
@@ -148,6 +150,7 @@ class StepReading:
     left_out: Sequence[str] = ()
     clip: tuple[str, float, Tensor | None] = ("", np.nan, None)
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
+    replicas: Sequence[Term] = ()
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
@@ -173,7 +176,7 @@ class StepSums:
         self, index: ModelIndex, reading: StepReading, group: SingleProcess | AllRanks, activity: UnitActivity
     ) -> None:
         self._index, self._span, self._dtype = index, reading.span, reading.log.dtype
-        self._group, self._activity = group, activity
+        self._group, self._activity, self._replicas = group, activity, group.replicas
         self.scalars, self.failed = reading.scalars, False
         self.unwatched: list[str] = []
         self.faults: dict[int, tuple[int, int]] = {}
@@ -189,6 +192,7 @@ class StepSums:
         calls.add_to(layout, self._calls)
         add_units(layout, peaks, self._held_units(reading.log), reading.scalars)
         _add_rest(layout, reading, index, calls)
+        add_replicas(layout, reading.replicas)
         self._sums_of = group.add_up(layout, reading.scalars, wanted.reshape(-1))
 
     def _wanted(self, calls: CallSums, peaks: Peaks) -> Indices:
@@ -224,6 +228,7 @@ class StepSums:
             **dict.fromkeys(PARAMETER_SUMS, len(self._index.params)),
             **dict.fromkeys(TRACE_SUMS, len(self._span)),
             **dict.fromkeys(STEP_SUMS, 1),
+            **self._replicas.lengths,
             **dict.fromkeys(("faults", "fault_steps", "fault_names"), _MOST_PARTS),
             **dict.fromkeys(("calls", "calls_seen"), calls),
             **dict.fromkeys(("units", "fired"), units),
@@ -253,6 +258,7 @@ class StepSums:
             "left_out": tuple(name for name, place in params.items() if sums["left_out"][place]),
             "clip": next((c for c, field in CLIP_SUMS.items() if sums[field][0] == sums["processes"][0]), ""),
             "clipped": sums["clipped"][0] / sums["clips"][0] if sums["clips"][0] else None,
+            "out_of_sync": self._replicas.apart(sums),
             "weight_gain": self._index.weights.gains(sums["weight"], len(layers)),
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),

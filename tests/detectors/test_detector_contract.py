@@ -43,6 +43,7 @@ SICK |= {
         param_groups=["SGD 0"] * 4, groups=["SGD 0"], group_learning_rate=[0.0],
     ),
     "IdleClip": Snapshot(7, LAYERS, clip="before backward", clip_max_norm=1.5),
+    "OutOfSync": Snapshot(7, LAYERS, out_of_sync={"a": -1, "b": -1}),
 }  # fmt: skip
 
 KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
