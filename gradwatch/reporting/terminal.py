@@ -90,10 +90,9 @@ class Summary:
         table = layer_table(self.snapshot, self.findings, title, options.max_width, mark)
         yield table
         heads = {str(column.header) for column in table.columns}
-        lines = [line for head, line in _HELP.items() if head in heads] + [_totals(self.snapshot), clip_text(self.history)]
-        yield Text("
-" + "".join(f"{line}
-" for line in lines if line), style="dim")
+        helps = [line for head, line in _HELP.items() if head in heads]
+        lines = [*helps, _totals(self.snapshot), clip_text(self.history)]
+        yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")
