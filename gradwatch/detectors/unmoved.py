@@ -93,6 +93,8 @@ class Unmoved:
             if self._counts[name] >= longer.get(case, self.steps):
                 by_case[case].append(name)
         for case, names in by_case.items():
+            if case == "rounded away" and self._learns and self._changes_some(snapshot, names):
+                continue  # what is left of the steps is enough
             yield _finding(snapshot, case, names, min(self._since[name] for name in names))
 
     def _still(self, snapshot: Snapshot) -> dict[str, str]:
@@ -106,8 +108,8 @@ class Unmoved:
             case = self._case(snapshot, place, rate, float(asked[place]), float(lost[place]))
             if case == "rounded away":
                 is_large = snapshot.param_grad_norm[place] > self.gradient * snapshot.param_weight_norm[place]
-                is_rest = self._learns and name in self._moved
-                case = case if is_large and not (rate > before or is_rest) else ""
+                is_at_rest = name in self._moved and not self._changes_some(snapshot, [name])
+                case = case if is_large and not (rate > before or is_at_rest) else ""
             elif name in self._moved:
                 case = ""
             if case:
@@ -138,8 +140,14 @@ class Unmoved:
         if update == 0 and asked > _CLEARLY * lost:
             return "no effect"
         changed = snapshot.param_changed[place]
-        is_lost = update <= lost if np.isnan(changed) else changed < self.changed and not self._learns
+        is_lost = update <= lost if np.isnan(changed) else changed < self.changed
         return "rounded away" if is_lost else ""
+
+    @staticmethod
+    def _changes_some(snapshot: Snapshot, names: list[str]) -> bool:
+        """Return True if some entries of parameters in half precision still change."""
+        places = [snapshot.params.index(name) for name in names]
+        return bool((snapshot.param_changed[places] > 0).any())
 
     def _note_losses(self, snapshot: Snapshot) -> None:
         self._losses += [float(loss) for loss in snapshot.trace_loss if np.isfinite(loss)]

@@ -64,6 +64,8 @@ class Training:
     max_norm: float | None = None
     rate: Callable[[int], float] = lambda step: 1.0
     steps: int = 60
+    clears: bool = True
+    clips_early: bool = False
 
     def diagnose(self) -> list[Diagnosis]:
         torch.manual_seed(0)
@@ -72,9 +74,12 @@ class Training:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         with watch(model, every_n_steps=10, on_finding=lambda finding: None) as watcher:
             for step in range(self.steps):
-                optimizer.zero_grad()
+                if self.clears:
+                    optimizer.zero_grad()
                 x, y = self.batch(step)
                 loss = self.loss(model(x), y)
+                if self.clips_early:
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 loss.backward()
                 watcher.read(optimizer)
                 if self.max_norm is not None:
@@ -120,6 +125,13 @@ class Forgotten(nn.Module):
         return self.head(self.body(x))
 
 
+class Idle(torch.optim.SGD):
+    """An optimizer whose step does nothing."""
+
+    def step(self, closure: object = None) -> None:
+        """Leave all as it is."""
+
+
 def of_the_head(params: list[nn.Parameter]) -> torch.optim.Optimizer:
     """An optimizer without the body's parameters."""
     return torch.optim.SGD(params[-2:], lr=0.1)
@@ -163,6 +175,9 @@ SICK: dict[str, tuple[Cause, Training]] = {
     "tiny weights": ("initialization too small", replace(HEALTHY, model=lambda: with_weights(mlp(7, nn.Tanh), 0.01))),
     "huge weights": ("initialization too large", replace(HEALTHY, model=lambda: with_weights(mlp(5, nn.ReLU), 1.0))),
     "thirty layers": ("missing normalization or skip", replace(HEALTHY, model=lambda: mlp(30, nn.ReLU))),
+    "gradients that pile up": ("gradients are not zeroed", replace(HEALTHY, clears=False)),
+    "a step that does nothing": ("step without effect", replace(HEALTHY, optimizer=lambda p: Idle(p, lr=0.1))),
+    "a clip before the backward pass": ("clip without effect", replace(HEALTHY, clips_early=True)),
     "a step too far": (
         "learning rate too high",
         replace(HEALTHY, optimizer=lambda params: torch.optim.SGD(params, lr=30.0)),
@@ -256,8 +271,10 @@ def test_a_healthy_training_has_no_cause(name: str) -> None:
     assert TWINS[name].diagnose() == []
 
 
-def test_the_trainings_name_every_cause_but_that_of_half_precision() -> None:
-    assert {cause for cause, _ in SICK.values()} == {*get_args(Cause)} - {"precision underflow", "not known"}
+def test_the_trainings_name_every_cause_but_those_of_half_precision_and_of_processes() -> None:
+    assert {cause for cause, _ in SICK.values()} == {*get_args(Cause)} - {
+        "precision underflow", "replicas out of sync", "not known",
+    }  # fmt: skip
 
 
 def halves(**columns: object) -> Iterator[Snapshot]:
