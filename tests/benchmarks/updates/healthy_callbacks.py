@@ -19,7 +19,7 @@ from updates.programs_base import Batch, Fitted, Program, Watch, batches, fit, h
 import gradwatch
 from gradwatch.transforms import SkipNonFinite
 
-STEPS = 100
+STEPS = 60
 adam = partial(Adam, lr=3e-3)
 
 

@@ -26,7 +26,7 @@ from updates.programs_base import (
 )
 
 logits = functional.binary_cross_entropy_with_logits
-STEPS = 100
+STEPS, GAN_STEPS = 60, 100
 adam = partial(Adam, lr=3e-3)
 steady = partial(Adam, lr=3e-3, betas=(0.0, 0.9))  # as GANs want it
 
@@ -114,7 +114,7 @@ def both(network: Any) -> tuple[Optimizer, Optimizer]:
 
 def turns_fit(make: Callable[[], Adversaries], options: tuple[bool, bool, bool], watch: Watch) -> float:
     network = make()
-    fit(Turns(network, *options), points(STEPS), watch)
+    fit(Turns(network, *options), points(GAN_STEPS), watch)
     return network.score()
 
 
@@ -123,7 +123,7 @@ def turns_loop(make: Callable[[], Adversaries], alternate: bool, to_none: bool, 
     network = make()
     pair = both(network)
     with watch.loop(network) as watcher:
-        for at, (x, _) in enumerate(points(STEPS)):
+        for at, (x, _) in enumerate(points(GAN_STEPS)):
             for turn, (optimizer, loss_of) in enumerate(
                 zip(pair, (network.critic_loss, network.generator_loss), strict=True)
             ):
@@ -145,7 +145,7 @@ def turns_each_a_step(to_none: bool, watch: Watch) -> float:
     network = Adversaries()
     pair = both(network)
     with watch.loop(network) as watcher:
-        for x, _ in points(STEPS):
+        for x, _ in points(GAN_STEPS):
             for optimizer, loss_of in zip(pair, (network.critic_loss, network.generator_loss), strict=True):
                 optimizer.zero_grad(set_to_none=to_none)
                 loss = loss_of(x)

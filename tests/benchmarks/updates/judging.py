@@ -54,10 +54,10 @@ class Accused:
         return bool(self.kinds or self.causes or self.broken or self.warned)
 
 
-def run(program: Program, is_sick: bool, seed: int, on: bool) -> tuple[float, Heard, list[str]]:
+def run(program: Program, is_sick: bool, seed: int, on: bool, short: bool = False) -> tuple[float, Heard, list[str]]:
     """Return the score, what was heard, and the warnings of gradwatch's."""
     torch.manual_seed(seed)
-    watch = Watch(on)
+    watch = Watch(on, short)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         score = program.run(is_sick, watch)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,24 +47,33 @@ class Heard:
         self.early = self.late if self.early is None else self.early
 
 
-class Watch:
-    """Watches a fit or a loop with gradwatch's default settings, or not at all."""
+class Enough(Exception):
+    """Ends a loop after the first ``MEASURED`` steps."""
 
-    def __init__(self, on: bool) -> None:
-        self.on, self.heard = on, Heard()
+
+class Watch:
+    """Watches a fit or a loop with gradwatch's default settings, or not at all.
+
+    Args:
+        on: watch.
+        short: end the watched run after the first ``MEASURED`` steps.
+    """
+
+    def __init__(self, on: bool, short: bool = False) -> None:
+        self.on, self.short, self.heard = on, short, Heard()
 
     @property
     def callbacks(self) -> list[Callback]:
         """The monitor, and a callback that listens to it; none where nothing is watched."""
         if not self.on:
             return []
-        listener = _Listener(self.heard)
+        listener = _Listener(self.heard, self.short)
         listener.monitor = gradwatch.GradientMonitor(summary=False, on_finding=listener.note)
         return [listener.monitor, listener]
 
     def loop(self, model: nn.Module) -> AbstractContextManager[Any]:
         """A watcher for ``with``, which is stepped by the loop."""
-        return _Loop(model, self.heard) if self.on else nullcontext(Unwatched())
+        return _Loop(model, self.heard, self.short) if self.on else nullcontext(Unwatched())
 
 
 class _Listener(Callback):
@@ -71,8 +81,8 @@ class _Listener(Callback):
 
     monitor: gradwatch.GradientMonitor
 
-    def __init__(self, heard: Heard) -> None:
-        self.heard, self.batches = heard, 0
+    def __init__(self, heard: Heard, short: bool) -> None:
+        self.heard, self.short, self.batches = heard, short, 0
 
     def note(self, finding: Finding) -> None:
         self.heard.opened.append((self.batches, finding))
@@ -80,9 +90,10 @@ class _Listener(Callback):
     def on_train_batch_start(self, *_: object) -> None:
         self.batches += 1
 
-    def on_train_batch_end(self, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if self.batches == MEASURED:
             self.heard.early = self.monitor.diagnosis()
+            trainer.should_stop |= self.short
 
     def teardown(self, *_: object, **__: object) -> None:
         self.heard.end(self.monitor)
@@ -91,8 +102,8 @@ class _Listener(Callback):
 class _Loop:
     """A Watcher that notes in which step each finding opens."""
 
-    def __init__(self, model: nn.Module, heard: Heard) -> None:
-        self.heard, self.watcher = heard, gradwatch.watch(model, on_finding=self.note)
+    def __init__(self, model: nn.Module, heard: Heard, short: bool) -> None:
+        self.heard, self.short, self.watcher = heard, short, gradwatch.watch(model, on_finding=self.note)
 
     def note(self, finding: Finding) -> None:
         self.heard.opened.append((self.watcher.steps, finding))
@@ -112,14 +123,17 @@ class _Loop:
     def _look(self) -> None:
         if self.watcher.steps == MEASURED:
             self.heard.early = self.watcher.diagnosis()
+            if self.short:
+                raise Enough
 
     def __enter__(self) -> _Loop:
         self.watcher.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.watcher.__exit__(*error)
+    def __exit__(self, kind: Any, *error: Any) -> bool:
+        self.watcher.__exit__(kind, *error)
         self.heard.end(self.watcher)
+        return kind is Enough
 
 
 class Unwatched:
@@ -187,8 +201,9 @@ def batches(count: int, data: Split | None = None, size: int = 32) -> list[Batch
     ]
 
 
-def images(*shape: int) -> Split:
-    return digits(*shape)()
+@lru_cache
+def images() -> Split:
+    return digits()()
 
 
 def scored(network: nn.Module, data: Split | None = None, score: Callable[[Tensor, Tensor], float] = accuracy) -> float:

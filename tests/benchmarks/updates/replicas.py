@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from updates.programs_base import Batch, Fitted, Program, Watch, fit, healthy, i
 
 Form = Callable[[int, bool, Watch], float]
 WORLD, STEPS = 2, 80
+PATIENCE = 60  # seconds that a process waits for the other
 adam = partial(Adam, lr=3e-3)
 
 
@@ -96,14 +98,16 @@ def looped_in_step(broadcast: bool, accumulate: int, rank: int, is_sick: bool, w
     return scored(network)
 
 
-def _work(rank: int, form: Form, is_sick: bool, is_watched: bool, seed: int, port: int, result: Path) -> None:
+def _work(
+    rank: int, form: Form, is_sick: bool, watching: tuple[bool, bool], seed: int, port: int, result: Path
+) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(WORLD)}
     os.environ |= address | {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     torch.manual_seed(seed)
-    watch = Watch(is_watched)
+    watch = Watch(*watching)
     score = form(rank, is_sick, watch)
     if rank == 0:
         result.write_bytes(pickle.dumps((score, watch.heard)))
@@ -115,17 +119,19 @@ def in_two_processes(form: Form, is_sick: bool, watch: Watch) -> float:
     """Run a program in two processes; the first one's words are the watch's."""
     # A process with all imports done is forked, as each import of torch and Lightning takes seconds.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["updates.replicas"])
+    context.set_forkserver_preload(["torch", "lightning.pytorch", "sklearn.datasets", "gradwatch", "updates.replicas"])
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         result = Path(folder) / "result"
         port = free.getsockname()[1]
         free.close()  # so that the first process can take it
-        args = (form, is_sick, watch.on, torch.initial_seed(), port, result)
+        args = (form, is_sick, (watch.on, watch.short), torch.initial_seed(), port, result)
         workers = [context.Process(target=_work, args=(rank, *args)) for rank in range(WORLD)]
         for worker in workers:
             worker.start()
         for worker in workers:
+            worker.join(2 * PATIENCE)
+            worker.kill()  # does nothing to one that has ended
             worker.join()
         if any(worker.exitcode for worker in workers):
             raise RuntimeError(f"the processes ended with {[worker.exitcode for worker in workers]}; expected 0")
