@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from updates.programs import PROGRAMS, SICK
 from updates.programs_base import MEASURED, Heard, Program, Watch
 
 HARM = 0.05
+GROUP = re.compile(r"\bparameter groups? \w+ \d")  # as evidence names one: "parameter group Adam 0"
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Said:
         found: an accepted finding opened within the first measured steps; or an accepted cause without a finding was
             there after them, where that is enough.
         step: number of the step, from 1, in which the first accepted finding opened; 0 where none did.
-        named: the parameter is among the finding's layers, or in the evidence of the accepted cause.
+        named: the parameter is among the finding's layers; or it, or a parameter group, is in the cause's evidence.
         first: an accepted cause comes first after the first measured steps.
         kinds, causes: all that was said by then.
         broken: the parts of the watching that failed.
@@ -86,7 +88,7 @@ def said(program: Program, heard: Heard) -> Said:
 def _is_named(param: str, names: set[str], evidence: str) -> bool:
     layer = param.rpartition(".")[0]
     ends = tuple(f".{name}" for name in (param, layer))
-    return any(f".{name}".endswith(ends) for name in names) or param in evidence
+    return any(f".{name}".endswith(ends) for name in names) or param in evidence or bool(GROUP.search(evidence))
 
 
 def accused(heard: Heard, spoken: list[str]) -> Accused:

@@ -2,16 +2,17 @@
 
     cd tests/benchmarks && OMP_NUM_THREADS=1 python -m updates.measure --csv_file updates.csv
 
-It takes about ten minutes.
+It takes about a quarter of an hour.
 
 Each sick program has a twin without the bug. A bug counts if it does harm: without gradwatch, the mean score on
 held-out data over the seeds is NaN or at least 0.05 below the twin's. Programs are watched with the default settings,
 in a Lightning fit or in a loop with ``gradwatch.watch``. A bug is found if an accepted finding opens within the first
-20 steps, all of which are measured; where the table says so, an accepted cause after them is enough. The parameter is
-named if it is among the finding's layers, or in the evidence of an accepted cause. The cause is judged after 20 steps
-too, and has to come first. Twins and healthy programs are accused if there is any finding, cause or warning, at any
-time. ``--programs '[zero_grad is missing]'`` selects programs by the start of their names. Intervals are Wilson's at
-95 %, as if all runs were independent, which those of one program are not.
+20 steps, all of which are measured. For a rate that is too low or an eps that is too large, an accepted cause after
+these steps is enough. The parameter is named if it is among the finding's layers, or if it or its group is in the
+evidence of an accepted cause. The cause is judged after 20 steps too, and has to come first. Twins and healthy programs
+are accused if there is any finding, cause or warning, at any time. ``--programs '[zero_grad is missing]'`` selects
+programs by the start of their names. Intervals are Wilson's at 95 %, as if all runs were independent, which those of
+one program are not.
 """
 
 from __future__ import annotations
