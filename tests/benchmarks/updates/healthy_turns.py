@@ -20,6 +20,7 @@ from updates.programs_base import (
     batches,
     fit,
     healthy,
+    images,
     losses,
     scored,
     two_layers,
@@ -28,6 +29,7 @@ from updates.programs_base import (
 logits = functional.binary_cross_entropy_with_logits
 STEPS, GAN_STEPS = 60, 100
 adam = partial(Adam, lr=3e-3)
+second_order = partial(LBFGS, max_iter=4, line_search_fn="strong_wolfe")
 steady = partial(Adam, lr=3e-3, betas=(0.0, 0.9))  # as GANs want it
 
 
@@ -304,17 +306,23 @@ def two_losses(watch: Watch) -> float:
     return scored(network)
 
 
+def whole() -> list[Batch]:
+    """All samples, thirty times: LBFGS is made for a loss that stays the same."""
+    data = images()
+    return [(data.inputs, data.targets)] * 30
+
+
 def closure_fit(watch: Watch) -> float:
     network = two_layers()
-    fit(Fitted(network, partial(LBFGS, lr=0.1, max_iter=4)), batches(60, size=256), watch)
+    fit(Fitted(network, second_order), whole(), watch)
     return scored(network)
 
 
 def closure_loop(watch: Watch) -> float:
     network = two_layers()
-    optimizer = LBFGS(network.parameters(), lr=0.1, max_iter=4)
+    optimizer = second_order(network.parameters())
     with watch.loop(network) as watcher:
-        for x, y in batches(60, size=256):
+        for x, y in whole():
 
             def closure(x: Tensor = x, y: Tensor = y) -> Any:
                 return next(losses(network, [(x, y)], optimizer))
