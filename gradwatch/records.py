@@ -59,7 +59,7 @@ class Snapshot:
             counted.
         param_put_back: 1 where a parameter is as it was before the last measured step, though that step had moved it;
             else 0, and NaN where that is not known.
-        param_dtypes: types of ``params``, such as ``float32``.
+        param_dtypes: types of ``params``, such as ``bfloat16``; empty where all are ``float32``.
         param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
         groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
         group_learning_rate: learning rate of each group.

@@ -38,7 +38,7 @@ def learning_rate_too_high(evidence: Evidence) -> Claim | None:
         return None
     kinds = ("nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
     about = tuple(f for f in evidence.found(*kinds) if f.step > 0 or f.kind in ("exploding", "nonfinite"))
-    if not about and not (update > VERY_LARGE_UPDATE and evidence.is_stuck(HARDLY)):
+    if not about and not (update > VERY_LARGE_UPDATE and evidence.is_stuck(HARDLY) and evidence.losses.min() >= 0):
         return None  # a loss may rise for its own reasons: adversaries, single samples, noise
     growth = _growth_of_rate(evidence)
     case = "rate grew" if growth > RATE_GROWTH else _case(evidence, about)

@@ -16,7 +16,6 @@ from gradwatch.records import Finding, Snapshot
 
 USUAL, TINY = 1e-3, 1e-6  # of the weights, a step: what is usual, and what no training can live on
 VISIBLE = 1e-5  # what other groups do, where one of them is far too slow
-LITTLE_IN_ALL = 1e-4  # of the weights, in all steps together: less than one ordinary step
 SMALL = 1e-4  # of the weights, a step, where a schedule holds the rate down
 HELD_DOWN = 0.01  # of the rate that a schedule starts from
 SETTLED_PART = 4  # the first quarter of a history may be a schedule's
@@ -68,11 +67,6 @@ class GroupSteps:
     def later_updates(self) -> tuple[float, ...]:
         """The updates without those of the first quarter."""
         return self.updates[len(self.updates) // SETTLED_PART :]
-
-    @property
-    def travel(self) -> float:
-        """The updates of all steps together, over the weights: at most so far has it come."""
-        return float(np.mean(self.updates)) * (self.steps[-1] + 1)
 
     @property
     def gradient_is_small(self) -> bool:
@@ -206,7 +200,7 @@ def _all_small(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
     if len(evidence.losses) < EARLY or not evidence.is_stuck() or evidence.loss_fall > LEARNS:
         return None
     for group in groups:
-        is_small = max(group.later_updates) < TINY or group.travel < LITTLE_IN_ALL
+        is_small = max(group.later_updates) < TINY
         if not is_small or group.is_warming_up or group.gradient_is_small or not group.rates[-1] > 0:
             return None
     group = groups[0]

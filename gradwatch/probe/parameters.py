@@ -102,8 +102,9 @@ class Groups:
                 numbers[id(settings), place] = len(held)
                 held.append((settings, place))
             labels.append(f"{settings.optimizer} {numbers[id(settings), place]}")
+        dtypes = tuple(self._dtypes.get(name, "float32") for name in params)
         return {
-            "param_dtypes": tuple(self._dtypes.get(name, "") for name in params),
+            "param_dtypes": dtypes if {*dtypes} - {"float32"} else (),
             "param_groups": tuple(labels),
             "groups": tuple(dict.fromkeys(labels)),
             "group_learning_rate": [_at(settings.rates, place) for settings, place in held],
