@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradwatch.containment import Containment
+from gradwatch.probe.layers import named_parameters
 from gradwatch.torch_internals import listen_to_clips, stop_listening_to_clips, version_of
 
 NOTHING = ("", math.nan, None)
@@ -43,7 +44,8 @@ class Clips:
 
     def __init__(self, model: nn.Module, has_seen_gradients: Callable[[], bool], containment: Containment) -> None:
         self._model, self._has_seen, self._containment = model, has_seen_gradients, containment
-        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._own: frozenset[int] | None = None  # the model's parameters, by their ids, once a clip has run
+        self._is_on = False
         self._calls: list[_Call] = []
         self._known: set[int] = set()  # parameters that were read in this step
 
@@ -51,13 +53,13 @@ class Clips:
         """Begin to note, for a step that is measured."""
         self._calls, self._known = [], set()
         if not self._containment.is_out(_PART):
-            self._shapes = {id(param): tuple(param.shape) for param in self._model.parameters()}
+            self._is_on = True
             listen_to_clips(self)
 
     def detach(self) -> None:
         """Stop to note, and forget."""
         stop_listening_to_clips(self)
-        self._calls, self._shapes, self._known = [], {}, set()
+        self._calls, self._own, self._known, self._is_on = [], None, set(), False
 
     def __call__(self, params: Any, max_norm: Any, total_norm: Any) -> None:
         """Note a clip that has just run."""
@@ -69,7 +71,9 @@ class Clips:
         is_readable = isinstance(params, (list, tuple)) and not isinstance(max_norm, Tensor)
         if not is_readable or not math.isfinite(bound := float(max_norm)) or len(self._calls) >= _MOST_CALLS:
             return
-        marks = {id(param): _mark(param) for param in params if id(param) in self._shapes}
+        if self._own is None:
+            self._own = frozenset(id(param) for _, param, _ in named_parameters(self._model))
+        marks = {id(param): _mark(param) for param in params if id(param) in self._own}
         call = _Call(bound, marks, self._has_seen(), total_norm if type(total_norm) is Tensor else None)
         if not marks:
             if self._is_of_a_copy(params) and call.is_late:
@@ -82,13 +86,14 @@ class Clips:
 
     def _is_of_a_copy(self, params: Sequence[Any]) -> bool:
         """Return True for as many parameters as the model's, of the same shapes, none with a gradient."""
-        if len(params) != len(self._shapes) or any(param.grad is not None for param in params):
+        own = [param for _, param, _ in named_parameters(self._model)]
+        if len(params) != len(own) or any(param.grad is not None for param in params):
             return False
-        return sorted(tuple(param.shape) for param in params) == sorted(self._shapes.values())
+        return sorted(tuple(param.shape) for param in params) == sorted(tuple(param.shape) for param in own)
 
     def compare(self, params: Iterable[nn.Parameter]) -> None:
         """Tell, just before an optimizer's step, which clips ran before the gradients that it will use."""
-        if self._shapes:
+        if self._is_on:
             self._containment.run(_PART, self._compare, params)
 
     def _compare(self, params: Iterable[nn.Parameter]) -> None:
