@@ -185,7 +185,8 @@ def _large_epsilon(evidence: Evidence, groups: Sequence[GroupSteps], about: tupl
     for group in groups:
         is_adam = group.label.startswith(("Adam", "NAdam"))
         shares = np.array(group.of_rate)
-        if is_adam and len(shares) >= EARLY and (shares < OF_RATE).all() and evidence.is_stuck(A_FIFTH):
+        is_held = len(shares) >= EARLY and bool((shares < OF_RATE).all()) and not group.gradient_is_small
+        if is_adam and is_held and evidence.is_stuck(A_FIFTH):
             text = (
                 f"At a learning rate of {group.rates[-1]:.3g} no parameter of {group} moves by more than "
                 f"{shares.max():.1e}x the rate, where {group.label.split()[0]} moves each entry by about the rate: its "
