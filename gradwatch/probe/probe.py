@@ -272,7 +272,7 @@ class Probe:
         """
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
-        used |= {"schedule_interval": self.schedule_interval, "clip": clip[0], "clip_max_norm": clip[1]}
+        used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
