@@ -40,6 +40,7 @@ def test_a_sick_program_is_found_within_20_steps_with_parameter_and_cause(name: 
     assert not judged.broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each(SICK))
 def test_a_repaired_twin_gets_no_word(name: str) -> None:
     judged = accused(*run(SICK[name], False, 0, True)[1:])
