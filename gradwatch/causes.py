@@ -180,7 +180,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("remove the rounding or comparison between the parts", "KeepGraph", 1.0, ("cut off",)),
         Step("remove the detach(), no_grad() or .data between that part and the loss", "KeepGraph", 1.0,
              ("no gradient",), line=""),
-        Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient",)),
+        Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient", "frozen")),
         Step("freeze what should not learn, with requires_grad_(False)",
              cases=("no optimizer", "no gradient", "cut off")),
     ),

@@ -51,19 +51,16 @@ class Snapshot:
         params: names of the trained parameters: they require a gradient and belong to the optimizer.
         left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
         param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
-        update_norm: L2 norm of what the step changed in the layer's own parameters, measured from the weights before
-            and after it; 0 where it was skipped.
+        update_norm: L2 norm of what the step changed in the layer's own parameters, measured from the weights.
         update_to_weight: ``update_norm`` over ``weight_norm``; about 1e-3 is usual. NaN where the weights are all zero.
         param_size, param_weight_norm, param_update_norm: number of entries, and the same norms, of each of ``params``.
         param_changed: share of a parameter's entries that the step changed; NaN for float32 and wider, where it is not
             counted.
-        param_put_back: 1 where a parameter is as it was before the last measured step, though that step had moved it;
-            else 0, and NaN where that is not known.
+        param_put_back: 1 where a parameter is as it was before the last measured step, which had moved it; else 0.
         param_dtypes: types of ``params``, such as ``bfloat16``; empty where all are ``float32``.
         param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
         groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
-        group_learning_rate: learning rate of each group.
-        group_initial_rate: the rate that a schedule started from (``initial_lr``); NaN without a schedule.
+        group_learning_rate, group_initial_rate: rate of each group, and what a schedule started from; NaN without one.
         schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty
             without one.
         carried_over: parameters whose gradient still held that of an earlier step when this step's began.
@@ -72,19 +69,20 @@ class Snapshot:
         clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
             it: ``before backward``, ``no gradients``.
         clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
-        calls: for a layer that was called more than once (a recurrent cell), the norm of the gradient at its output at
-            each call, first call first; for torch's recurrent networks, the norm at their input at each time step.
+        calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
+            first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
         total_norm_after: the same when the optimizer stepped, after clipping.
         loss: the step's loss; ``inf`` where it was NaN.
         skipped: True if the optimizer did not step (a loss scaler met an overflow).
+        frozen_size: number of entries of the parameters that require no gradient.
         optimizer: class name of the optimizer that stepped last.
         learning_rate: the largest of its groups.
         input_rms: root mean square of the floating tensors that the first layer was given.
         dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
         loss_scale: factor on the loss in the backward pass.
-        trace_step, trace_loss, trace_total_norm: every optimizer step since the last Snapshot, this one included: its
-            index, its loss and, where it was asked for, its total norm. Non-finite values are ``inf``.
+        trace_step, trace_loss, trace_total_norm: index, loss and, where asked for, total norm of every optimizer step
+            since the last Snapshot, this one included. Non-finite values are ``inf``.
 
     Raises:
         ValueError: for a column, or names, of the wrong length.
@@ -137,6 +135,7 @@ class Snapshot:
     total_norm_after: float = float("nan")
     loss: float = float("nan")
     skipped: bool = False
+    frozen_size: float = float("nan")
     optimizer: str = ""
     learning_rate: float = float("nan")
     input_rms: float = float("nan")
@@ -255,7 +254,8 @@ ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) 
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
-_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", "clip_max_norm")
+_SINCE_0_2 = ("clip_max_norm", "frozen_size")  # last: the order is that of the record's lines
+_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip")
 
 

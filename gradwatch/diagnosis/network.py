@@ -30,6 +30,7 @@ LATER = 4  # Snapshots after the first: a branch that starts at zero (ReZero) ha
 CLASSES_LOSS = (0.6, 12.0)
 # A second softmax bounds the gradient at its input: norm times sqrt(batch) is 1 for equal outputs.
 BOUNDED_GRADIENT = (0.5, 1.3)
+ENOUGH = 20  # losses, after which biases alone would have shown that they suffice
 FLOOR_TOLERANCE = 0.1  # of the loss, below the floor that the second softmax sets: noise of single batches
 
 
@@ -132,9 +133,26 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
     return Claim(text, evidence.found("stalled", "vanishing", "saturated"), "probabilities")
 
 
-@rule("frozen or detached part", {"no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7})
+@rule("frozen or detached part", {"no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6})
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
+    return _beside_optimizer_or_loss(evidence) or _all_weights_frozen(evidence)
+
+
+def _all_weights_frozen(evidence: Evidence) -> Claim | None:
+    """Look for a network of which only biases learn, and that does not learn: a filter on names went wrong."""
+    last = evidence.last
+    are_biases = bool(last.params) and all(name.endswith("bias") for name in last.params)
+    if not are_biases or not last.frozen_size > last.param_size.sum() or not evidence.is_stuck():
+        return None
+    text = (
+        f"{last.frozen_size:.0f} entries of the parameters are frozen, all weights among them; only the "
+        f"{len(last.params)} biases learn, {', '.join(last.params[:2])} and so on. {evidence.loss_in_words}"
+    )
+    return Claim(text, (), "frozen") if len(evidence.losses) >= ENOUGH else None
+
+
+def _beside_optimizer_or_loss(evidence: Evidence) -> Claim | None:
     stalled, last = evidence.found("stalled"), evidence.last
     about = stalled + evidence.found("unmoved")
     forgotten = tuple(finding for finding in about if finding.case == "no optimizer")

@@ -273,6 +273,7 @@ class Probe:
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
+        used["frozen_size"] = float(self._watched.frozen_size)
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()

@@ -122,6 +122,7 @@ class WatchedModel:
         self._in_optimizers: set[str] = set()
         self._others: list[tuple[str, nn.Parameter, nn.Module]] | None = None  # in no optimizer, and their modules
         self._index: ModelIndex | None = None
+        self.frozen_size = 0  # entries of the parameters that require no gradient, when the names were found
 
     @property
     def index(self) -> ModelIndex:
@@ -169,6 +170,8 @@ class WatchedModel:
             if is_readable(param) and (param.numel() or is_flat_piece(param))
         }
         self._names |= known
+        params = [param for _, param, _ in named_parameters(self._module) if id(param) in known]
+        self.frozen_size = sum(param.numel() for param in params if not param.requires_grad)
         now = {plain_name(name) or ROOT: module for name, module in named_modules(self._module)}
         self._index = ModelIndex.of({name: now.get(name, layer) for name, layer in self._layers.items()}, known)
         self._others = None
