@@ -22,6 +22,7 @@ KEPT_BYTES = 64 * 2**20  # of weights that are kept whole; a step of a larger mo
 # Of a larger parameter 2,048 blocks of 16 entries are kept: a block is a line of the processor's cache. The norm of a
 # Gaussian update is then known to 0.4 %; tests/benchmarks/updates/sample_error.py measures it on real ones.
 _BLOCKS, _WIDTH = 2048, 16
+_FEWEST = 64  # blocks: of 10,000 large parameters, which then take 40 MB
 _SPOT = 256  # entries that tell if a parameter was put back
 
 
@@ -31,19 +32,21 @@ class Kept:
 
     Attributes:
         before: the copy, with the stored (real) entries of this process.
+        blocks: number of blocks of the sample; 0 where all entries are kept.
         whole: number of all stored entries over the number of those that are kept: 1 where all are.
         share: weight of the parameter's entries in a sum over all processes.
     """
 
     param: nn.Parameter
     before: Tensor
+    blocks: int
     whole: float
     share: float
 
     def after(self) -> Tensor | None:
         """Return the same entries now; None where the parameter was moved or replaced by another one meanwhile."""
         values = stored_values(self.param)
-        now = values if self.whole == 1 else sample_of(values)
+        now = sample_of(values, self.blocks) if self.blocks else values
         known = now.shape == self.before.shape and now.device == self.before.device and now.dtype == self.before.dtype
         return now if known else None
 
@@ -102,16 +105,19 @@ class Updates:
         What is kept already stays: a closure (LBFGS) evaluates the loss many times within one step.
         """
         self._look_at_suspects(params, scalars)
-        room = self._bound - sum(_size(kept.before) for kept in self._waiting.values() if kept.whole == 1)
+        room = self._bound - sum(_size(kept.before) for kept in self._waiting.values() if not kept.blocks)
         missing = [(name, stored_values(param)) for name, param in params.items() if name not in self._waiting]
-        for name, values in sorted(missing, key=lambda item: item[1].numel()):  # a sample is best of the largest
+        missing.sort(key=lambda item: item[1].numel())  # a sample is best of the largest
+        sizes = np.array([_size(values) for _, values in missing], np.int64)
+        fitting = int(np.searchsorted(np.cumsum(sizes), room, side="right"))
+        blocks = _blocks_of(len(missing) - fitting)
+        for place, (name, values) in enumerate(missing):
             share = 1.0 if ranks is None else ranks.share(params[name])
-            room -= _size(values)
-            if room >= 0 or values.numel() <= _BLOCKS * _WIDTH:
-                self._waiting[name] = Kept(params[name], values.clone(), 1.0, share)
+            if place < fitting or values.numel() <= blocks * _WIDTH:
+                self._waiting[name] = Kept(params[name], values.clone(), 0, 1.0, share)
             else:
-                sample = sample_of(values).clone()
-                self._waiting[name] = Kept(params[name], sample, values.numel() / sample.numel(), share)
+                sample = sample_of(values, blocks).clone()
+                self._waiting[name] = Kept(params[name], sample, blocks, values.numel() / sample.numel(), share)
 
     @torch.no_grad()
     def measure(self, scalars: DeviceScalars) -> None:
@@ -171,6 +177,12 @@ def sample_of(values: Tensor, blocks: int = _BLOCKS) -> Tensor:
     while stride > _WIDTH and any(math.gcd(stride, size) > 1 for size in values.shape):
         stride -= 1
     return flat.as_strided((blocks, _WIDTH), (stride, 1))
+
+
+def _blocks_of(count: int) -> int:
+    """Return how many blocks are kept of each of so many large parameters: fewer where all would be too much."""
+    most = KEPT_BYTES // (max(count, 1) * _WIDTH * 4)
+    return min(_BLOCKS, max(most, _FEWEST))
 
 
 def _size(values: Tensor) -> int:

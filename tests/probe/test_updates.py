@@ -188,6 +188,15 @@ def test_what_is_kept_stays_under_the_bound_and_is_let_go() -> None:
     assert set(updates.changes) == set(named)
 
 
+def test_of_very_many_large_parameters_less_is_kept_of_each() -> None:
+    named = {str(i): nn.Parameter(torch.zeros(70, 500)) for i in range(2000)}
+    updates = Updates(bound=0)
+    updates.keep(named, DeviceScalars())
+    kept = sum(kept.before.numel() * 4 for kept in updates._waiting.values())
+    assert kept <= 64 * 2**20
+    assert all(kept.blocks == 524 for kept in updates._waiting.values())
+
+
 def test_a_sample_lies_in_all_rows_and_columns() -> None:
     values = torch.arange(768 * 3072).reshape(768, 3072)
     sample = sample_of(values).flatten()
