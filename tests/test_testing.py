@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+import gradwatch
 from gradwatch.testing import assert_healthy_gradients
 
 SMALL_STEPS = partial(torch.optim.SGD, lr=1e-6)
@@ -238,6 +239,7 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
 USER_TEST = """
 import torch
 from torch import nn
+import gradwatch
 from gradwatch.testing import assert_healthy_gradients
 
 def test_gradients():
@@ -277,3 +279,44 @@ def test_a_language_model_that_falls_by_a_tenth_in_twenty_steps_needs_no_warm_up
     assert_healthy_gradients(
         model, tokens, loss=lambda out, y: cross_entropy(out.flatten(0, 1), y.flatten()), optimizer=torch.optim.Adam
     )
+
+
+class Still(Net):
+    """A network that can't move, for one reason or another."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        if self.fault == "no gradient":
+            return cross_entropy(self.network(x).detach().requires_grad_(), y)
+        return cross_entropy(self.network(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        held = network(nn.ReLU) if self.fault == "a copy" else self
+        return torch.optim.SGD(held.parameters(), lr=0.0 if self.fault == "rate zero" else 0.01)
+
+    def optimizer_zero_grad(self, *given: Any) -> None:
+        if self.fault != "not zeroed":
+            super().optimizer_zero_grad(*given)
+
+
+STILL = {
+    "no gradient": ("stalled", "frozen or detached part"),
+    "a copy": ("stalled", "frozen or detached part"),
+    "rate zero": ("unmoved", "learning rate too low"),
+    "not zeroed": ("carried-over", "gradients are not zeroed"),
+}
+
+
+@pytest.mark.parametrize("fault", STILL)
+def test_a_step_that_goes_wrong_is_told(fault: str) -> None:
+    kind, cause = STILL[fault]
+    with pytest.raises(AssertionError) as caught:
+        assert_healthy_gradients(Still(fault=fault), loader())
+    assert f"{kind} since step" in str(caught.value)
+    assert cause in str(caught.value)
+    assert "no optimizer step" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["no gradient", "a copy"])
+def test_diagnose_tells_of_a_pass_in_which_nothing_is_reached(fault: str) -> None:
+    assert gradwatch.diagnose(Still(fault=fault), batch()).diagnoses[0].cause == "frozen or detached part"

@@ -144,7 +144,7 @@ def _held_down(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
     how = " The schedule advances once an epoch, Lightning's default, not at each step." if by_epoch else ""
     text = (
         f"After {group.steps[-1] + 1} steps the schedule gives {group} a learning rate of {group.rates[-1]:.2g}, "
-        f"{group.share_of_schedule:.1g} of {group.initial_rates[-1]:.3g}.{how} {evidence.loss_in_words}"
+        f"{group.share_of_schedule:.2%} of {group.initial_rates[-1]:.3g}.{how} {evidence.loss_in_words}"
     )
     return Claim(text, about, "epochs" if by_epoch or group.rates[-1] > 0 else "zero")
 
