@@ -69,6 +69,7 @@ class Unmoved:
     changed: float = 0.5
     gradient: float = 1e-4
     _first: dict[str, float] = field(default_factory=dict, init=False, repr=False)  # norms of the weights
+    _known: tuple[str, ...] = field(default=(), init=False, repr=False)
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
     _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _since: dict[str, int] = field(default_factory=dict, init=False, repr=False)
@@ -84,8 +85,11 @@ class Unmoved:
         self._note_losses(snapshot)
         by_case: dict[str, list[str]] = defaultdict(list)
         still = self._still(snapshot) | dict.fromkeys(snapshot.left_out if snapshot.params else (), "no optimizer")
-        for name in [*snapshot.params, *snapshot.left_out]:
-            self._counts[name] = self._counts.get(name, 0) + 1 if name in still else 0
+        for name in [name for name in self._counts if name in snapshot.params or name in snapshot.left_out]:
+            if name not in still:
+                del self._counts[name]
+        for name in still:
+            self._counts[name] = self._counts.get(name, 0) + 1
             if self._counts[name] == 1:
                 self._since[name] = snapshot.step
         longer = {"skipped": self.skipped_steps, "no optimizer": self.left_out_steps}
@@ -100,8 +104,15 @@ class Unmoved:
     def _still(self, snapshot: Snapshot) -> dict[str, str]:
         """Return the parameters that this step did not move, and why."""
         rates, asked, lost = rates_of(snapshot), asked_updates(snapshot), _SURELY_LOST * _spacings(snapshot)
+        if snapshot.params != self._known:
+            self._known = snapshot.params
+            for name, weight in zip(snapshot.params, snapshot.param_weight_norm.tolist(), strict=True):
+                self._first.setdefault(name, weight)
+        # Nearly always all parameters move, so the few that may not are looked at one by one.
+        clearly = (snapshot.param_update_norm > _CLEARLY * lost) & np.isnan(snapshot.param_put_back)
         found: dict[str, str] = {}
-        for place, name in enumerate(snapshot.params):
+        for place in np.flatnonzero(~(clearly & np.isnan(snapshot.param_changed))).tolist():
+            name = snapshot.params[place]
             rate, before = float(rates[place]), self._rates.get(name, np.inf)
             self._rates[name] = rate
             self._note_moved(snapshot, place, float(lost[place]))
@@ -118,7 +129,7 @@ class Unmoved:
 
     def _note_moved(self, snapshot: Snapshot, place: int, lost: float) -> None:
         name, weight = snapshot.params[place], float(snapshot.param_weight_norm[place])
-        first = self._first.setdefault(name, weight)
+        first = self._first[name]
         # A step that moves it is not enough: it may be put back. Where that is suspected, its norm is the same.
         stays = snapshot.param_put_back[place] == 0 and snapshot.param_update_norm[place] > lost
         if stays or abs(weight - first) > max(lost, _SAME * first):

@@ -107,10 +107,12 @@ class Updates:
         self._look_at_suspects(params, scalars)
         room = self._bound - sum(_size(kept.before) for kept in self._waiting.values() if not kept.blocks)
         missing = [(name, stored_values(param)) for name, param in params.items() if name not in self._waiting]
-        missing.sort(key=lambda item: item[1].numel())  # a sample is best of the largest
-        sizes = np.array([_size(values) for _, values in missing], np.int64)
-        fitting = int(np.searchsorted(np.cumsum(sizes), room, side="right"))
-        blocks = _blocks_of(len(missing) - fitting)
+        fitting, blocks = len(missing), _BLOCKS
+        if sum(_size(values) for _, values in missing) > room:
+            missing.sort(key=lambda item: item[1].numel())  # a sample is best of the largest
+            sizes = np.cumsum([_size(values) for _, values in missing])
+            fitting = int(np.searchsorted(sizes, room, side="right"))
+            blocks = _blocks_of(len(missing) - fitting)
         for place, (name, values) in enumerate(missing):
             share = 1.0 if ranks is None else ranks.share(params[name])
             if place < fitting or values.numel() <= blocks * _WIDTH:
