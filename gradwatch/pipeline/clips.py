@@ -58,6 +58,8 @@ class Clips:
 
     def detach(self) -> None:
         """Stop to note, and forget."""
+        if not self._is_on:  # at the end of each step that is not measured
+            return
         stop_listening_to_clips(self)
         self._calls, self._own, self._known, self._is_on = [], None, set(), False
 
