@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from gradwatch.torch_internals import foreach_div, foreach_mul, foreach_norm
 # A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
 _TINY, _HUGE = 1e-17, 1e18
 
-_LONG, _ROW = 1 << 15, 256  # entries: from which on a norm is taken row by row, and those of a row
+# Entries from which on squares are added pairwise, from which on row by row, and those of a row.
+_MIDDLE, _LONG, _ROW = 1 << 10, 1 << 15, 256
 
 Batch = tuple[list[int], list[Tensor]]  # positions, and tensors of one kind
 _BLOCK = 1 << 16  # entries whose comparison with zero stays in the processor's cache
@@ -130,20 +132,23 @@ def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
     # Accumulating in float64 costs 20 times the float32 pass on a CPU, so only tensors with a norm outside the safe
     # range get it. To look at the norms costs nothing here, as they are in the host's memory.
     dtype = torch.float32 if tensors[0].itemsize < 4 else None
-    is_long = [tensor.numel() > _LONG and tensor.is_contiguous() for tensor in tensors]
+    is_long = [tensor.numel() > _MIDDLE for tensor in tensors]
     norms = torch.empty(len(tensors), dtype=torch.float64)
     values = norms.numpy()
     if short := [tensor for tensor, long in zip(tensors, is_long, strict=True) if not long]:
         values[~np.array(is_long)] = torch.stack(foreach_norm(short, 2, dtype=dtype)).numpy()
     for i in np.flatnonzero(is_long).tolist():
-        values[i] = _norm_by_rows(tensors[i], dtype)
+        values[i] = _norm_of_many(tensors[i], dtype)
     for i in np.flatnonzero(~((values > _TINY) & (values < _HUGE))).tolist():
         values[i] = torch.linalg.vector_norm(tensors[i], dtype=torch.float64).numpy()
     return norms
 
 
-def _norm_by_rows(values: Tensor, dtype: torch.dtype | None) -> float:
-    # One sum over millions of squares in float32 is wrong by 1e-4; over rows of them, added up in float64, by 1e-8.
+def _norm_of_many(values: Tensor, dtype: torch.dtype | None) -> float:
+    # One running sum over 16,000 squares in float32 is wrong by 4e-6, over millions by 1e-4. torch.sum adds pairwise,
+    # which costs as much and is right to 1e-8, but needs a copy; so do norms of rows, added up in float64.
+    if values.numel() <= _LONG or not values.is_contiguous():
+        return math.sqrt(values.to(dtype or values.dtype).square().sum())
     flat = values.view(-1)
     whole = flat.numel() // _ROW * _ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
