@@ -1,0 +1,259 @@
+"""A measured optimizer step: the Snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradwatch.plain_values import as_array, as_names, as_number, as_step, of_type
+
+Array = npt.NDArray[np.float64]
+
+RECURRENT = ("RNN", "LSTM", "GRU")  # torch's networks, whose time steps are no calls
+
+
+def _values(along: str) -> Any:
+    """Return a field with one number for each entry of another field."""
+    return field(default=None, metadata={"along": along})
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One measured optimizer step, as columns over the layers, like a data frame.
+
+    Every column has one value for each layer, in network order. NaN means that the layer has no such value (an
+    activation has no weights); it never means a bad gradient. Norms are safe against overflow, so a norm of ``inf``
+    always means that the layer's tensors hold NaN or Inf.
+
+    Attributes:
+        step: index of the optimizer step, counted from 0.
+        layers: names as ``named_modules()`` gives them; ``(root)`` is the model itself.
+        kinds: class name of each layer.
+        grad_norm: L2 norm of the gradient of the layer's own parameters.
+        weight_norm: L2 norm of these parameters.
+        grad_output_norm: L2 norm of the gradient at the layer's output, over all its calls.
+        grad_output_rms: the same as a root mean square, which does not grow with the layer's size.
+        gain: RMS of the gradient at the layer's input over the RMS at its output. Where the input feeds several layers
+            (a skip connection), its gradient is the sum over all of them.
+        zero_fraction: share of exact zeros in the gradient of its parameters, 0 to 1.
+        nonfinite: number of NaN and Inf entries in the gradient of its parameters.
+        output_rms: root mean square of the layer's output, in the calls that a gradient of the loss came back to;
+            NaN for ReLUs and normalization layers, which only pass on NaN and Inf.
+        dead_fraction: share of a ReLU's units that were active for no sample.
+        weight_gain: factor by which a layer's weights alone multiply the RMS of a gradient, if they were independent,
+            for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
+        size: number of its own trained parameters.
+        saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
+        params: names of the trained parameters: they require a gradient and belong to the optimizer.
+        left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
+        param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
+        update_norm: L2 norm of what the step changed in the layer's own parameters, measured from the weights.
+        update_to_weight: ``update_norm`` over ``weight_norm``; about 1e-3 is usual. NaN where the weights are all zero.
+        param_size, param_weight_norm, param_update_norm: number of entries, and the same norms, of each of ``params``.
+        param_changed: share of a parameter's entries that the step changed; NaN for float32 and wider, where it is not
+            counted.
+        param_put_back: 1 where a parameter is as it was before the last measured step, which had moved it; else 0.
+        param_dtypes: types of ``params``, such as ``bfloat16``; empty where all are ``float32``.
+        param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
+        groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
+        group_learning_rate, group_initial_rate: rate of each group, and what a schedule started from; NaN without one.
+        schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty
+            without one.
+        carried_over: parameters whose gradient still held that of an earlier step when this step's began.
+        out_of_sync: parameters and buffers of which the processes hold different values, though they should be the
+            same, and the process that differs from all others; -1 where that is not one alone.
+        clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
+            it: ``before backward``, ``no gradients``.
+        clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
+        calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
+            first call first; for torch's recurrent networks, the norm at their input at each time step.
+        total_norm: L2 norm of all parameters' gradients, before clipping.
+        total_norm_after: the same when the optimizer stepped, after clipping.
+        loss: the step's loss; ``inf`` where it was NaN.
+        skipped: True if the optimizer did not step (a loss scaler met an overflow).
+        frozen_size: number of entries of the parameters that require no gradient.
+        optimizer: class name of the optimizer that stepped last.
+        learning_rate: the largest of its groups.
+        input_rms: root mean square of the floating tensors that the first layer was given.
+        dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
+        loss_scale: factor on the loss in the backward pass.
+        trace_step, trace_loss, trace_total_norm: index, loss and, where asked for, total norm of every optimizer step
+            since the last Snapshot, this one included. Non-finite values are ``inf``.
+
+    Raises:
+        ValueError: for a column, or names, of the wrong length.
+
+    Example:
+        >>> snapshot = Snapshot(step=0, layers=("first", "last"), grad_norm=[1e-9, 1.0], weight_norm=[2.0, 2.0])
+        >>> snapshot.grad_to_weight_ratio
+        array([5.e-10, 5.e-01])
+        >>> snapshot.missing["gain"]
+        ('first', 'last')
+    """
+
+    step: int
+    layers: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
+    grad_norm: Array = _values("layers")
+    weight_norm: Array = _values("layers")
+    grad_output_norm: Array = _values("layers")
+    grad_output_rms: Array = _values("layers")
+    gain: Array = _values("layers")
+    zero_fraction: Array = _values("layers")
+    nonfinite: Array = _values("layers")
+    output_rms: Array = _values("layers")
+    dead_fraction: Array = _values("layers")
+    saturated_fraction: Array = _values("layers")
+    weight_gain: Array = _values("layers")
+    size: Array = _values("layers")
+    params: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    param_grad_norm: Array = _values("params")
+    update_norm: Array = _values("layers")
+    update_to_weight: Array = _values("layers")
+    param_size: Array = _values("params")
+    param_weight_norm: Array = _values("params")
+    param_update_norm: Array = _values("params")
+    param_changed: Array = _values("params")
+    param_put_back: Array = _values("params")
+    param_dtypes: tuple[str, ...] = ()
+    param_groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    group_learning_rate: Array = _values("groups")
+    group_initial_rate: Array = _values("groups")
+    schedule_interval: str = ""
+    carried_over: tuple[str, ...] = ()
+    out_of_sync: Mapping[str, int] = field(default_factory=dict)
+    clip: str = ""
+    clip_max_norm: float = float("nan")
+    calls: Mapping[str, Array] = field(default_factory=dict)
+    total_norm: float = float("nan")
+    total_norm_after: float = float("nan")
+    loss: float = float("nan")
+    skipped: bool = False
+    frozen_size: float = float("nan")
+    optimizer: str = ""
+    learning_rate: float = float("nan")
+    input_rms: float = float("nan")
+    dtype: str = ""
+    loss_scale: float = float("nan")
+    trace_step: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    trace_loss: Array = _values("trace_step")
+    trace_total_norm: Array = _values("trace_step")
+
+    def __post_init__(self) -> None:
+        # Arrays are made here, so that detectors and tests may write lists and every reader gets arrays.
+        self._set("kinds", self.kinds or ("",) * len(self.layers))
+        if len(self.kinds) != len(self.layers):
+            raise ValueError(f"kinds has {len(self.kinds)} names; expected one for each of {len(self.layers)} layers")
+        self._set("trace_step", np.asarray(self.trace_step, np.int64))
+        self._set("calls", {layer: np.asarray(norms, np.float64) for layer, norms in self.calls.items()})
+        for name, along in ARRAYS.items():
+            given, count = getattr(self, name), len(getattr(self, along))
+            values = np.full(count, np.nan) if given is None else np.asarray(given, np.float64)
+            if values.shape != (count,):
+                raise ValueError(
+                    f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
+                )
+            self._set(name, values)
+        for name in ("param_dtypes", "param_groups"):
+            if len(getattr(self, name)) not in (0, len(self.params)):
+                raise ValueError(f"{name} has {len(getattr(self, name))} names; expected none or {len(self.params)}")
+        if np.isnan(self.update_to_weight).all():
+            self._set("update_to_weight", self.update_norm / self._usable_weight_norm)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the way past frozen=True
+
+    @property
+    def grad_to_weight_ratio(self) -> Array:
+        """Gradient norm over weight norm of each layer; NaN where the weights are all zero or not finite."""
+        return self.grad_norm / self._usable_weight_norm
+
+    @property
+    def _usable_weight_norm(self) -> Array:
+        usable = (self.weight_norm > 0) & np.isfinite(self.weight_norm)
+        return np.where(usable, self.weight_norm, np.nan)
+
+    @property
+    def clip_coefficient(self) -> float:
+        """Total norm after clipping over the norm before: 1 where nothing was clipped."""
+        return 1.0 if self.total_norm == 0 else float(self.total_norm_after) / float(self.total_norm)
+
+    def takes_steps(self, layer: str) -> bool:
+        """Return True if a layer goes through time by itself, in one call."""
+        return dict(zip(self.layers, self.kinds, strict=True)).get(layer) in RECURRENT
+
+    def calls_as_text(self, layer: str) -> str:
+        """Return how often a layer was called, or how many time steps it took by itself.
+
+        Example:
+            >>> Snapshot(0, ("rnn",), kinds=("LSTM",), calls={"rnn": np.ones(60)}).calls_as_text("rnn")
+            '60 time steps'
+        """
+        return f"{len(self.calls[layer])} {'time steps' if self.takes_steps(layer) else 'calls'}"
+
+    @property
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Column -> the layers that have no value in it."""
+        absent = {name: np.isnan(getattr(self, name)) for name in COLUMNS}
+        return {name: tuple(np.array(self.layers, object)[gone]) for name, gone in absent.items() if gone.any()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields that have a value as plain numbers, texts and lists, for a checkpoint or JSON."""
+        plain: dict[str, Any] = {"step": int(self.step), **{name: list(getattr(self, name)) for name in NAMES}}
+        plain |= {name: float(value) for name in _NUMBERS if not np.isnan(value := getattr(self, name))}
+        plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
+        plain |= {"skipped": True} if self.skipped else {}
+        plain |= {"out_of_sync": dict(self.out_of_sync)} if self.out_of_sync else {}
+        plain |= {name: values.tolist() for name in ARRAYS if not np.isnan(values := getattr(self, name)).all()}
+        if self.calls:
+            plain["calls"] = {layer: norms.tolist() for layer, norms in self.calls.items()}
+        if len(self.trace_step):
+            plain["trace_step"] = self.trace_step.tolist()
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Snapshot:
+        """Return the Snapshot that :meth:`to_dict` was called on; keys that are no field are ignored.
+
+        Every value is checked, as a damaged line of a record must not pass for a Snapshot.
+
+        Raises:
+            DAMAGE: any of these errors, for a value of the wrong type or length.
+
+        Example:
+            >>> Snapshot.from_dict({"step": 3, "layers": ["fc"], "loss": "inf"}).loss
+            inf
+            >>> Snapshot.from_dict({"step": 3, "layers": ["fc"], "loss": ["inf"]})
+            Traceback (most recent call last):
+                ...
+            TypeError: ['inf'] is no number
+        """
+        given: dict[str, Any] = {name: as_names(plain[name]) for name in NAMES if name in plain}
+        given |= {name: as_number(plain[name]) for name in _NUMBERS if name in plain}
+        given |= {name: of_type(str, plain[name]) for name in _TEXTS if name in plain}
+        given |= {name: as_array(plain[name]) for name in ARRAYS if name in plain}
+        calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
+        apart = of_type(dict, plain.get("out_of_sync", {}))
+        return cls(
+            as_step(plain["step"]),
+            skipped=of_type(bool, plain.get("skipped", False)),
+            calls={layer: as_array(norms) for layer, norms in calls.items()},
+            trace_step=np.array([as_step(step) for step in steps], np.int64),
+            out_of_sync={of_type(str, name): of_type(int, rank) for name, rank in apart.items()},
+            **given,
+        )
+
+
+ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
+"""Name of each array of a Snapshot -> the field with whose entries it is aligned."""
+COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
+NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
+_SINCE_0_2 = ("clip_max_norm", "frozen_size")  # last: the order is that of the record's lines
+_NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
+_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip")
