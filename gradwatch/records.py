@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from gradwatch.snapshot import ARRAYS, COLUMNS, NAMES, Array, Snapshot
 
 __all__ = [
     "ARRAYS", "COLUMNS", "NAMES", "Array", "Cause", "Detector", "Diagnosis", "Finding", "GradientError",
-    "GradientWarning", "Kind", "Severity", "Snapshot",
+    "GradientWarning", "Kind", "Severity", "Snapshot", "some_of",
 ]  # fmt: skip
 
 Kind = Literal[
@@ -75,6 +75,17 @@ class Finding:
         closed = plain.get("closed_step")
         given["closed_step"] = None if closed is None else as_step(closed)
         return cls(layers=as_names(plain["layers"]), step=as_step(plain["step"]), **given)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first names and how many more there are, for a message.
+
+    Example:
+        >>> some_of(["a", "b", "c", "d", "e"]), some_of(["a"])
+        ('a, b, c and 2 more', 'a')
+    """
+    first, more = ", ".join(names[:3]), len(names) - 3
+    return f"{first} and {more} more" if more > 0 else first
 
 
 class GradientWarning(UserWarning):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradwatch.checks import require_positive, require_whole
-from gradwatch.records import Array, Finding, Snapshot
+from gradwatch.records import Array, Finding, Snapshot, some_of
 
 # Distance of 1 to the next larger number. An update of less than half of it, times a weight, is rounded away; as
 # weights lie anywhere between two powers of two, a quarter of it is what is surely lost.
@@ -219,10 +219,7 @@ def _finding(snapshot: Snapshot, case: str, names: list[str], since: int) -> Fin
     if case == "rounded away":
         threshold = float(np.nanmax(_spacings(snapshot)[places] / weights)) / 2
         more = f" ({_shortfall(snapshot, places, weights, threshold)})"
-    message = (
-        f"unmoved: {len(names)} parameters have a gradient and do not move, among them {', '.join(names[:3])}: "
-        f"{_IN_WORDS[case]}{more}."
-    )
+    message = f"unmoved: no change of {some_of(names)}, in spite of a gradient: {_IN_WORDS[case]}{more}."
     return Finding("unmoved", tuple(names), since, value, threshold, message, case=case)
 
 

@@ -38,8 +38,10 @@ def learning_rate_too_high(evidence: Evidence) -> Claim | None:
         return None
     kinds = ("nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
     about = tuple(f for f in evidence.found(*kinds) if f.step > 0 or f.kind in ("exploding", "nonfinite"))
-    if not about and not (update > VERY_LARGE_UPDATE and evidence.is_stuck(HARDLY) and evidence.losses.min() >= 0):
-        return None  # a loss may rise for its own reasons: adversaries, single samples, noise
+    # A loss may rise for its own reasons: adversaries, single samples, noise, a first step. That takes time to tell.
+    is_stuck = len(evidence.losses) >= LATE and evidence.is_stuck(HARDLY) and evidence.losses.min() >= 0
+    if not about and not (update > VERY_LARGE_UPDATE and is_stuck):
+        return None
     growth = _growth_of_rate(evidence)
     case = "rate grew" if growth > RATE_GROWTH else _case(evidence, about)
     size = "The updates are large"
