@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradwatch.plain_values import of_type
+from gradwatch.records import Finding
 from gradwatch.snapshot import Array, Snapshot
 
 Course = Literal["learns", "not learning", "too few steps", "no loss"]
@@ -206,9 +207,9 @@ class Learning:
 
     def add(self, snapshot: Snapshot) -> None:
         """Take in a Snapshot and the losses that it brings."""
-        losses = snapshot.trace_loss
+        losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
         if self._first_step < 0:
-            self._first_step = int(snapshot.trace_step[0]) if len(losses) else snapshot.step
+            self._first_step = int(snapshot.trace_step[0]) if len(snapshot.trace_step) else snapshot.step
         self._diverged = self._diverged or bool(np.isinf(losses).any())
         self.progress.add(losses)
         self._count += int(np.isfinite(losses).sum())
@@ -226,10 +227,11 @@ class Learning:
             self._rate = snapshot.learning_rate
             self._grew_at = self._count if grew else 0
 
-    def judge(self) -> Judgement:
-        """Return the judgement of all steps so far."""
+    def judge(self, *, is_suspect: bool = False) -> Judgement:
+        """Return the judgement of all steps so far; ``is_suspect`` where something else was found, so no plateau."""
         huge = self._largest > _HUGE_UPDATE
-        tiny = self._latest < _TINY_UPDATE and self._gradient > _SOUND_GRADIENT
+        is_sound = self._gradient > _SOUND_GRADIENT or self.chance == self.chance
+        tiny = is_suspect or (self._latest < _TINY_UPDATE and is_sound)
         needed = _WITH_LARGE_UPDATES if huge else _TO_SEE_NONE if tiny else _ON_A_PLATEAU
         found = self.progress.judge(needed + self._grew_at, self.chance)
         if found.course != "not learning":
@@ -252,8 +254,8 @@ class Learning:
             setattr(self, f"_{name}", state[name])
 
 
-def judge_run(history: Iterable[Snapshot], chance: float = float("nan")) -> Judgement:
-    """Return the judgement of the Snapshots of a run.
+def judge_run(history: Iterable[Snapshot], chance: float = float("nan"), *, is_suspect: bool = False) -> Judgement:
+    """Return the judgement of the Snapshots of a run; ``is_suspect`` where something else was found in it.
 
     Example:
         >>> str(judge_run([Snapshot(5, (), trace_step=range(6), trace_loss=[2.3, 2.4, 2.2, 2.3, 2.4, 2.3])]))
@@ -262,7 +264,19 @@ def judge_run(history: Iterable[Snapshot], chance: float = float("nan")) -> Judg
     learning = Learning(chance)
     for snapshot in history:
         learning.add(snapshot)
-    return learning.judge()
+    return learning.judge(is_suspect=is_suspect)
+
+
+def finding_of(judgement: Judgement, step: int) -> Finding | None:
+    """Return the finding of a run that does not learn; None of any other.
+
+    Example:
+        >>> finding_of(Judgement("learns", 80, 60, 2.3, 0.4), 79) is None
+        True
+    """
+    if judgement.course != "not learning":
+        return None
+    return Finding("not-learning", ("loss",), step, judgement.now, judgement.start, f"{judgement}.")
 
 
 def _median(values: Array) -> float:
