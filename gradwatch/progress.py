@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from gradwatch.plain_values import of_type
+from gradwatch.records import Finding
+from gradwatch.snapshot import Array, Snapshot
 
 Course = Literal["learns", "not learning", "too few steps", "no loss"]
 
 _BLOCKS = 64  # kept; when there are more, neighbours are merged
-_TO_SEE_LEARNING, _TO_SEE_NONE = 6, 60  # losses
-_BEYOND_NOISE = 3.0  # standard errors
+_TO_SEE_LEARNING = 6  # losses
+_PART = 16  # blocks at the start and at the end, at the most; at least one, and a quarter in between
+# Standard errors. Of 4,800 rows of 10 to 1,000 losses that are noise alone, even or skewed, 8 seem to come down.
+_BEYOND_NOISE, _TREND = 4.0, 3.0
+_LEAST_FALL = 2e-3  # of the start: a loss that comes down by less in so many steps makes no progress that helps
+_BELOW_CHANCE = 0.98  # of the loss of a constant prediction
+_WELL_BELOW_CHANCE = 0.8  # a run that starts there has learned before
+
+# Losses that are needed to say that a run does not learn. Where the updates are as large as the weights, a rest before
+# the loss comes down is not to be expected; where they are next to nothing, 60 steps change nothing. Else a plateau may
+# come first.
+_TO_SEE_NONE, _ON_A_PLATEAU, _WITH_LARGE_UPDATES = 60, 300, 20
+_HUGE_UPDATE, _TINY_UPDATE = 0.3, 1e-6  # over the weights, in the median layer; about 1e-3 is usual
+_FIRST_STEPS = 10
+_SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
+_RATE_GROWS = 1.05  # a rate that has grown so much since it was last noted is on its way up
+_SEEN_FROM_START = 10  # steps: a run that is first seen later has been resumed
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class Judgement:
         steps, needed: losses that are known, and how many are needed to say that a run does not learn.
         start, now: typical loss of the first steps and of the latest.
         noise: standard error of the difference of these two.
+        chance: the loss of a constant prediction; NaN where it is not known.
     """
 
     course: Course
@@ -36,10 +54,27 @@ class Judgement:
     start: float = float("nan")
     now: float = float("nan")
     noise: float = float("nan")
+    chance: float = float("nan")
+
+    def __str__(self) -> str:
+        if self.course == "too few steps":
+            return f"too few steps to tell whether it learns: {self.steps} of {self.needed}"
+        if np.isnan(self.now):
+            return "no loss known"
+        change = f"loss {self.start:.3g} -> {self.now:.3g}"
+        if self.course == "learns":
+            return f"{change} (learns)"
+        if self.course == "no loss":
+            return f"{change} (not judged)"
+        known = f"; a constant prediction has {self.chance:.3g}" if self.chance == self.chance else ""
+        return f"not learning: {change} in {self.steps} steps{known}"
 
 
 class Progress:
-    """Takes in the losses of a run in order, and judges its course. The memory is bounded: medians of 64 blocks.
+    """Takes in the losses of a run in order, and judges its course. The memory is bounded: means of 64 to 128 blocks.
+
+    The means are of ``asinh(loss / scale)``: like logarithms they hold no outlier against a block, and the mean of two
+    blocks is that of their losses. With medians, a skewed noise would seem to fall as blocks get longer.
 
     Example:
         >>> progress = Progress()
@@ -49,10 +84,11 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._medians: list[float] = []
+        self._means: list[float] = []
         self._open: list[float] = []  # losses of the block that is not full
         self._width = 1
         self._count = 0
+        self._scale = 0.0
 
     def add(self, losses: Iterable[float]) -> None:
         """Take in losses, one for each optimizer step; those that are not finite are left out."""
@@ -60,36 +96,189 @@ class Progress:
             if not np.isfinite(loss):
                 continue
             self._count += 1
-            self._open.append(float(loss))
+            self._scale = self._scale or _SCALE * abs(float(loss))
+            self._open.append(float(np.arcsinh(loss / self._scale)) if self._scale else 0.0)
             if len(self._open) == self._width:
-                self._medians.append(float(np.median(self._open)))
+                self._means.append(float(np.mean(self._open)))
                 self._open = []
-            if len(self._medians) == 2 * _BLOCKS:
-                self._medians = [(a + b) / 2 for a, b in zip(self._medians[::2], self._medians[1::2], strict=True)]
+            if len(self._means) == 2 * _BLOCKS:
+                self._means = [(a + b) / 2 for a, b in zip(self._means[::2], self._means[1::2], strict=True)]
                 self._width *= 2
 
-    def judge(self) -> Judgement:
-        """Return the judgement of all losses so far."""
+    def judge(self, needed: int = _TO_SEE_NONE, chance: float = float("nan")) -> Judgement:
+        """Return the judgement of all losses so far.
+
+        Args:
+            needed: losses from which on a run that has not learned is said not to learn.
+            chance: the loss of a constant prediction, where it is known. A loss that has come down to it, and stays
+                there, has not learned; nor is a loss that starts well below it asked to come down.
+        """
         if not self._count:
-            return Judgement("no loss", 0, _TO_SEE_NONE)
-        row = np.array(self._medians)
-        part = max(1, min(len(row) // 4, 16))
-        start, now = float(np.median(row[:part])), float(np.median(row[-part:]))
-        steps = np.abs(np.diff(row))
-        spread = float(np.median(steps)) * 1.4826 / 2**0.5 if len(steps) else float("inf")
-        noise = spread * (2 / part) ** 0.5
-        course: Course = "too few steps"
-        if self._count >= _TO_SEE_LEARNING and start - now > _BEYOND_NOISE * noise:
-            course = "learns"
-        elif self._count >= _TO_SEE_NONE:
-            course = "not learning"
-        return Judgement(course, self._count, _TO_SEE_NONE, start, now, noise)
+            return Judgement("no loss", 0, needed)
+        scale, row = self._scale, np.array(self._means)
+        part = max(1, min(len(row) // 4, _PART))
+        ends = np.array([np.median(row[:part]), np.median(row[-part:])])
+        start, now = (float(value) for value in scale * np.sinh(ends))
+        noise = _spread(row) * (2 / part) ** 0.5 * float(np.hypot(max(abs(start), abs(now)), scale))
+        known = Judgement("too few steps", self._count, needed, start, now, noise, chance)
+        at_chance = bool(start >= _WELL_BELOW_CHANCE * chance and now > _BELOW_CHANCE * chance)
+        if self._count >= _TO_SEE_LEARNING and _has_fallen(row, known):
+            rests = at_chance and not _trend(row[len(row) // 2 :]) < -_TREND
+            if not rests:
+                return replace(known, course="learns")
+            return replace(known, course="not learning" if self._count >= needed else "too few steps")
+        if row.min() < 0 or start < _WELL_BELOW_CHANCE * chance:
+            return replace(known, course="no loss")
+        if self._count < needed:
+            return known
+        return replace(known, course="no loss" if _was_below(scale * np.sinh(row), part, known) else "not learning")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        return {"medians": self._medians, "open": self._open, "width": self._width, "count": self._count}
+        return {name: getattr(self, f"_{name}") for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
-        self._medians, self._open = list(state["medians"]), list(state["open"])
+        self._means, self._open = list(state["means"]), list(state["open"])
         self._width, self._count = of_type(int, state["width"]), of_type(int, state["count"])
+        self._scale = of_type(float, state["scale"])
+
+
+_SCALE = 0.1  # of the first loss: the size from which on losses count by their logarithm
+_STATE = ("means", "open", "width", "count", "scale")
+
+
+def _spread(row: Array) -> float:
+    """Return the deviation of the losses around their course, from those that follow each other."""
+    steps = np.abs(np.diff(row))
+    return float(np.median(steps)) * 1.4826 / 2**0.5 if len(steps) else float("inf")
+
+
+def _has_fallen(row: Array, known: Judgement) -> bool:
+    fall = known.start - known.now
+    if not fall > _LEAST_FALL * abs(known.start):
+        return False
+    return fall > _BEYOND_NOISE * known.noise or _trend(row) < -_TREND
+
+
+def _was_below(row: Array, part: int, known: Judgement) -> bool:
+    """Return True if the loss has been below its start and has risen since, as some losses do by nature."""
+    typical = np.array([np.median(row[i : i + part]) for i in range(len(row) - part + 1)])
+    return bool(known.start - typical.min() > max(_BEYOND_NOISE * known.noise, _LEAST_FALL * abs(known.start)))
+
+
+def _trend(row: Array) -> float:
+    """Return Kendall's S of a row over its deviation: below -3 for a row that falls, whatever its noise looks like.
+
+    References:
+        H. B. Mann, Nonparametric tests against trend, Econometrica 13, 1945.
+
+    Example:
+        >>> round(_trend(np.arange(10.0)), 2)
+        4.02
+    """
+    count = len(row)
+    if count < _TO_SEE_LEARNING:
+        return 0.0
+    score = np.triu(np.sign(row[None, :] - row[:, None])).sum()
+    return float(score / (count * (count - 1) * (2 * count + 5) / 18) ** 0.5)
+
+
+class Learning:
+    """Judges the measured steps of a run: its losses, and what its updates say of how many steps are needed.
+
+    Example:
+        >>> losses = np.full(80, 2.3) + 0.01 * np.random.default_rng(0).normal(size=80)
+        >>> run = [Snapshot(79, ("fc",), update_to_weight=[1e-9], grad_norm=[1.0], weight_norm=[1.0],
+        ...                 trace_step=range(80), trace_loss=losses)]
+        >>> str(judge_run(run))
+        'not learning: loss 2.3 -> 2.3 in 80 steps'
+    """
+
+    def __init__(self, chance: float = float("nan")) -> None:
+        self.progress, self.chance = Progress(), chance
+        self._first_step = -1
+        self._count = 0
+        self._largest = self._latest = 0.0  # update over weight: the largest of the first steps, and the largest later
+        self._gradient = 0.0
+        self._rate, self._grew_at = float("nan"), 0
+        self._optimizers: set[str] = set()
+        self._diverged = False
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Take in a Snapshot and the losses that it brings."""
+        losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
+        if self._first_step < 0:
+            self._first_step = int(snapshot.trace_step[0]) if len(snapshot.trace_step) else snapshot.step
+        self._diverged = self._diverged or bool(np.isinf(losses).any())
+        self.progress.add(losses)
+        self._count += int(np.isfinite(losses).sum())
+        if not snapshot.layers:
+            return
+        update, gradient = _median(snapshot.update_to_weight), _median(snapshot.grad_to_weight_ratio)
+        if snapshot.step < _FIRST_STEPS:
+            self._largest = max(self._largest, update)
+        self._latest = max(self._latest, update)
+        self._gradient = max(self._gradient, gradient)
+        if snapshot.optimizer:
+            self._optimizers.add(snapshot.optimizer)
+        if not snapshot.learning_rate <= _RATE_GROWS * self._rate:
+            grew = self._rate == self._rate
+            self._rate = snapshot.learning_rate
+            self._grew_at = self._count if grew else 0
+
+    def judge(self, *, is_suspect: bool = False) -> Judgement:
+        """Return the judgement of all steps so far; ``is_suspect`` where something else was found, so no plateau."""
+        huge = self._largest > _HUGE_UPDATE
+        is_sound = self._gradient > _SOUND_GRADIENT or self.chance == self.chance
+        tiny = is_suspect or (self._latest < _TINY_UPDATE and is_sound)
+        needed = _WITH_LARGE_UPDATES if huge else _TO_SEE_NONE if tiny else _ON_A_PLATEAU
+        found = self.progress.judge(needed + self._grew_at, self.chance)
+        if found.course != "not learning":
+            return found
+        is_known = huge or tiny or self.chance == self.chance
+        is_measure = len(self._optimizers) < 2 and self._first_step < _SEEN_FROM_START and not self._diverged
+        rises = found.now - found.start > max(_BEYOND_NOISE * found.noise, _LEAST_FALL * found.start)
+        return found if is_known and is_measure and not (rises and not huge) else replace(found, course="no loss")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+        plain = {name.lstrip("_"): value for name, value in vars(self).items() if name != "progress"}
+        return {**plain, "optimizers": sorted(self._optimizers), "progress": self.progress.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self.progress.load_state_dict(state["progress"])
+        self.chance, self._optimizers = float(state["chance"]), set(state["optimizers"])
+        for name in ("first_step", "count", "largest", "latest", "gradient", "rate", "grew_at", "diverged"):
+            setattr(self, f"_{name}", state[name])
+
+
+def judge_run(history: Iterable[Snapshot], chance: float = float("nan"), *, is_suspect: bool = False) -> Judgement:
+    """Return the judgement of the Snapshots of a run; ``is_suspect`` where something else was found in it.
+
+    Example:
+        >>> str(judge_run([Snapshot(5, (), trace_step=range(6), trace_loss=[2.3, 2.4, 2.2, 2.3, 2.4, 2.3])]))
+        'too few steps to tell whether it learns: 6 of 300'
+    """
+    learning = Learning(chance)
+    for snapshot in history:
+        learning.add(snapshot)
+    return learning.judge(is_suspect=is_suspect)
+
+
+def finding_of(judgement: Judgement, step: int) -> Finding | None:
+    """Return the finding of a run that does not learn; None of any other.
+
+    Example:
+        >>> finding_of(Judgement("learns", 80, 60, 2.3, 0.4), 79) is None
+        True
+    """
+    if judgement.course != "not learning":
+        return None
+    return Finding("not-learning", ("loss",), step, judgement.now, judgement.start, f"{judgement}.")
+
+
+def _median(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else 0.0

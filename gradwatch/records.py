@@ -16,7 +16,7 @@ __all__ = [
 
 Kind = Literal[
     "vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike",
-    "unmoved", "carried-over", "idle-clip", "out-of-sync",
+    "unmoved", "carried-over", "idle-clip", "out-of-sync", "not-learning",
 ]  # fmt: skip
 Severity = Literal["warning", "error"]
 

@@ -136,12 +136,13 @@ def as_json(run: Run) -> str:
     Each diagnosis gives the places in ``findings`` of the findings that it explains.
     """
     first, last = run.losses
-    findings = list(run.findings)
+    findings, course = list(run.findings), run.judgement
     result = {
         "model": run.name,
         "healthy": run.is_healthy,
         "steps": run.steps,
         "loss": {"first": first, "last": last},
+        "course": {"verdict": course.course, "steps": course.steps, "needed": course.needed},
         "findings": [finding.to_dict() for finding in findings],
         "diagnoses": [
             {

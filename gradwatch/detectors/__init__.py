@@ -3,6 +3,7 @@
 from gradwatch.detectors.dead_saturated import Dead, Saturated
 from gradwatch.detectors.exploding import Exploding
 from gradwatch.detectors.nonfinite import NonFinite
+from gradwatch.detectors.not_learning import NotLearning
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
 from gradwatch.detectors.training_loop import CarriedOver, IdleClip, OutOfSync
@@ -11,8 +12,8 @@ from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "OutOfSync", "Saturated", "Spike", "Stalled",
-    "Unmoved", "Vanishing", "default_detectors",
+    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "NotLearning", "OutOfSync", "Saturated",
+    "Spike", "Stalled", "Unmoved", "Vanishing", "default_detectors",
 ]  # fmt: skip
 
 
@@ -20,5 +21,5 @@ def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
         NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
-        IdleClip(), OutOfSync(), Spike(),
+        IdleClip(), OutOfSync(), Spike(), NotLearning(),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradwatch.diagnosis import data, network, numerics, optimization, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
-from gradwatch.diagnosis.ranking import Rule, ask, unexplained
+from gradwatch.diagnosis.ranking import Rule, ask, explain_no_learning, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
 __all__ = ["diagnose"]
@@ -56,7 +56,7 @@ def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[D
         'saturating activation'
     """
     evidence = Evidence(findings, _of_one_model(history))
-    answers = ask(RULES, evidence) if evidence.history else []
+    answers = explain_no_learning(findings, ask(RULES, evidence) if evidence.history else [])
     return [*answers, *unexplained(evidence, answers)]
 
 

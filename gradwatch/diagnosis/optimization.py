@@ -36,7 +36,7 @@ def learning_rate_too_high(evidence: Evidence) -> Claim | None:
     update, harm, first = evidence.first_updates, _harm(evidence), evidence.first
     if not harm or not (update > LARGE_UPDATE or harm.startswith(LOSS_ROSE)):
         return None
-    kinds = ("nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled")
+    kinds = ("nonfinite", "exploding", "dead", "saturated", "spike", "vanishing", "stalled", "not-learning")
     about = tuple(f for f in evidence.found(*kinds) if f.step > 0 or f.kind in ("exploding", "nonfinite"))
     # A loss may rise for its own reasons: adversaries, single samples, noise, a first step. That takes time to tell.
     is_stuck = len(evidence.losses) >= LATE and evidence.is_stuck(HARDLY) and evidence.losses.min() >= 0

@@ -10,9 +10,10 @@ import numpy as np
 
 from gradwatch.causes import advice
 from gradwatch.diagnosis.evidence import LEARNS, Evidence
-from gradwatch.records import Cause, Diagnosis, Finding
+from gradwatch.records import Cause, Diagnosis, Finding, Kind
 
 E = TypeVar("E", bound=Evidence)
+NOT_LEARNING: Kind = "not-learning"
 _UNEXPLAINED = 0.1  # the score of what no rule explains: below that of every rule
 
 
@@ -95,10 +96,29 @@ def ask(rules: Iterable[Rule[E]], evidence: E) -> list[Diagnosis]:
     return list(merged.values())
 
 
+def explain_no_learning(findings: Sequence[Finding], answers: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Return the answers, the likeliest of which explains too that the run does not learn, if none does.
+
+    Example:
+        >>> stuck = Finding("not-learning", ("loss",), 60, 2.3, 2.3, "it stays.")
+        >>> answers = [Diagnosis("dead ReLU", "", 0.9, (), ()), Diagnosis("unscaled input", "", 0.8, (), ())]
+        >>> [len(answer.findings) for answer in explain_no_learning([stuck], answers)]
+        [1, 0]
+    """
+    explained = {finding for answer in answers for finding in answer.findings}
+    left = tuple(finding for finding in findings if finding.kind == NOT_LEARNING and finding not in explained)
+    if not (left and answers):
+        return list(answers)
+    return [replace(answers[0], findings=(*answers[0].findings, *left)), *answers[1:]]
+
+
 def unexplained(evidence: Evidence, answers: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
     """Yield one diagnosis of cause ``not known`` for the findings that no answer explains, unless the run learns."""
     explained = {finding for answer in answers for finding in answer.findings}
     left = tuple(finding for finding in evidence.findings if finding not in explained)
     if left and not evidence.loss_fall > LEARNS:
-        text = " ".join(dict.fromkeys(finding.message for finding in left))
+        texts = dict.fromkeys(finding.message for finding in left)
+        if all(finding.kind == NOT_LEARNING for finding in left):
+            texts["No gradient fault found."] = None
+        text = " ".join(texts)
         yield Diagnosis("not known", text, _UNEXPLAINED, left, advice("not known", left[0].kind))

@@ -42,7 +42,7 @@ class Preflight:
 
     Example:
         >>> print(Preflight("Net", Snapshot(0, ("a",)), notes=("The inputs are scaled.",)))
-        healthy before training: Net
+        no fault found before training: Net
         layer
         ─────
         a
@@ -63,7 +63,7 @@ class Preflight:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the layers, the notes and the verdict."""
-        state, style = ("healthy", "bold green") if self.is_healthy else ("not healthy", "bold red")
+        state, style = ("no fault found", "bold green") if self.is_healthy else ("not healthy", "bold red")
         yield Text(f"{state} before training: {self.name}", style=style)
         if self.snapshot is not None:
             mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Head:
         binary: the targets of a binary cross-entropy.
         bounded: for an activation in front of such a distance, its name and the share of the targets out of its range.
         surprise: the value of a cross-entropy over classes, and the number of classes.
+        chance: the loss of a constant prediction, where the loss is a cross-entropy or a squared error and nothing
+            else: ln C, or the variance of the targets; NaN elsewhere.
     """
 
     over_one: bool = False
@@ -46,6 +49,7 @@ class Head:
     binary: Tensor | None = None
     bounded: tuple[str, float] | None = None
     surprise: tuple[float, int] | None = None
+    chance: float = math.nan
 
 
 def read_head(loss: Tensor) -> Head:
@@ -53,14 +57,32 @@ def read_head(loss: Tensor) -> Head:
     nodes = list(_nodes(loss.grad_fn))
     distances = [(saved(node, "self"), saved(node, "target")) for node in nodes if _name(node) in _DISTANCES]
     binary = [saved(node, "target") for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
+    surprise = next((pair for node in nodes if _name(node) == "NllLoss" for pair in _surprise(node)), None)
+    squared = next(((a, b) for a, b in distances if a is not None and b is not None), None)
     return Head(
         over_one=any(_is_over_one(node) for node in nodes),
         twice=next((pair for node in nodes for pair in _twice(node)), None),
-        distance=next(((a, b) for a, b in distances if a is not None and b is not None), None),
+        distance=squared,
         binary=next((target for target in binary if target is not None), None),
         bounded=next((pair for node in nodes if _name(node) in _DISTANCES for pair in _bounded(node)), None),
-        surprise=next((pair for node in nodes if _name(node) == "NllLoss" for pair in _surprise(node)), None),
+        surprise=surprise,
+        chance=_chance(float(loss.detach()), surprise, squared) if loss.numel() == 1 else math.nan,
     )
+
+
+_SAME = 1e-4  # relative: a penalty, a weight of classes or a smoothing of labels changes the loss by more
+_MIN_TARGETS = 16  # with fewer, the variance of one batch is not that of the data
+
+
+def _chance(loss: float, surprise: tuple[float, int] | None, squared: tuple[Tensor, Tensor] | None) -> float:
+    if surprise is not None and math.isclose(loss, surprise[0], rel_tol=_SAME):
+        return math.log(surprise[1])
+    if squared is None or squared[0].shape != squared[1].shape or len(squared[1].shape) == 0:
+        return math.nan
+    output, target = (values.detach().double() for values in squared)
+    if len(target) < _MIN_TARGETS or not math.isclose(loss, float((output - target).square().mean()), rel_tol=_SAME):
+        return math.nan
+    return float((target - target.mean(0)).square().mean())
 
 
 def _nodes(start: Any, end: tuple[str, ...] = _LAYERS) -> Iterator[Any]:

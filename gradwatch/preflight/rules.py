@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradwatch.diagnosis.ranking import Claim, Rule, ask, rule
+from gradwatch.diagnosis.ranking import Claim, Rule, ask, explain_no_learning, rule
 from gradwatch.preflight.first_pass import LARGE, FirstPass, measure
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.text import listed
@@ -171,7 +171,7 @@ _RULES: tuple[Rule[FirstPass], ...] = (
 
 def diagnoses_of(seen: FirstPass) -> list[Diagnosis]:
     """Return the causes, the likeliest first. What a rule here explains needs no second, weaker cause of the run's."""
-    own = ask(_RULES, seen)
+    own = explain_no_learning(seen.run.findings, ask(_RULES, seen))
     causes = {diagnosis.cause for diagnosis in own}
     explained = {finding for diagnosis in own for finding in diagnosis.findings}
     others = [

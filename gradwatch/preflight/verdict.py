@@ -11,10 +11,12 @@ from torch import nn
 
 from gradwatch.diagnosis import diagnose
 from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.diagnosis.ranking import NOT_LEARNING
 from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.preflight.first_pass import FirstPass, Recorder
 from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.probe.layers import ROOT
+from gradwatch.progress import finding_of
 from gradwatch.records import Cause, Finding, Kind, Snapshot
 from gradwatch.short_runs.loop import train_in_a_loop
 from gradwatch.short_runs.run import Run
@@ -39,6 +41,9 @@ def drop_premature_findings(run: Run, recorder: Recorder) -> Run:
     if not run.history:
         return run
     kept = tuple(filter(None, (_if_lasting(finding, run.history, recorder) for finding in run.findings)))
+    run = replace(run, findings=kept, chance=recorder.head.chance)
+    stuck = finding_of(run.judgement, run.history[-1].step)  # anew, as the loss of a constant prediction is known now
+    kept = (*kept, stuck) if stuck is not None else kept
     return replace(run, findings=kept, diagnoses=tuple(diagnose(kept, run.history)))
 
 
@@ -48,7 +53,7 @@ def uncalled_layers(snapshot: Snapshot, recorder: Recorder) -> list[str]:
 
 
 def _if_lasting(finding: Finding, history: Sequence[Snapshot], recorder: Recorder) -> Finding | None:
-    if finding.kind == "dead" and finding.value < _DEAD:
+    if finding.kind == NOT_LEARNING or (finding.kind == "dead" and finding.value < _DEAD):
         return None
     last = history[-1]
     gated = {layer for layer, kind in zip(last.layers, last.kinds, strict=True) if is_gated_recurrent(kind)}

@@ -42,6 +42,7 @@ _COLOURS = {
     "unmoved": "#8be28b",
     "carried-over": "#ffe600",
     "idle-clip": "#ff66ff",
+    "not-learning": "#aaaaaa",
     "out-of-sync": "#1a1aff",
 }
 

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values
 from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened
@@ -91,17 +92,27 @@ class Summary:
         yield table
         heads = {str(column.header) for column in table.columns}
         helps = [line for head, line in _HELP.items() if head in heads]
-        lines = [*helps, _totals(self.snapshot), clip_text(self.history)]
+        lines = [*helps, _totals(self.snapshot), self._course(), clip_text(self.history)]
         yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")
 
+    @property
+    def _judgement(self) -> Judgement:
+        others = [finding for finding in self.findings if finding.is_open and finding.kind != "spike"]
+        return judge_run(self.history, is_suspect=bool(others))
+
+    def _course(self) -> str:
+        judgement = self._judgement
+        return str(judgement) if self.history and judgement.steps else ""
+
     def _findings(self) -> Iterator[RenderableType]:
         ordered = sorted(self.findings, key=lambda finding: not finding.is_open)
         alone = [diagnosis for diagnosis in self.diagnoses if not diagnosis.findings]
         if not ordered and not alone:
-            yield Text("No finding.", style="bold green")
+            is_short = self._judgement.course == "too few steps"
+            yield Text("No fault found so far." if is_short else "No finding.", style="bold green")
         for diagnosis in alone:
             yield Text(f"{diagnosis.cause}, no finding yet", style="bold yellow")
             yield Padding(Text("\n".join(_advice(diagnosis))), (0, 0, 0, 2))

@@ -10,9 +10,12 @@ from io import StringIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
+from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.terminal import layer_table
 from gradwatch.reporting.text import number, verdict
+
+_SAYS_NOTHING_ELSE = ("not-learning", "spike")  # a spike may come in a run that rests on a plateau
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,13 @@ class Run:
         findings: all of them, also those that have closed.
         diagnoses: their causes, the likeliest first.
         error: the exception that the training raised; None where it came to its end.
+        chance: the loss of a constant prediction; NaN where it is not known.
         metrics: logged in a validation after the last step; empty where there was none.
 
     Example:
         >>> run = Run("Net", (Snapshot(0, (), loss=2.0), Snapshot(1, (), loss=1.5)))
         >>> run.is_healthy, run.headline
-        (True, 'healthy: Net, 2 steps, loss 2.00 to 1.50')
+        (True, 'no fault found: Net, 2 steps, loss 2.00 to 1.50; too few steps to tell whether it learns: 2 of 300')
     """
 
     name: str
@@ -39,6 +43,7 @@ class Run:
     diagnoses: tuple[Diagnosis, ...] = ()
     error: Exception | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    chance: float = math.nan
 
     @property
     def steps(self) -> int:
@@ -52,6 +57,12 @@ class Run:
         return (known[0], known[-1]) if known else (math.nan, math.nan)
 
     @property
+    def judgement(self) -> Judgement:
+        """The course of the loss."""
+        found = [finding for finding in self.findings if finding.kind not in _SAYS_NOTHING_ELSE]
+        return judge_run(self.history, self.chance, is_suspect=bool(found))
+
+    @property
     def is_healthy(self) -> bool:
         """Return True if there were steps, and nothing was found in them."""
         return bool(self.history) and not (self.findings or self.diagnoses or self.error)
@@ -62,7 +73,12 @@ class Run:
         first, last = self.losses
         loss = "" if math.isnan(first) else f", loss {number(first)} to {number(last)}"
         what = f"{self.name}, {self.steps} step{'s' * (self.steps != 1)}{loss}"
-        return f"{'healthy' if self.is_healthy else 'not healthy'}: {what}"
+        course, is_known = self.judgement, not math.isnan(first)
+        if not self.is_healthy:
+            return f"not healthy: {what}"
+        if is_known and course.course == "too few steps":
+            return f"no fault found: {what}; {course}"
+        return f"healthy: {what}{' (learns)' if course.course == 'learns' else ''}"
 
     @property
     def trouble(self) -> str:

@@ -1,0 +1,66 @@
+"""A loss that does not come down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gradwatch.progress import Judgement, Learning, finding_of
+from gradwatch.records import Finding, Snapshot
+
+
+@dataclass
+class NotLearning:
+    """The loss has not come below its start, beyond its own noise, in enough steps to expect it.
+
+    Enough are 20 steps where the updates are of the size of the weights, 60 where they are next to nothing though there
+    is a gradient, and 300 otherwise, as a plateau may come first. While the learning rate grows, none count.
+
+    Nothing is said where the loss is no measure of progress: it is negative, it has been lower and has risen since, it
+    rises under ordinary updates, several optimizers step, or the run was resumed. Nor is anything said of a loss that
+    stays where it is under ordinary updates, unless ``chance`` is known: the training may be a fine-tune at its end.
+
+    Args:
+        chance: the loss of a constant prediction: ln C of a cross-entropy over C classes, the variance of the targets
+            of a squared error. NaN where it is not known.
+
+    Example:
+        >>> import math
+        >>> found = NotLearning(chance=math.log(10))(
+        ...     Snapshot(399, ("fc",), update_to_weight=[1e-3], trace_step=range(400), trace_loss=[2.31, 2.30] * 200)
+        ... )
+        >>> [finding.message for finding in found]
+        ['not learning: loss 2.3 -> 2.3 in 400 steps; a constant prediction has 2.3.']
+
+    References:
+        No published rule; the share of runs that it finds and accuses is measured by ``tests/benchmarks/course``.
+    """
+
+    of_losses: ClassVar[bool] = True
+    chance: float = float("nan")
+    patience: int = field(default=1, init=False)
+    _learning: Learning = field(default_factory=Learning, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._learning.chance = self.chance
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding about the loss."""
+        self._learning.add(snapshot)
+        finding = finding_of(self.judgement, snapshot.step)
+        if finding is not None:
+            yield finding
+
+    @property
+    def judgement(self) -> Judgement:
+        """The judgement of all steps so far."""
+        return self._learning.judge()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The course of the loss so far, for a checkpoint."""
+        return self._learning.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the course of an earlier run."""
+        self._learning.load_state_dict(state)
