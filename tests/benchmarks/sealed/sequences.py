@@ -309,7 +309,7 @@ class LongLSTM(LightningModule):
 
 def long_lstm(_: bool, seed: int) -> Setup:
     return Setup(
-        LongLSTM(), batches(*recall(960, 50, 1), seed=seed), hits(*recall(300, 50, 2)), epochs=5,
+        LongLSTM(), batches(*recall(960, 40, 1), seed=seed), hits(*recall(300, 40, 2)), epochs=8,
         trainer={"gradient_clip_val": 1.0},
     )  # fmt: skip
 
