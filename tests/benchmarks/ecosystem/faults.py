@@ -1,0 +1,3 @@
+from ecosystem.task import Fault
+
+FAULTS: dict[str, Fault] = {}
