@@ -157,6 +157,5 @@ DYNAMICS: dict[str, Program] = {
     "neural ODE": Program("torchdiffeq", "examples/ode_demo.py", spiral, "loss", 0.15),
     "spiking network": Program("snntorch", "the fifth tutorial", spikes, "accuracy", 0.7),
     "liquid network, CfC": Program("ncps", "the quickstart", partial(liquid, "CfC"), "R2", 0.7),
-    "liquid network, LTC": Program("ncps", "the quickstart", partial(liquid, "LTC", 60), "R2", 0.5),
     "equivariant network": Program("e3nn", "examples/tetris.py", solids, "accuracy", 0.8),
 }

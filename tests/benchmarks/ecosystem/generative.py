@@ -37,13 +37,13 @@ def diffusion(kind: str, rate: float = 1e-3, steps: int = 120, **config: Any) ->
     return Task(learner, loader(data.inputs, data.targets), score, steps, {"gradient_clip_val": 1.0})
 
 
-def autoencoder(steps: int = 120) -> Task:
+def autoencoder(steps: int = 100) -> Task:
     """Rebuild digits with the variational autoencoder of diffusers."""
     from diffusers import AutoencoderKL
 
     network = AutoencoderKL(
         in_channels=1, out_channels=1, down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(16, 32), norm_num_groups=8,
+        up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16), norm_num_groups=4,
         mid_block_add_attention=False,
     )  # fmt: skip
     data = digits(16)
@@ -175,10 +175,10 @@ def adversaries() -> Task:
 
 
 unet = {
-    "layers_per_block": 1, "block_out_channels": (16, 32), "norm_num_groups": 8, "attention_head_dim": 8,
+    "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 4,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip
-dit = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16, "num_embeds_ada_norm": 1000, "patch_size": 2}
+dit = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 8, "num_embeds_ada_norm": 1000, "patch_size": 2}
 density = partial(Program, "zuko", "the README's example on two moons")
 
 GENERATIVE: dict[str, Program] = {

@@ -38,7 +38,7 @@ def language_model(
     return Task(
         learner,
         loader(learned, batch=16),
-        lambda: float(learner.loss(network, [held])),
+        lambda: float(loss(network, [held])),
         steps,
         {"gradient_clip_val": 1.0},
     )
@@ -182,7 +182,7 @@ TEXT: dict[str, Program] = {
     ),
     "T5": Program(
         "transformers", "the task guide on translation, with T5's rate",
-        partial(translator, "t5", partial(AdamW, lr=1e-2), **small_t5), "accuracy", 0.3,
+        partial(translator, "t5", partial(AdamW, lr=3e-3), 400, **small_t5), "accuracy", 0.3,
     ),
     "BART": Program(
         "transformers", "the task guide on summarization",
