@@ -85,7 +85,7 @@ def actor_critic(clipped: bool, steps: int = 300) -> Task:
 
     def loss(policy: Any, batch: tuple[Tensor, ...]) -> Tensor:
         seen, actions, chances, advantages, returns = batch
-        values, now, entropy = policy.evaluate_actions(seen, actions)
+        values, now, _ = policy.evaluate_actions(seen, actions)
         if clipped:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
             ratio = (now - chances).exp()
@@ -229,7 +229,11 @@ def decisions() -> Task:
 
     rule = partial(AdamW, lr=1e-3, weight_decay=1e-4)
     return Task(
-        Learner(network, loss, rule), loader(states[:600], moves[:600], batch=64), score, 120, {"gradient_clip_val": 0.25}
+        Learner(network, loss, rule),
+        loader(states[:600], moves[:600], batch=64),
+        score,
+        120,
+        {"gradient_clip_val": 0.25},
     )
 
 

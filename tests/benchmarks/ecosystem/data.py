@@ -109,7 +109,9 @@ def blobs(side: int = 32, count: int = 160) -> Split:
     row = torch.arange(side).float()
     centre = (0.25 + 0.5 * torch.rand(count, 2, generator=made)) * side
     radius = (0.12 + 0.15 * torch.rand(count, generator=made)) * side
-    far = (row[None, :, None] - centre[:, 0, None, None]).square() + (row[None, None] - centre[:, 1, None, None]).square()
+    far = (row[None, :, None] - centre[:, 0, None, None]).square() + (
+        row[None, None] - centre[:, 1, None, None]
+    ).square()
     mask = (far < radius[:, None, None].square()).float()[:, None]
     return split(mask + 0.3 * torch.randn(count, 1, side, side, generator=made), mask)
 

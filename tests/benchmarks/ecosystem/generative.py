@@ -94,7 +94,10 @@ def quantized() -> Task:
     return Task(Learner(network, loss, partial(AdamW, lr=3e-4)), loader(data.inputs, batch=64), score, 300)
 
 
-def flow(make: str, rule: Rule = partial(Adam, lr=1e-3), steps: int = 300, **config: Any) -> Task:
+ADAM = partial(Adam, lr=1e-3)
+
+
+def flow(make: str, rule: Rule = ADAM, steps: int = 300, **config: Any) -> Task:
     """Learn the density of two moons with a flow of zuko; the score is the negative log likelihood."""
     import zuko
 
@@ -169,7 +172,9 @@ def adversaries() -> Task:
 
     def score() -> float:
         real, made = data.test_inputs, module.generator(torch.randn(400, 8))
-        return float(2 * torch.cdist(real, made).mean() - torch.cdist(real, real).mean() - torch.cdist(made, made).mean())
+        return float(
+            2 * torch.cdist(real, made).mean() - torch.cdist(real, real).mean() - torch.cdist(made, made).mean()
+        )
 
     return Task(module, loader(data.inputs, batch=128), score, 800)
 
@@ -183,7 +188,8 @@ density = partial(Program, "zuko", "the README's example on two moons")
 
 GENERATIVE: dict[str, Program] = {
     "diffusion UNet": Program(
-        "diffusers", "the tutorial on training a diffusion model", partial(diffusion, "UNet2DModel", **unet), "loss", 0.4,
+        "diffusers", "the tutorial on training a diffusion model", partial(diffusion, "UNet2DModel", **unet),
+        "loss", 0.4,
     ),
     "DiT": Program(
         "diffusers", "the same tutorial, with the transformer of diffusers",

@@ -6,7 +6,8 @@
 an hour on one core.
 
 A sound program is a library's model with the optimizer, the rate and the loss of the library's documentation. It counts
-if it learns: in each run its score on held-out data passes a threshold that was written down beforehand. A faulty
+if it learns: in each run its score on held-out data passes a threshold. The thresholds were set after first runs with one
+seed, between the score of the untrained model and that of the trained one; no report of gradwatch was used. A faulty
 program is a sound one with one thing changed. It counts if it does harm: on average it misses at least a quarter of
 what the sound one gains. Each is fitted with ``GradientMonitor()``. It is accused if anything was said of it, found if
 there is a finding or a cause, and named if one of the causes agreed beforehand comes first, or among the first three.
@@ -20,14 +21,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from blind.measure import share
 from detection.tables import Report, Row
 from ecosystem.faults import FAULTS
 from ecosystem.judging import PROGRAMS, Run, faulty_run, harms, sound_run
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
-
-from blind.measure import share
 
 
 def sound_row(name: str, runs: Sequence[Run]) -> Row:

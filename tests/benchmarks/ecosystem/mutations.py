@@ -87,7 +87,10 @@ def weights(factor: float, *kinds: str) -> Change:
     def change(task: Task) -> None:
         for part in task.network.modules():
             own = getattr(part, "weight", None)
-            if type(part).__name__ in (kinds or ("Linear", "Conv1D", "Conv1d", "Conv2d", "Embedding")) and own is not None:
+            if (
+                type(part).__name__ in (kinds or ("Linear", "Conv1D", "Conv1d", "Conv2d", "Embedding"))
+                and own is not None
+            ):
                 own.data.mul_(factor)
 
     return change

@@ -11,6 +11,7 @@ from torch import Tensor, ones_like
 from torch.optim import AdamW
 
 _AHEAD = 8
+ADAMW = partial(AdamW, lr=1e-3)
 
 
 def forecaster(kind: str, steps: int = 100, past: int = 24, **config: Any) -> Task:
@@ -51,14 +52,12 @@ def forecaster(kind: str, steps: int = 100, past: int = 24, **config: Any) -> Ta
     return Task(network, feed, score, steps, {"gradient_clip_val": 0.1})
 
 
-def of_transformers(kind: str, rule: Rule = partial(AdamW, lr=1e-3), steps: int = 150, **config: Any) -> Task:
+def of_transformers(kind: str, rule: Rule = ADAMW, steps: int = 150, **config: Any) -> Task:
     """Fit a model of transformers for series; it sees 32 steps and predicts 8."""
     import transformers
 
     lengths = {"context_length": 32, "prediction_length": _AHEAD, "num_input_channels": 1}
-    network = getattr(transformers, f"{kind}ForPrediction")(
-        getattr(transformers, f"{kind}Config")(**lengths, **config)
-    )
+    network = getattr(transformers, f"{kind}ForPrediction")(getattr(transformers, f"{kind}Config")(**lengths, **config))
     rows = waves(800, 32 + _AHEAD)[..., None]
 
     def loss(network: Any, batch: list[Tensor]) -> Tensor:
@@ -108,12 +107,12 @@ SERIES: dict[str, Program] = {
         "the tutorial on demand forecasting", partial(forecaster, "TemporalFusionTransformer", 50, **tft), "loss", 0.35,
     ),
     "DeepAR": forecast(
-        "the tutorial on DeepAR", partial(forecaster, "DeepAR", past=40, learning_rate=0.01, hidden_size=16, rnn_layers=2, steps=80),
-        "loss", 0.7,
+        "the tutorial on DeepAR",
+        partial(forecaster, "DeepAR", 80, 40, learning_rate=0.01, hidden_size=16, rnn_layers=2), "loss", 0.7,
     ),
     "DeepAR, a GRU over 59 steps": forecast(
         "the tutorial on DeepAR, with longer series",
-        partial(forecaster, "DeepAR", past=59, learning_rate=0.01, hidden_size=16, cell_type="GRU", steps=80), "loss", 0.7,
+        partial(forecaster, "DeepAR", 80, 59, learning_rate=0.01, hidden_size=16, cell_type="GRU"), "loss", 0.7,
     ),
     "N-BEATS": forecast(
         "the tutorial on N-BEATS",

@@ -155,7 +155,10 @@ class Layers(nn.Module):
         return self.conv2(functional.dropout(x, 0.5, self.training), edges)
 
 
-def nodes(kind: str, rule: Rule = partial(Adam, lr=0.01, weight_decay=5e-4), steps: int = 150, **config: Any) -> Task:
+CITING = partial(Adam, lr=0.01, weight_decay=5e-4)  # of the examples on citations
+
+
+def nodes(kind: str, rule: Rule = CITING, steps: int = 150, **config: Any) -> Task:
     """Classify the nodes of a graph."""
     from torch_geometric import nn as layers
 
@@ -208,7 +211,7 @@ def rings() -> Task:
     """Tell rings with a chord from rings without one, with GIN and a sum over the nodes."""
     from torch_geometric.data import Data
     from torch_geometric.loader import DataLoader
-    from torch_geometric.nn import MLP, GIN, global_add_pool
+    from torch_geometric.nn import GIN, MLP, global_add_pool
 
     made, graphs = torch.Generator().manual_seed(0), []
     for at in range(400):
@@ -237,7 +240,10 @@ def rings() -> Task:
         return hits(network(held), held.y)
 
     return Task(
-        Learner(network, loss, partial(Adam, lr=0.01)), DataLoader(graphs[:300], batch_size=32, shuffle=True), score, 100
+        Learner(network, loss, partial(Adam, lr=0.01)),
+        DataLoader(graphs[:300], batch_size=32, shuffle=True),
+        score,
+        100,
     )
 
 

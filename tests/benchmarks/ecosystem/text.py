@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+ADAMW = partial(AdamW, lr=1e-3)
 WARM = partial(LambdaLR, lr_lambda=lambda at: min(1.0, (at + 1) / 20))  # the start of Hugging Face's usual schedules
 
 
@@ -24,7 +25,7 @@ def own_loss(network: Any, batch: list[Tensor]) -> Tensor:
 
 def language_model(
     make: Callable[[], nn.Module],
-    rule: Rule = partial(AdamW, lr=1e-3),
+    rule: Rule = ADAMW,
     *,
     steps: int = 150,
     length: int = 32,
@@ -53,7 +54,9 @@ def of_transformers(kind: str, **config: Any) -> nn.Module:
 
 
 def gpt2(**more: Any) -> nn.Module:
-    return of_transformers("gpt2", vocab_size=CHARACTERS, n_positions=64, n_embd=64, n_layer=2, n_head=4, **ENDS, **more)
+    return of_transformers(
+        "gpt2", vocab_size=CHARACTERS, n_positions=64, n_embd=64, n_layer=2, n_head=4, **ENDS, **more
+    )
 
 
 ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -88,7 +91,7 @@ def plain(network: Any, batch: list[Tensor]) -> Tensor:
     return network(batch[0])
 
 
-def classifier(kind: str, rule: Rule = partial(AdamW, lr=1e-3), steps: int = 120, **config: Any) -> Task:
+def classifier(kind: str, rule: Rule = ADAMW, steps: int = 120, **config: Any) -> Task:
     """Tell the topic of a text with a classifier of transformers."""
     import transformers
 
@@ -157,7 +160,10 @@ TEXT: dict[str, Program] = {
     "GPT-2": lm(partial(language_model, gpt2), "loss", 3.0),
     "Llama": lm(partial(language_model, llama), "loss", 2.9),
     "Mixtral": lm(
-        partial(language_model, partial(of_transformers, "mixtral", **HEADS, num_key_value_heads=2, num_local_experts=4)),
+        partial(
+            language_model,
+            partial(of_transformers, "mixtral", **HEADS, num_key_value_heads=2, num_local_experts=4),
+        ),
         "loss", 2.9,
     ),
     "GPT-NeoX": lm(partial(language_model, partial(of_transformers, "gpt_neox", **HEADS)), "loss", 3.0),
