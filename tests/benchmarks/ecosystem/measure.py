@@ -2,12 +2,12 @@
 
     cd tests/benchmarks && OMP_NUM_THREADS=1 python -m ecosystem.measure --csv_file ecosystem.csv
 
-``pip install gradwatch[ecosystem]`` brings the libraries; programs whose library is missing are left out. It takes half
-an hour on one core.
+``pip install gradwatch[ecosystem]`` brings the libraries; programs whose library is missing are left out. It takes
+about half an hour on a free core.
 
 A sound program is a library's model with the optimizer, the rate and the loss of the library's documentation. It counts
-if it learns: in each run its score on held-out data passes a threshold. The thresholds were set after first runs with one
-seed, between the score of the untrained model and that of the trained one; no report of gradwatch was used. A faulty
+if it learns: in each run its score on held-out data passes a threshold. The thresholds were set after first runs with
+one seed, between the score of the untrained model and that of the trained one. A faulty
 program is a sound one with one thing changed. It counts if it does harm: on average it misses at least a quarter of
 what the sound one gains. Each is fitted with ``GradientMonitor()``. It is accused if anything was said of it, found if
 there is a finding or a cause, and named if one of the causes agreed beforehand comes first, or among the first three.
@@ -41,7 +41,7 @@ def sound_row(name: str, runs: Sequence[Run]) -> Row:
         "before": scores(one.before for one in runs),
         "after": scores(one.after for one in runs),
         "learned from": program.learned,
-        "learned": sum(program.has_learned(one.after) for one in runs),
+        "learned": sum(program.has_learned(one.after) > program.has_learned(one.before) for one in runs),
         "runs": len(runs),
         "accused": sum(one.is_accused for one in runs),
     }
@@ -123,9 +123,11 @@ def main(seeds: int = 2, programs: list[str] | None = None, csv_file: Path | Non
     for name in track(sound, description="sound programs", console=console):
         sound_rows.append(sound_row(name, runs_of(name)))
         said += words(name, runs_of(name))
+        console.print(sound_rows[-1])  # a run that is cut short has told this much
     for name in track(faulty, description="faulty programs", console=console):
         runs = [faulty_run(name, seed) for seed in range(seeds)]
         faulty_rows.append(faulty_row(name, runs, runs_of(FAULTS[name].of)))
+        console.print(faulty_rows[-1])
     report.table("sound programs", sound_rows, last_apart=False)
     report.table("what was said of sound programs", said, last_apart=False)
     report.table("faulty programs", faulty_rows, last_apart=False)
