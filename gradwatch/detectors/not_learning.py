@@ -28,6 +28,14 @@ class NotLearning:
         >>> [finding.message for finding in found]
         ['not learning: loss 2.31 -> 2.5 in 30 steps.']
 
+        Under ordinary updates the same losses may be those of a plateau:
+
+        >>> detector = NotLearning()
+        >>> list(detector(Snapshot(9, ("fc",), update_to_weight=[1e-3], **losses)))
+        []
+        >>> str(detector.judgement)
+        'too few steps to tell whether it learns: 30 of 300'
+
     References:
         No published rule. The trend is that of Mann, Nonparametric tests against trend, 1945.
     """

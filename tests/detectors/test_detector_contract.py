@@ -48,12 +48,9 @@ SICK |= {
 }  # fmt: skip
 
 KINDS = {
-    "NotLearning": "not-learning",
-    "CutOff": "stalled",
-    "CarriedOver": "carried-over",
-    "IdleClip": "idle-clip",
+    "NotLearning": "not-learning", "CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip",
     "OutOfSync": "out-of-sync",
-}
+}  # fmt: skip
 
 PLACES = {"Spike": ("loss",), "NotLearning": ("loss",), "IdleClip": ("clip_grad_norm_",)}
 
