@@ -159,7 +159,7 @@ def _spread(row: Array) -> float:
 
 def _has_fallen(row: Array, known: Judgement, first: float) -> bool:
     fall = known.start - known.now
-    # The first loss is that of the untrained network: a loss that has jumped up and comes down to it has learned nothing.
+    # The first loss is that of the untrained network: what has jumped up and comes down to it has learned nothing.
     if not (fall > _LEAST_FALL * abs(known.start) and known.now < first + known.noise):
         return False
     return fall > _BEYOND_NOISE * known.noise or _trend(row) < -_TREND
