@@ -105,13 +105,14 @@ class Progress:
                 self._means = [(a + b) / 2 for a, b in zip(self._means[::2], self._means[1::2], strict=True)]
                 self._width *= 2
 
-    def judge(self, needed: int = _TO_SEE_NONE, chance: float = float("nan")) -> Judgement:
+    def judge(self, needed: int = _TO_SEE_NONE, chance: float = float("nan"), *, may_rise: bool = True) -> Judgement:
         """Return the judgement of all losses so far.
 
         Args:
             needed: losses from which on a run that has not learned is said not to learn.
             chance: the loss of a constant prediction, where it is known. A loss that has come down to it, and stays
                 there, has not learned; nor is a loss that starts well below it asked to come down.
+            may_rise: a loss that has been below its start, and is no longer, is no measure of progress.
         """
         if not self._count:
             return Judgement("no loss", 0, needed)
@@ -122,7 +123,7 @@ class Progress:
         noise = _spread(row) * (2 / part) ** 0.5 * float(np.hypot(max(abs(start), abs(now)), scale))
         known = Judgement("too few steps", self._count, needed, start, now, noise, chance)
         at_chance = bool(start >= _WELL_BELOW_CHANCE * chance and now > _BELOW_CHANCE * chance)
-        if self._count >= _TO_SEE_LEARNING and _has_fallen(row, known):
+        if self._count >= _TO_SEE_LEARNING and _has_fallen(row, known, scale * float(np.sinh(row[0]))):
             rests = at_chance and not _trend(row[len(row) // 2 :]) < -_TREND
             if not rests:
                 return replace(known, course="learns")
@@ -131,7 +132,9 @@ class Progress:
             return replace(known, course="no loss")
         if self._count < needed:
             return known
-        return replace(known, course="no loss" if _was_below(scale * np.sinh(row), part, known) else "not learning")
+        return replace(
+            known, course="no loss" if may_rise and _was_below(scale * np.sinh(row), part, known) else "not learning"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
@@ -154,9 +157,10 @@ def _spread(row: Array) -> float:
     return float(np.median(steps)) * 1.4826 / 2**0.5 if len(steps) else float("inf")
 
 
-def _has_fallen(row: Array, known: Judgement) -> bool:
+def _has_fallen(row: Array, known: Judgement, first: float) -> bool:
     fall = known.start - known.now
-    if not fall > _LEAST_FALL * abs(known.start):
+    # The first loss is that of the untrained network: what has jumped up and comes down to it has learned nothing.
+    if not (fall > _LEAST_FALL * abs(known.start) and known.now < first + known.noise):
         return False
     return fall > _BEYOND_NOISE * known.noise or _trend(row) < -_TREND
 
@@ -233,7 +237,7 @@ class Learning:
         is_sound = self._gradient > _SOUND_GRADIENT or self.chance == self.chance
         tiny = is_suspect or (self._latest < _TINY_UPDATE and is_sound)
         needed = _WITH_LARGE_UPDATES if huge else _TO_SEE_NONE if tiny else _ON_A_PLATEAU
-        found = self.progress.judge(needed + self._grew_at, self.chance)
+        found = self.progress.judge(needed + self._grew_at, self.chance, may_rise=not huge)
         if found.course != "not learning":
             return found
         is_known = huge or tiny or self.chance == self.chance

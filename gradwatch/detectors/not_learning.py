@@ -19,31 +19,30 @@ class NotLearning:
 
     Nothing is said where the loss is no measure of progress: it is negative, it has been lower and has risen since, it
     rises under ordinary updates, several optimizers step, or the run was resumed. Nor is anything said of a loss that
-    stays where it is under ordinary updates, unless ``chance`` is known: the training may be a fine-tune at its end.
-
-    Args:
-        chance: the loss of a constant prediction: ln C of a cross-entropy over C classes, the variance of the targets
-            of a squared error. NaN where it is not known.
+    stays where it is under ordinary updates: the training may be a fine-tune at its end. A short check, which knows the
+    loss of a constant prediction, does say it.
 
     Example:
-        >>> import math
-        >>> found = NotLearning(chance=math.log(10))(
-        ...     Snapshot(399, ("fc",), update_to_weight=[1e-3], trace_step=range(400), trace_loss=[2.31, 2.30] * 200)
-        ... )
+        >>> losses = {"trace_step": range(30), "trace_loss": [2.31, 2.5] * 15}
+        >>> found = NotLearning()(Snapshot(9, ("fc",), update_to_weight=[0.9], **losses))
         >>> [finding.message for finding in found]
-        ['not learning: loss 2.3 -> 2.3 in 400 steps; a constant prediction has 2.3.']
+        ['not learning: loss 2.31 -> 2.5 in 30 steps.']
+
+        Under ordinary updates the same losses may be those of a plateau:
+
+        >>> detector = NotLearning()
+        >>> list(detector(Snapshot(9, ("fc",), update_to_weight=[1e-3], **losses)))
+        []
+        >>> str(detector.judgement)
+        'too few steps to tell whether it learns: 30 of 300'
 
     References:
-        No published rule; the share of runs that it finds and accuses is measured by ``tests/benchmarks/course``.
+        No published rule. The trend is that of Mann, Nonparametric tests against trend, 1945.
     """
 
     of_losses: ClassVar[bool] = True
-    chance: float = float("nan")
     patience: int = field(default=1, init=False)
     _learning: Learning = field(default_factory=Learning, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._learning.chance = self.chance
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding about the loss."""

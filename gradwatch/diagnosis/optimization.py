@@ -86,6 +86,8 @@ LOSS_ROSE = "the loss rose"
 
 def _harm(evidence: Evidence) -> str:
     """Return what went wrong, in words; empty where nothing did."""
+    if evidence.found("not-learning"):
+        return "the loss does not come down"
     rose_far = evidence.finite_loss_rise > ROSE_FAR
     if rose_far and evidence.is_stuck(NO_FALL):
         return LOSS_ROSE

@@ -116,7 +116,8 @@ def unexplained(evidence: Evidence, answers: Sequence[Diagnosis]) -> Iterator[Di
     """Yield one diagnosis of cause ``not known`` for the findings that no answer explains, unless the run learns."""
     explained = {finding for answer in answers for finding in answer.findings}
     left = tuple(finding for finding in evidence.findings if finding not in explained)
-    if left and not evidence.loss_fall > LEARNS:
+    is_stuck = any(finding.kind == NOT_LEARNING for finding in left)
+    if left and (is_stuck or not evidence.loss_fall > LEARNS):
         texts = dict.fromkeys(finding.message for finding in left)
         if all(finding.kind == NOT_LEARNING for finding in left):
             texts["No gradient fault found."] = None

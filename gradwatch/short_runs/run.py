@@ -78,6 +78,8 @@ class Run:
             return f"not healthy: {what}"
         if is_known and course.course == "too few steps":
             return f"no fault found: {what}; {course}"
+        if is_known and course.course == "no loss" and not course.now < course.start:
+            return f"no fault found: {what}, which is not below its start"
         return f"healthy: {what}{' (learns)' if course.course == 'learns' else ''}"
 
     @property

@@ -44,11 +44,15 @@ SICK |= {
     ),
     "IdleClip": Snapshot(7, LAYERS, clip="before backward", clip_max_norm=1.5),
     "OutOfSync": Snapshot(7, LAYERS, out_of_sync={"a": -1, "b": -1}),
+    "NotLearning": Snapshot(7, LAYERS, update_to_weight=[1] * 4, trace_step=np.arange(30), trace_loss=[2.0] * 30),
 }  # fmt: skip
 
-KINDS = {"CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip", "OutOfSync": "out-of-sync"}
+KINDS = {
+    "NotLearning": "not-learning", "CutOff": "stalled", "CarriedOver": "carried-over", "IdleClip": "idle-clip",
+    "OutOfSync": "out-of-sync",
+}  # fmt: skip
 
-PLACES = {"Spike": ("loss",), "IdleClip": ("clip_grad_norm_",)}
+PLACES = {"Spike": ("loss",), "NotLearning": ("loss",), "IdleClip": ("clip_grad_norm_",)}
 
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 
