@@ -123,7 +123,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     ),
     "unscaled target": (
         Step("use targets from 0 to 1 for a binary cross-entropy", cases=("binary",)),
-        Step("remove the activation at the end, or scale the targets to its range", cases=("out of reach",)),
+        Step("remove the activation at the end, or scale the targets to its range", "RemoveLastActivation", 1.0,
+             ("out of reach",)),
         Step("standardize the targets: mean 0 and deviation 1", "RescaleTargets", 1.0, ("",)),
         Step("start the last bias at the targets' mean", cases=("",)),
         Step("use a Huber loss", cases=("",)),

@@ -3,7 +3,7 @@
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
-from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp
@@ -17,7 +17,7 @@ from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 __all__ = [
     "AddSkips", "Advice", "ChangeOptimizer", "Clip", "ClipOutliers", "Combination", "FixHead", "GuardOperations",
     "InitializeAgain", "InsertNormalization", "KeepGraph", "LSTMLikeRNN", "LowerLearningRate", "NormalizeFirst",
-    "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip",
+    "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip", "RemoveLastActivation",
     "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets", "ScaleLoss", "Setup",
     "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
 ]  # fmt: skip

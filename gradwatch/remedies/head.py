@@ -1,4 +1,4 @@
-"""A remedy for a softmax or ReLU between the last layer and the loss, which blocks the gradient."""
+"""Remedies for an activation between the last layer and the loss that blocks the gradient, or bounds the output."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gradwatch.layer_kinds import is_rectifier, is_softmax
-from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
+from gradwatch.layer_kinds import activation_name, is_activation, is_rectifier, is_softmax
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
-from gradwatch.remedies.tracing import Event, events_of
+from gradwatch.remedies.tracing import LOSSES, Event, events_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ def _enters_loss(softmax: Event, events: list[Event]) -> bool:
 
 
 def _new_end(events: list[Event]) -> nn.Module:
+    if any(_is_beyond(event, "Sigmoid") for event in events if event.kind in DISTANCES):
+        return nn.Identity()
     last = next((event.module for event in reversed(events) if event.is_weighted), None)
     softmaxes = any(is_softmax(event.kind) for event in events)
     if not isinstance(last, nn.Linear) or last.out_features > 1 or not softmaxes:
@@ -83,3 +85,69 @@ def _new_end(events: list[Event]) -> nn.Module:
         "the softmax is over one unit, so its output is always 1 and its gradient 0. Give the head two units, "
         "or return the logit and write nn.functional.binary_cross_entropy_with_logits(logit, target.float())"
     )
+
+
+DISTANCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_INF = float("inf")
+_RANGES = {
+    "Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Hardsigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0),
+    "Softsign": (-1.0, 1.0), "Hardtanh": (-1.0, 1.0), "ReLU": (0.0, _INF), "ReLU6": (0.0, 6.0),
+    "Softplus": (0.0, _INF),
+}  # fmt: skip
+_FEW = 0.1  # share of the targets out of reach that may be noise
+
+
+@dataclass(frozen=True)
+class RemoveLastActivation(ModelRemedy):
+    """Remove the activation after the last layer where it cannot give the targets of a regression.
+
+    A Sigmoid's output lies between 0 and 1, a ReLU's above 0: the squared error of other targets can't come near 0.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+        >>> RemoveLastActivation().apply(network)[1]
+        Identity()
+        >>> print(RemoveLastActivation().code(network))
+        model[1] = nn.Identity()
+    """
+
+    def change(self, setup: Setup) -> Setup:
+        """Replace the activation by the identity."""
+        replace_module(setup.module, self._name(setup), nn.Identity())
+        return setup
+
+    def patch(self, setup: Setup) -> str:
+        """Return one line."""
+        return f"{path_of(setup.module, self._name(setup))} = nn.Identity()"
+
+    def _name(self, setup: Setup) -> str:
+        events = events_of(setup.module, setup.batch)
+        found = _last_activation(events)
+        losses = [event for event in events if event.kind in DISTANCES]
+        if found is None or (losses and not any(_is_beyond(loss, _known(found.kind)) for loss in losses)):
+            raise NothingToChange(f"{type(setup.module).__name__} ends in no activation that its targets go beyond")
+        if not losses and setup.batch is not None:
+            raise NothingToChange("the loss measures no distance from a target")
+        if not found.name:
+            raise NotApplicable(
+                f"forward calls {found.kind} as a function after the last layer; return the output of that layer"
+            )
+        return found.name
+
+
+def _last_activation(events: list[Event]) -> Event | None:
+    """Return the activation after the last layer with weights; None where there is none."""
+    last = max((index for index, event in enumerate(events) if event.is_weighted), default=len(events))
+    ends = [e for e in events[last + 1 :] if e.kind not in LOSSES and (is_activation(e.kind) or is_softmax(e.kind))]
+    return ends[-1] if ends else None
+
+
+def _known(kind: str) -> str:
+    return activation_name(kind) or kind
+
+
+def _is_beyond(loss: Event, kind: str) -> bool:
+    """Return True if a loss gets targets that an activation cannot give."""
+    low, high = _RANGES.get(kind, (-_INF, _INF))
+    target = loss.inputs[1] if len(loss.inputs) > 1 else None
+    return isinstance(target, Tensor) and bool(((target < low) | (target > high)).float().mean() > _FEW)

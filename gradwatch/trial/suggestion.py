@@ -17,7 +17,7 @@ from gradwatch.records import Array, Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
-from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
@@ -170,7 +170,7 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
+    yield from (RemoveLastActivation(), FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
     yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())
