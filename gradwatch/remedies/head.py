@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gradwatch.layer_kinds import activation_name, is_activation, is_rectifier, is_softmax
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup
 from gradwatch.remedies.surgery import path_of, replace_module
-from gradwatch.remedies.tracing import LOSSES, Event, events_of
+from gradwatch.remedies.tracing import CALLING, FUNCTIONS, LOSSES, Event, events_of, quoted, users_line
+from gradwatch.short_runs.wrap_method import wrap_method
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,26 @@ class RemoveLastActivation(ModelRemedy):
     """
 
     def change(self, setup: Setup) -> Setup:
-        """Replace the activation by the identity."""
-        replace_module(setup.module, self._name(setup), nn.Identity())
+        """Replace the activation by the identity, where it is a function in the forward pass too."""
+        found = self._activation(setup)
+        if found.name:
+            replace_module(setup.module, found.name, nn.Identity())
+            return setup
+        if setup.trains_itself:
+            wrap_method(setup.module, "training_step", _Bare(found.place))
+        for part in setup.module.modules():
+            if not type(part).__module__.startswith("torch."):
+                wrap_method(part, "forward", _Bare(found.place))
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Return one line."""
-        return f"{path_of(setup.module, self._name(setup))} = nn.Identity()"
+        """Return one line: the new one, or the user's that calls the activation."""
+        found = self._activation(setup)
+        if found.name:
+            return f"{path_of(setup.module, found.name)} = nn.Identity()"
+        return f"# remove the {found.kind} here:\n{quoted([found.place])}"
 
-    def _name(self, setup: Setup) -> str:
+    def _activation(self, setup: Setup) -> Event:
         events = events_of(setup.module, setup.batch)
         found = _last_activation(events)
         losses = [event for event in events if event.kind in DISTANCES]
@@ -128,11 +143,33 @@ class RemoveLastActivation(ModelRemedy):
             raise NothingToChange(f"{type(setup.module).__name__} ends in no activation that its targets go beyond")
         if not losses and setup.batch is not None:
             raise NothingToChange("the loss measures no distance from a target")
-        if not found.name:
+        if not found.name and (not found.place or sum(event.place == found.place for event in events) > 1):
             raise NotApplicable(
                 f"forward calls {found.kind} as a function after the last layer; return the output of that layer"
             )
-        return found.name
+        return found
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """Runs a method without the activation that is called as a function at a place."""
+
+    place: str
+
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with _WithoutActivation(self.place):
+            return method(*args, **kwargs)
+
+
+class _WithoutActivation(TorchFunctionMode):
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in FUNCTIONS and args and users_line(*CALLING) == self.place:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _last_activation(events: list[Event]) -> Event | None:
