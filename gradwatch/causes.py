@@ -76,6 +76,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("standardize the inputs", "RescaleInputs", 0.3),
     ),
     "initialization too small": (
+        Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),
         Step(_INITIALIZE, "InitializeAgain", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
         Step(_SKIPS, "AddSkips", 0.6),
@@ -111,6 +112,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("give one logit to binary_cross_entropy_with_logits: a softmax over one unit is always 1",
              "FixHead", 1.0, ("one unit",)),
         Step("remove the activation before the loss, which expects logits", "FixHead", 1.0, ("probabilities",)),
+        Step("remove the normalization over one unit", "FixHead", 1.0, ("norm of one unit",)),
         Step("look at the head: a softmax over one unit, or weights that are all zero, pass no gradient",
              "FixHead", 1.0, ("no gradient",)),
         Step("give the loss the raw outputs", cases=("no gradient",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ class FixHead(ModelRemedy):
 
     With two in a row, logits differ by at most 1: the gradient is weak, and the loss can't get near 0. A softmax over
     one unit becomes a Sigmoid if the loss takes probabilities. A ReLU between the last layer and the loss is removed
-    too, as it blocks the gradient of every negative output.
+    too, as it blocks the gradient of every negative output; so is a LayerNorm over one unit, which gives its bias
+    whatever it gets.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1))
@@ -33,18 +35,23 @@ class FixHead(ModelRemedy):
     """
 
     def change(self, setup: Setup) -> Setup:
-        """Replace the activation."""
-        replace_module(setup.module, *self._replacement(setup))
+        """Replace the activation, or the normalizations of one unit."""
+        for name, new in self._replacements(setup):
+            replace_module(setup.module, name, new)
         return setup
 
     def patch(self, setup: Setup) -> str:
-        """Return one line."""
-        name, new = self._replacement(setup)
-        return f"{path_of(setup.module, name)} = nn.{type(new).__name__}()"
+        """Return a line for each."""
+        made = ((path_of(setup.module, name), type(new).__name__) for name, new in self._replacements(setup))
+        return "\n".join(f"{path} = nn.{kind}()" for path, kind in made)
 
-    def _replacement(self, setup: Setup) -> tuple[str, nn.Module]:
+    def _replacements(self, setup: Setup) -> list[tuple[str, nn.Module]]:
+        norms = ((name, part) for name, part in setup.module.named_modules() if isinstance(part, nn.LayerNorm))
+        over_one = [(name, nn.Identity()) for name, part in norms if name and math.prod(part.normalized_shape) == 1]
+        if over_one:
+            return [*over_one]
         events = events_of(setup.module, setup.batch)
-        return _blocking(setup.module, events), _new_end(events)
+        return [(_blocking(setup.module, events), _new_end(events))]
 
 
 def _blocking(root: nn.Module, events: list[Event]) -> str:

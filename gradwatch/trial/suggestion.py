@@ -19,7 +19,7 @@ from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients,
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, ResetNormalization, has_normalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
 from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
@@ -100,7 +100,7 @@ def usual(setup: Setup) -> list[Remedy]:
     """
     parts = UnfreezeAll(), TrainAll(), KeepGraph()
     steps = WarmUp(), LowerLearningRate(), ChangeOptimizer()
-    network = NormalizeFirst(), InsertNormalization("batch"), InitializeAgain("orthogonal"), AddSkips()
+    network = ResetNormalization(), NormalizeFirst(), InsertNormalization("batch"), InitializeAgain("orthogonal"), AddSkips()
     tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*parts, *steps, *network))
     return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)]
 
@@ -166,6 +166,7 @@ def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
 
 def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
     """Yield every remedy with the settings that the history speaks for, the simpler of two alike first."""
+    yield ResetNormalization()
     yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RECTIFIERS))
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
