@@ -138,7 +138,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "recurrent depth": (
         Step("replace the RNN by an LSTM or a GRU", "ReplaceRecurrence", 1.0, ("fades", "grows")),
         Step("give the gradient a shorter way back through time, such as attention", cases=("gated fades",)),
-        Step("make the recurrent weights orthogonal", "OrthogonalRecurrence", 0.7),
+        Step("make the recurrent weights orthogonal, and start the gates open", "OrthogonalRecurrence", 0.7),
         Step(_CLIP, "Clip", 0.4, ("grows",)),
         Step("train on shorter sequences", cases=("fades", "gated fades")),
     ),

@@ -261,6 +261,11 @@ ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) 
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
-_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error")  # last: the order is that of the record's lines
+_SINCE_0_2 = (
+    "clip_max_norm",
+    "frozen_size",
+    "out_of_reach",
+    "least_error",
+)  # last: the order is that of the record's lines
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation")

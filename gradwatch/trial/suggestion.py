@@ -82,7 +82,8 @@ def suggest(
     if not scores:
         return []
     flow = Flow(setup.module, history, setup.batch)
-    hinted = (SkipBadSteps,) if broke_at_once(history) else ()
+    # Norms near zero are a fault whatever else follows from them.
+    hinted = (ResetNormalization, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
     for remedy in candidates(setup, history):
         sure = 2.0 if isinstance(remedy, hinted) else 1.0
@@ -100,9 +101,29 @@ def usual(setup: Setup) -> list[Remedy]:
     """
     parts = UnfreezeAll(), TrainAll(), KeepGraph()
     steps = WarmUp(), LowerLearningRate(), ChangeOptimizer()
-    network = ResetNormalization(), NormalizeFirst(), InsertNormalization("batch"), InitializeAgain("orthogonal"), AddSkips()
+    network = (
+        ResetNormalization(),
+        NormalizeFirst(),
+        InsertNormalization("batch"),
+        InitializeAgain("orthogonal"),
+        AddSkips(),
+    )
     tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*parts, *steps, *network))
     return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)]
+
+
+def bounding(setup: Setup, history: Sequence[Snapshot] = ()) -> list[Remedy]:
+    """Return all that bounds a run which turns NaN, as far as it applies: steps, signals and single operations.
+
+    Example:
+        >>> bounding(Setup(nn.Linear(2, 1)))
+        []
+    """
+    factor = rate_factor(setup.module, history)
+    steps = Clip(usual_norm(history)), LowerLearningRate(min(factor, _OTHERWISE)), SkipBadSteps()
+    network = InsertNormalization("batch"), InsertNormalization(), InitializeAgain(), GuardOperations()
+    tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*network, *steps))
+    return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)] if history else []
 
 
 def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
@@ -171,7 +192,16 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (RemoveLastActivation(), FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
+    yield from (
+        RemoveLastActivation(),
+        FixHead(),
+        UnfreezeAll(),
+        TrainAll(),
+        KeepGraph(),
+        GuardOperations(),
+        UseBfloat16(),
+        ScaleLoss(),
+    )
     yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())

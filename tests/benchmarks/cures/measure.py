@@ -1,7 +1,7 @@
 """Measure how many small faulty programs the first suggested remedy and the best row of a trial cure.
 
-``python measure.py [--only WORD] [--csv FILE]``; all 32 take about 15 minutes on one core. A program is cured if the score on
-data that no choice used comes within a point of its repaired twin's.
+``python measure.py [--only WORD] [--csv FILE]``; all 31 take about 20 minutes on one core. A program is cured if its
+score on data that no choice used comes within a point of its repaired twin's.
 """
 
 from __future__ import annotations

@@ -201,12 +201,6 @@ def opened(network: nn.RNNBase) -> None:
             network.bias_hh_l0[WIDTH : 2 * WIDTH] = 1.0
 
 
-def shut(network: nn.RNNBase) -> None:
-    """Close the gate that keeps the state."""
-    with torch.no_grad():
-        network.bias_hh_l0[WIDTH : 2 * WIDTH] = -8.0
-
-
 class Normed(nn.Module):
     """A network whose hidden vector is divided by its length: of a ReLU it may be 0."""
 
@@ -291,12 +285,18 @@ def _norms() -> list[Case]:
 
 def _recurrent() -> list[Case]:
     """A sequence whose start is forgotten."""
-    short = replace(adding, data=partial(sums, 16))
-    lstm = replace(short, network=partial(Reader, nn.LSTM, opened))
+    large = replace(adding, optimizer=adam(1e-2))
     return [
         pair("recurrent", "RNN, adding", "recurrent depth", adding, network=partial(Reader, nn.RNN), options={}),
-        pair("recurrent", "shut GRU, adding", "recurrent depth", adding, network=partial(Reader, nn.GRU, shut)),
-        pair("recurrent", "shut LSTM, adding", "recurrent depth", lstm, network=partial(Reader, nn.LSTM, shut)),
+        pair("recurrent", "RNN, large steps", "recurrent depth", large, network=partial(Reader, nn.RNN), options={}),
+        pair(
+            "recurrent",
+            "LSTM as torch draws it",
+            "recurrent depth",
+            adding,
+            network=partial(Reader, nn.LSTM),
+            options={},
+        ),
     ]
 
 
