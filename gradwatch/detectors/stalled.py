@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradwatch.checks import require_share, require_whole
 from gradwatch.records import Array, Finding, Snapshot
 
-
-# What rounding leaves of a gradient that cancels, as a share of the largest parameter's: float32 keeps 6e-8 of a number,
-# and sums of many terms lose more. Per entry, so that a parameter's size does not matter.
+# Rounding leaves so much of a gradient that cancels, per entry and as a share of the largest parameter's: float32 keeps
+# 6e-8 of a number.
 _ROUNDING = 1e-8
 
 
@@ -65,7 +65,7 @@ class Stalled:
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
-        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without & ~_is_rounding(snapshot)))
+        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~(without | _is_rounding(snapshot))))
         stalled = np.flatnonzero(without)
         self._lacked.update(snapshot.params[i] for i in stalled)
         if without.any() and without.mean() < self.share:
@@ -128,12 +128,12 @@ class CutOff:
         yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, f"stalled: {what}.", case=case)
 
 
-def _is_rounding(snapshot: Snapshot) -> Array:
+def _is_rounding(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
     """Return True for each parameter whose gradient is no more than rounding beside the largest: it got none."""
     norms, sizes = snapshot.param_grad_norm, snapshot.param_size
     per_entry = norms / np.sqrt(np.where(sizes > 0, sizes, 1.0))
     usable = per_entry[np.isfinite(per_entry)]
-    return np.asarray(per_entry < _ROUNDING * (usable.max() if len(usable) else 0.0), bool)
+    return np.asarray(per_entry < _ROUNDING * (usable.max() if len(usable) else 0.0), np.bool_)
 
 
 def _cancels(place: int, names: tuple[str, ...], norms: Array) -> bool:

@@ -41,7 +41,7 @@ class Reach:
 
 
 def read_reach(loss: Tensor) -> Reach | None:
-    """Read the end of the network from the graph of a squared error, before its backward pass; None without such an end.
+    """Read the end of the network from the graph of a squared error, before its backward pass; None for another end.
 
     Example:
         >>> output = torch.nn.Linear(1, 1)(torch.ones(4, 1)).sigmoid()

@@ -17,7 +17,8 @@ from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 __all__ = [
     "AddSkips", "Advice", "ChangeOptimizer", "Clip", "ClipOutliers", "Combination", "FixHead", "GuardOperations",
     "InitializeAgain", "InsertNormalization", "KeepGraph", "LSTMLikeRNN", "LowerLearningRate", "NormalizeFirst",
-    "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip", "RemoveLastActivation",
-    "ReplaceActivations", "ReplaceRecurrence", "ResetNormalization", "Rescale", "RescaleInputs", "RescaleTargets", "ScaleLoss", "Setup",
-    "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
+    "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip",
+    "RemoveLastActivation", "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets",
+    "ResetNormalization", "ScaleLoss", "Setup", "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll",
+    "UseBfloat16", "WarmUp", "draw_recurrent_",
 ]  # fmt: skip

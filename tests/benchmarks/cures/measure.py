@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "detection"))
 
 from cures import CHOSEN, JUDGED, NEAR, _first, _setup, fit, treat
 from program import Case
+from programs import programs
 
 from gradwatch import GradientMonitor
 from gradwatch.trial import suggest, try_remedies
-from programs import programs
 
 HARM = 0.05  # of the score: a fault that costs less is none that a cure could be measured by
 
