@@ -76,6 +76,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("standardize the inputs", "RescaleInputs", 0.3),
     ),
     "initialization too small": (
+        Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),
         Step(_INITIALIZE, "InitializeAgain", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
         Step(_SKIPS, "AddSkips", 0.6),
@@ -111,6 +112,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("give one logit to binary_cross_entropy_with_logits: a softmax over one unit is always 1",
              "FixHead", 1.0, ("one unit",)),
         Step("remove the activation before the loss, which expects logits", "FixHead", 1.0, ("probabilities",)),
+        Step("remove the normalization over one unit", "FixHead", 1.0, ("norm of one unit",)),
         Step("look at the head: a softmax over one unit, or weights that are all zero, pass no gradient",
              "FixHead", 1.0, ("no gradient",)),
         Step("give the loss the raw outputs", cases=("no gradient",)),
@@ -123,7 +125,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     ),
     "unscaled target": (
         Step("use targets from 0 to 1 for a binary cross-entropy", cases=("binary",)),
-        Step("remove the activation at the end, or scale the targets to its range", cases=("out of reach",)),
+        Step("remove the activation at the end, or scale the targets to its range", "RemoveLastActivation", 1.0,
+             ("out of reach",)),
         Step("standardize the targets: mean 0 and deviation 1", "RescaleTargets", 1.0, ("",)),
         Step("start the last bias at the targets' mean", cases=("",)),
         Step("use a Huber loss", cases=("",)),
@@ -135,7 +138,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "recurrent depth": (
         Step("replace the RNN by an LSTM or a GRU", "ReplaceRecurrence", 1.0, ("fades", "grows")),
         Step("give the gradient a shorter way back through time, such as attention", cases=("gated fades",)),
-        Step("make the recurrent weights orthogonal", "OrthogonalRecurrence", 0.7),
+        Step("make the recurrent weights orthogonal, and start the gates open", "OrthogonalRecurrence", 0.7),
         Step(_CLIP, "Clip", 0.4, ("grows",)),
         Step("train on shorter sequences", cases=("fades", "gated fades")),
     ),

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradwatch.checks import require_share, require_whole
 from gradwatch.records import Array, Finding, Snapshot
+
+# Rounding leaves so much of a gradient that cancels, per entry and as a share of the largest parameter's: float32 keeps
+# 6e-8 of a number.
+_ROUNDING = 1e-8
 
 
 @dataclass
@@ -60,7 +65,7 @@ class Stalled:
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
-        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
+        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~(without | _is_rounding(snapshot))))
         stalled = np.flatnonzero(without)
         self._lacked.update(snapshot.params[i] for i in stalled)
         if without.any() and without.mean() < self.share:
@@ -121,6 +126,14 @@ class CutOff:
             what = f"the optimizer holds none of the {len(names)} parameters of the model that should learn, {some}"
             case = "no optimizer"
         yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, f"stalled: {what}.", case=case)
+
+
+def _is_rounding(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
+    """Return True for each parameter whose gradient is no more than rounding beside the largest: it got none."""
+    norms, sizes = snapshot.param_grad_norm, snapshot.param_size
+    per_entry = norms / np.sqrt(np.where(sizes > 0, sizes, 1.0))
+    usable = per_entry[np.isfinite(per_entry)]
+    return np.asarray(per_entry < _ROUNDING * (usable.max() if len(usable) else 0.0), np.bool_)
 
 
 def _cancels(place: int, names: tuple[str, ...], norms: Array) -> bool:

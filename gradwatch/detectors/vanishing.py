@@ -55,9 +55,10 @@ class Vanishing:
         yield from self._over_depth(snapshot)
         for layer, norms in snapshot.calls.items():
             shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
-            if len(norms) >= self.min_calls and shares[0] < self.ratio ** (2 if is_gated_recurrent(kind) else 1):
+            ratio = self.ratio ** (2 if is_gated_recurrent(kind) else 1)
+            if len(norms) >= self.min_calls and shares[0] < ratio:
                 where = f"at the first of {snapshot.calls_as_text(layer)} of layer {layer}"
-                yield self._finding(snapshot, (layer,), float(shares[0]), where)
+                yield self._finding(snapshot, (layer,), float(shares[0]), where, ratio)
 
     def _over_depth(self, snapshot: Snapshot) -> Iterator[Finding]:
         norms = snapshot.grad_output_norm
@@ -67,14 +68,14 @@ class Vanishing:
         # One layer alone that the next cuts off is where a branch starts (LoRA), not a fall over depth.
         if faint > 1 or (faint and norms[learning[0]] > self.ratio**0.5 * norms[learning[1]]):
             layers = tuple(snapshot.layers[i] for i in learning[:faint])
-            yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}")
+            yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}", self.ratio)
 
-    def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str) -> Finding:
+    def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str, ratio: float) -> Finding:
         message = (
             f"vanishing gradient: {where} it is {value:.1e} times the gradient nearer to the loss (healthy: above "
-            f"{self.ratio:g})."
+            f"{ratio:g})."
         )
-        return Finding("vanishing", layers, snapshot.step, value, self.ratio, message)
+        return Finding("vanishing", layers, snapshot.step, value, ratio, message)
 
 
 def fall(norms: Array) -> Array:

@@ -14,6 +14,8 @@ SMALL_INPUT, LARGE_INPUT = 0.01, 10.0
 LARGE_TARGET = 5.0  # times the outputs
 GOES_WELL, LEARNS_TARGETS = 0.3, 0.7  # share of the first loss that is gone
 SOON = 50  # steps: a later spike has nothing to do with the scale of all inputs
+BEYOND = 0.1  # share of the targets that are out of reach: a few may be noise
+OF_LOSS = 0.25  # of the last losses, that the targets out of reach leave: less than that is not the reason
 SQUARED_TOLERANCE, ABSOLUTE_TOLERANCE = 0.3, 0.05  # of the gradient that such a loss has at the outputs
 BEFORE_SPIKE = 3  # steps: the loss that follows a bad batch may be the larger one
 WINDOW, FEW = 20, 2  # losses
@@ -36,8 +38,26 @@ def unscaled_input(evidence: Evidence) -> Claim | None:
     return Claim(text, tuple(f for f in evidence.findings if f.kind != "spike" or f.step < SOON))
 
 
-@rule("unscaled target", 0.9, from_start=True)
+@rule("unscaled target", {"out of reach": 0.95, "": 0.9}, from_start=True)
 def unscaled_target(evidence: Evidence) -> Claim | None:
+    """The targets are far larger than the outputs, or the network's last activation cannot give them."""
+    return _out_of_reach(evidence) or _large_target(evidence)
+
+
+def _out_of_reach(evidence: Evidence) -> Claim | None:
+    """Look for targets beyond the range of the last activation, which make up a good part of the loss that is left."""
+    seen = next((each for each in evidence.history if each.out_of_reach > BEYOND), None)
+    losses = evidence.losses[np.isfinite(evidence.losses)]
+    if seen is None or not len(losses) or not seen.least_error > OF_LOSS * float(np.median(losses[-WINDOW:])):
+        return None
+    text = (
+        f"The network ends in a {seen.last_activation}, and {seen.out_of_reach:.0%} of the targets are beyond its "
+        f"range: the squared error cannot come below {seen.least_error:.3g}. {evidence.loss_in_words}"
+    )
+    return Claim(text, evidence.findings, "out of reach")
+
+
+def _large_target(evidence: Evidence) -> Claim | None:
     """The first loss is what targets much larger than the outputs give in a squared, or an absolute, error.
 
     A squared error of n outputs has the gradient norm 2 sqrt(loss / n) at the outputs, an absolute one 1 / sqrt(n).

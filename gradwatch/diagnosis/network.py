@@ -15,6 +15,7 @@ from gradwatch.diagnosis.evidence import (
     share_at_first_layer,
     weights_gain,
 )
+from gradwatch.diagnosis.norms import norm_over_one_unit, small_norms
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
@@ -91,7 +92,7 @@ def missing_normalization_or_skip(evidence: Evidence) -> Claim | None:
     return Claim(text, faded, "normalized" if evidence.normalizes else "")
 
 
-@rule("zero-gradient head", {"no gradient": 0.9, "probabilities": 0.85}, from_start=True)
+@rule("zero-gradient head", {"no gradient": 0.9, "norm of one unit": 0.93, "probabilities": 0.85}, from_start=True)
 def zero_gradient_head(evidence: Evidence) -> Claim | None:
     """The head passes no gradient at all, or one that a second softmax bounds."""
     return _no_gradient(evidence) or _softmax_twice(evidence)
@@ -106,11 +107,13 @@ def _no_gradient(evidence: Evidence) -> Claim | None:
     units_are_off = evidence.dead_at_start > NEARLY_ALL and not (first.weight_norm == 0).any()
     if zeros.mean() < MOSTLY or units_are_off or first.dtype == "float16":  # these have causes of their own
         return None
-    text = (
-        f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first; the last layer is a "
-        f"{first.kinds[-1] if first.kinds else ''}. {evidence.loss_in_words}"
-    )
-    return Claim(text, evidence.found("stalled", "vanishing"), "no gradient")
+    about = evidence.found("stalled", "vanishing")
+    count = f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first"
+    if norm := norm_over_one_unit(first):
+        text = f"{count}; {norm} is over a single unit: its output is its bias, whatever comes in."
+        return Claim(f"{text} {evidence.loss_in_words}", about, "norm of one unit")
+    last = first.kinds[-1] if first.kinds else ""
+    return Claim(f"{count}; the last layer is a {last}. {evidence.loss_in_words}", about, "no gradient")
 
 
 def _softmax_twice(evidence: Evidence) -> Claim | None:
@@ -191,9 +194,13 @@ HARDLY_FALLS = 0.05  # share of the loss
 SIGNAL_GROWTH = 100.0  # of the output's RMS, from the first layer to the last
 
 
-@rule("initialization too small", {"small": 0.85, "smallish": 0.55}, from_start=True)
+@rule("initialization too small", {"norms": 0.92, "small": 0.85, "smallish": 0.55}, from_start=True)
 def initialization_too_small(evidence: Evidence) -> Claim | None:
-    """The weights alone shrink the gradient at each layer, more than the activations do."""
+    """The weights alone shrink the signal or the gradient at each layer, more than the activations do."""
+    return small_norms(evidence) or _small_weights(evidence)
+
+
+def _small_weights(evidence: Evidence) -> Claim | None:
     first, faded = evidence.first, evidence.faded_early
     weights = weights_gain(first)
     tiny = weights < SMALL / 2 and float(np.prod(hidden_weight_gains(first))) < LITTLE_IN_ALL

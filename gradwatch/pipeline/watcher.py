@@ -186,6 +186,7 @@ class Watcher:
         if self.is_measuring:
             with self.contained():
                 self._probe.loss_pass.expect(loss)
+                self._probe.look_at_end(loss)
 
     @property
     def is_shared(self) -> bool:

@@ -10,22 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradwatch.probe.output_range import DISTANCES, bounded_before, given, node_name
 from gradwatch.torch_internals import saved
 
 # Names of autograd's nodes, without "Backward0". A search from the loss back ends at layers with weights.
 _LAYERS = ("Addmm", "Mm", "Bmm", "Convolution", "Linear", "Embedding", "NativeBatchNorm", "NativeLayerNorm", "Mkldnn")
-_RESHAPES = (
-    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "T", "ToCopy", "Transpose",
-    "UnsafeView", "Unsqueeze", "View",
-)  # fmt: skip
 _EXPECT_LOGITS = {
     "LogSoftmax": ("Softmax", "Sigmoid"),
     "NllLoss": ("Softmax",),
     "NllLoss2D": ("Softmax",),
     "BinaryCrossEntropyWithLogits": ("Sigmoid", "Softmax"),
 }
-_DISTANCES = ("MseLoss", "SmoothL1Loss", "HuberLoss")
-_RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, float("inf"))}
 
 
 @dataclass(frozen=True)
@@ -55,16 +50,16 @@ class Head:
 def read_head(loss: Tensor) -> Head:
     """Read the graph from the loss back to the last layer. Call it before the backward pass, which frees the graph."""
     nodes = list(_nodes(loss.grad_fn))
-    distances = [(saved(node, "self"), saved(node, "target")) for node in nodes if _name(node) in _DISTANCES]
-    binary = [saved(node, "target") for node in nodes if _name(node).startswith("BinaryCrossEntropy")]
-    surprise = next((pair for node in nodes if _name(node) == "NllLoss" for pair in _surprise(node)), None)
+    distances = [(saved(node, "self"), saved(node, "target")) for node in nodes if node_name(node) in DISTANCES]
+    binary = [saved(node, "target") for node in nodes if node_name(node).startswith("BinaryCrossEntropy")]
+    surprise = next((pair for node in nodes if node_name(node) == "NllLoss" for pair in _surprise(node)), None)
     squared = next(((a, b) for a, b in distances if a is not None and b is not None), None)
     return Head(
         over_one=any(_is_over_one(node) for node in nodes),
         twice=next((pair for node in nodes for pair in _twice(node)), None),
         distance=squared,
         binary=next((target for target in binary if target is not None), None),
-        bounded=next((pair for node in nodes if _name(node) in _DISTANCES for pair in _bounded(node)), None),
+        bounded=next((pair for node in nodes if node_name(node) in DISTANCES for pair in _bounded(node)), None),
         surprise=surprise,
         chance=_chance(float(loss.detach()), surprise, squared) if loss.numel() == 1 else math.nan,
     )
@@ -90,7 +85,7 @@ def _nodes(start: Any, end: tuple[str, ...] = _LAYERS) -> Iterator[Any]:
     waiting, seen = deque([start]), {start}
     while waiting:
         node = waiting.popleft()
-        if node is None or _name(node) in end:
+        if node is None or node_name(node) in end:
             continue
         yield node
         following = [parent for parent, _ in node.next_functions if parent not in seen]
@@ -98,12 +93,8 @@ def _nodes(start: Any, end: tuple[str, ...] = _LAYERS) -> Iterator[Any]:
         waiting += following
 
 
-def _name(node: Any) -> str:
-    return str(node.name()).partition("Backward")[0]
-
-
 def _is_over_one(node: Any) -> bool:
-    if _name(node) not in ("Softmax", "LogSoftmax"):
+    if node_name(node) not in ("Softmax", "LogSoftmax"):
         return False
     dim, result = saved(node, "dim"), saved(node, "result")
     if dim is None or result is None:
@@ -112,26 +103,14 @@ def _is_over_one(node: Any) -> bool:
 
 
 def _twice(node: Any) -> Iterator[tuple[str, str]]:
-    for parent in _given(node):
-        if _name(parent) in _EXPECT_LOGITS.get(_name(node), ()):
-            yield _name(parent), _name(node)
-
-
-def _given(node: Any) -> Iterator[Any]:
-    """Yield the nodes whose outputs a node gets, past reshapes."""
-    for parent, _ in node.next_functions:
-        while parent is not None and _name(parent) in _RESHAPES:
-            parent = parent.next_functions[0][0]
-        if parent is not None:
-            yield parent
+    for parent in given(node):
+        if node_name(parent) in _EXPECT_LOGITS.get(node_name(node), ()):
+            yield node_name(parent), node_name(node)
 
 
 def _bounded(node: Any) -> Iterator[tuple[str, float]]:
-    for parent in _given(node):
-        if _name(parent) in _RANGES:
-            low, high = _RANGES[_name(parent)]
-            if (target := saved(node, "target")) is not None:
-                yield _name(parent), float(((target < low) | (target > high)).float().mean())
+    for reach in bounded_before(node):
+        yield reach.activation, float(reach.numbers[0])
 
 
 def _surprise(node: Any) -> Iterator[tuple[float, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gradwatch.diagnosis.data import BEYOND
 from gradwatch.diagnosis.ranking import Claim, Rule, ask, explain_no_learning, rule
 from gradwatch.preflight.first_pass import LARGE, FirstPass, measure
 from gradwatch.records import Diagnosis
@@ -12,7 +13,6 @@ from gradwatch.theory import chi_of, geometric_mean
 
 VERY_LARGE, SMALL = 10 * LARGE, 1e-3  # root mean square of an input; pixels of 0 to 255 have 100 and more
 OUTLIER = 100.0  # the largest sample over the median one
-BEYOND = 0.1  # share of the targets that are out of reach: a few may be noise
 # Geometric mean of chi over the blocks. Measured on half `develop` of tests/benchmarks/detection: 1.4 at most in the
 # healthy programs without normalization, 5.6 to 15 in the three whose weights are drawn too large.
 GROWTH, MIN_BLOCKS = 3.0, 2

@@ -16,10 +16,11 @@ from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.module_hooks import LossPass, sweep
+from gradwatch.probe.output_range import Reach, read_reach
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
-from gradwatch.probe.scalars import DeviceScalars, Pending
+from gradwatch.probe.scalars import Copy, DeviceScalars, Pending
 from gradwatch.probe.sums import StepReading, StepSums, checksum
 from gradwatch.probe.tensor_parallel import ParallelHooks
 from gradwatch.probe.time_steps import TimeHooks
@@ -30,6 +31,8 @@ from gradwatch.records import Array, Snapshot
 
 MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
 REPLICAS = "the comparison of replicas"
+REACH = "the range of the output"
+_REACHES = 3  # measured steps that it is read in: targets do not change
 
 
 class Probe:
@@ -95,6 +98,8 @@ class Probe:
         self._updates = Updates(update_bytes)
         self._has_failed = self._is_over = False
         self.loss_pass = LossPass()
+        self._reach: Reach | None = None
+        self._reaches = 0
         self._watch(self._find())
 
     def _watch(self, layers: Mapping[str, nn.Module]) -> None:
@@ -147,6 +152,12 @@ class Probe:
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
         self.containment.run(CARRIED, self._hooks.carried.begin, used)
+
+    def look_at_end(self, loss: Tensor) -> None:
+        """Read what the network's last activation can give, from the graph of a loss before its backward pass."""
+        if self._reaches < _REACHES and self._reach is None:
+            self._reaches += 1
+            self._reach = self.containment.run(REACH, read_reach, loss)
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -274,6 +285,8 @@ class Probe:
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
         used["frozen_size"] = float(self._watched.frozen_size)
+        reach, self._reach = self._reach, None
+        numbers = None if reach is None else Copy(reach.numbers)
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
@@ -300,6 +313,9 @@ class Probe:
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"])}
+            if reach is not None and numbers is not None:
+                more |= {"last_activation": reach.activation}
+                more |= dict(zip(("out_of_reach", "least_error"), map(float, numbers.numbers()), strict=True))
             more |= before_clip(columns["total_norm"], clip[1], columns.pop("clipped"))
             if sums.failed:  # it makes no Snapshot: the losses go into the next one
                 more |= {"total_norm": np.nan, "should_learn": False}

@@ -3,9 +3,9 @@
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
-from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, ResetNormalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
 from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, ReplaceRecurrence, draw_recurrent_
@@ -18,6 +18,7 @@ __all__ = [
     "AddSkips", "Advice", "ChangeOptimizer", "Clip", "ClipOutliers", "Combination", "FixHead", "GuardOperations",
     "InitializeAgain", "InsertNormalization", "KeepGraph", "LSTMLikeRNN", "LowerLearningRate", "NormalizeFirst",
     "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip",
-    "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets", "ScaleLoss", "Setup",
-    "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
+    "RemoveLastActivation", "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets",
+    "ResetNormalization", "ScaleLoss", "Setup", "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll",
+    "UseBfloat16", "WarmUp", "draw_recurrent_",
 ]  # fmt: skip

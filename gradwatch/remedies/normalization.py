@@ -1,4 +1,4 @@
-"""Remedies that insert normalization layers, or move those of transformers."""
+"""Remedies that insert normalization layers, set their weights to 1, or move those of transformers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gradwatch.checks import require_one_of
 from gradwatch.layer_kinds import is_linear, is_normalization, is_weighted, weight_outputs_first
-from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup
 from gradwatch.remedies.surgery import construction_of, is_inside, path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of
 
@@ -101,6 +102,51 @@ class InsertNormalization(ModelRemedy):
         dimensions = len(getattr(event.module, "kernel_size", (1,)))
         made: nn.Module = getattr(nn, f"BatchNorm{dimensions}d")(units)
         return made
+
+
+@dataclass(frozen=True)
+class ResetNormalization(ModelRemedy):
+    """Set the weights of normalization layers that start near zero to 1.
+
+    A loop that draws all weights with a deviation of 0.02 draws those of the normalization layers too. What comes out
+    of each is then 50 times too small. At zero nothing passes, unless a skip connection goes around.
+
+    Args:
+        below: root mean square under which a layer's weights are set.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        >>> _ = nn.init.normal_(network[1].weight, 0.0, 0.02)
+        >>> ResetNormalization().apply(network)[1].weight.tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        >>> print(ResetNormalization().code(network))
+        nn.init.ones_(model[1].weight)
+    """
+
+    below: float = 0.1
+
+    def change(self, setup: Setup) -> Setup:
+        """Set the weights."""
+        for name in self._small(setup.module):
+            nn.init.ones_(setup.module.get_submodule(name).get_parameter("weight"))
+        return setup
+
+    def patch(self, setup: Setup) -> str:
+        """Return one line a layer."""
+        return "\n".join(f"nn.init.ones_({path_of(setup.module, n)}.weight)" for n in self._small(setup.module))
+
+    def _small(self, root: nn.Module) -> list[str]:
+        norms = [(name, part) for name, part in root.named_modules() if is_normalization(part)]
+        weights = [(name, weight) for name, part in norms if isinstance(weight := _weight_of(part), nn.Parameter)]
+        found = [name for name, weight in weights if float(weight.detach().square().mean().sqrt()) < self.below]
+        if not found:
+            raise NothingToChange(f"{type(root).__name__} has no normalization layer with weights near zero")
+        return found
+
+
+def _weight_of(part: nn.Module) -> object:
+    weight = getattr(part, "weight", None)
+    return None if isinstance(weight, nn.Parameter) and is_lazy(weight) else weight
 
 
 @dataclass(frozen=True)

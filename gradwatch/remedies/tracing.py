@@ -21,13 +21,15 @@ from gradwatch.remedies.remedy import Setup, copy_of
 from gradwatch.short_runs.sandbox import kept_randomness
 
 # Functions by the name of the equivalent module.
-_FUNCTIONS = {
+FUNCTIONS = {
     **{name.lower(): name for name in ("Sigmoid", "Tanh", "ReLU", "GELU", "SiLU", "ELU", "SELU", "Softplus", "Mish")},
     "leaky_relu": "LeakyReLU", "softmax": "Softmax", "log_softmax": "LogSoftmax", "softsign": "Softsign",
     "hardtanh": "Hardtanh", "relu_": "ReLU", "sigmoid_": "Sigmoid", "tanh_": "Tanh",
 }  # fmt: skip
 LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
           "binary_cross_entropy_with_logits")  # fmt: skip
+
+CALLING = ("torch.nn.functional", "torch._tensor", "torch.overrides")  # between a function and the user's line
 
 T = TypeVar("T")
 Run = Callable[[nn.Module, Any], Any]  # runs a module on a batch
@@ -42,6 +44,7 @@ class Event:
         kind: class of the module, or of the module equivalent to the function; or the name of a loss function.
         module: the module in the original network; None for a function.
         inputs, output: arguments and result; empty and None if no pass was run.
+        place: file and line of the user's code that called the function; empty for a module.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Event:
     module: nn.Module | None = None
     inputs: tuple[Any, ...] = field(default=(), repr=False)
     output: Any = field(default=None, repr=False)
+    place: str = field(default="", repr=False)
 
     @property
     def is_activation(self) -> bool:
@@ -240,8 +244,9 @@ class _Recorder(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         is_loss = name in LOSSES  # also inside of a loss module
-        if (is_loss or (name in _FUNCTIONS and self._depth == 0)) and isinstance(output, Tensor):
-            self._events.append(Event("", name if is_loss else _FUNCTIONS[name], None, tuple(args), output))
+        if (is_loss or (name in FUNCTIONS and self._depth == 0)) and isinstance(output, Tensor):
+            place = "" if is_loss else users_line(*CALLING)
+            self._events.append(Event("", name if is_loss else FUNCTIONS[name], None, tuple(args), output, place))
         return output
 
 

@@ -14,7 +14,7 @@ from gradwatch.layer_kinds import is_linear, is_normalization, weight_outputs_fi
 from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization
+from gradwatch.remedies.normalization import InsertNormalization, ResetNormalization
 from gradwatch.remedies.residual import AddSkips, count_skips
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
 from gradwatch.theory import critical_gain, finite_width_deviation, gain_at_depth, normalized_gain
@@ -108,6 +108,11 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
         for kind, (layer, _) in zip(flow.kinds, flow.pairs, strict=True)
     )
     return sum(map(math.log10, gains))
+
+
+@predicted_flow.register
+def _(remedy: ResetNormalization, flow: Flow) -> float:
+    return 0.0  # with weights of 1 a normalization keeps the gradient's size
 
 
 @predicted_flow.register

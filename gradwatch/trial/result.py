@@ -223,6 +223,8 @@ class Trial:
         for place, (row, texts) in enumerate(zip(self.rows, cells, strict=True)):
             style = "dim" if row.error else "bold green" if place == 0 and self.best else None
             table.add_row(*map(Text, texts), style=style)
+        if self.best is None and len(self.rows) > 1:
+            table.caption, table.caption_justify = self._sentence(), "left"
         return table
 
     def _title(self) -> str:

@@ -17,9 +17,9 @@ from gradwatch.records import Array, Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
-from gradwatch.remedies.head import FixHead
+from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, has_normalization
+from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, ResetNormalization, has_normalization
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
 from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
@@ -82,7 +82,8 @@ def suggest(
     if not scores:
         return []
     flow = Flow(setup.module, history, setup.batch)
-    hinted = (SkipBadSteps,) if broke_at_once(history) else ()
+    # Norms near zero are a fault whatever else follows from them.
+    hinted = (ResetNormalization, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
     for remedy in candidates(setup, history):
         sure = 2.0 if isinstance(remedy, hinted) else 1.0
@@ -100,9 +101,29 @@ def usual(setup: Setup) -> list[Remedy]:
     """
     parts = UnfreezeAll(), TrainAll(), KeepGraph()
     steps = WarmUp(), LowerLearningRate(), ChangeOptimizer()
-    network = NormalizeFirst(), InsertNormalization("batch"), InitializeAgain("orthogonal"), AddSkips()
+    network = (
+        ResetNormalization(),
+        NormalizeFirst(),
+        InsertNormalization("batch"),
+        InitializeAgain("orthogonal"),
+        AddSkips(),
+    )
     tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*parts, *steps, *network))
     return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)]
+
+
+def bounding(setup: Setup, history: Sequence[Snapshot] = ()) -> list[Remedy]:
+    """Return all that bounds a run which turns NaN, as far as it applies: steps, signals and single operations.
+
+    Example:
+        >>> bounding(Setup(nn.Linear(2, 1)))
+        []
+    """
+    factor = rate_factor(setup.module, history)
+    steps = Clip(usual_norm(history)), LowerLearningRate(min(factor, _OTHERWISE)), SkipBadSteps()
+    network = InsertNormalization("batch"), InsertNormalization(), InitializeAgain(), GuardOperations()
+    tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*network, *steps))
+    return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)] if history else []
 
 
 def _sorted(ranked: Iterable[tuple[float, Remedy]]) -> list[tuple[float, Remedy]]:
@@ -166,11 +187,21 @@ def patch_or_nothing(remedy: Remedy, setup: Setup) -> str:
 
 def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remedy]:
     """Yield every remedy with the settings that the history speaks for, the simpler of two alike first."""
+    yield ResetNormalization()
     yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RECTIFIERS))
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
-    yield from (FixHead(), UnfreezeAll(), TrainAll(), KeepGraph(), GuardOperations(), UseBfloat16(), ScaleLoss())
+    yield from (
+        RemoveLastActivation(),
+        FixHead(),
+        UnfreezeAll(),
+        TrainAll(),
+        KeepGraph(),
+        GuardOperations(),
+        UseBfloat16(),
+        ScaleLoss(),
+    )
     yield from (ReplaceRecurrence(), ReplaceRecurrence("LSTM"), OrthogonalRecurrence(), RemoveClip())
     factor = rate_factor(setup.module, history)
     yield from (LowerLearningRate(factor), LowerLearningRate(float(f"{factor / 10:.0e}")), WarmUp(), ChangeOptimizer())

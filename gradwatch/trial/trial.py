@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from gradwatch.checks import require_whole
 from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.gradients import CLIP, Clip
 from gradwatch.remedies.initialization import InitializeAgain
+from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup, copy_of
 from gradwatch.remedies.scaling import LOSS_IN_UNIT
 from gradwatch.short_runs.batches import first_batch, with_same_batches
@@ -29,7 +31,7 @@ from gradwatch.trial.result import (
     rank,
     short_name,
 )
-from gradwatch.trial.suggestion import patch_or_nothing, suggest, usual
+from gradwatch.trial.suggestion import bounding, patch_or_nothing, suggest, usual
 
 OnProgress = Callable[[str, int, int], object]
 """Called after each optimizer step with what is trained, the steps done so far, and those of the whole trial."""
@@ -60,12 +62,13 @@ def try_remedies(
         module: a LightningModule, or a :class:`Setup` where it comes with transforms and options of the Trainer.
         datamodule: a LightningDataModule, or the loader of the training batches.
         remedies: to try; None takes what :func:`suggest` makes of the untreated training's diagnosis, or what helps
-            most often where nothing was found, and then the two best changes of the model together.
+            most often where nothing was found; what else the layers suggest where no row beats the untreated one;
+            and then the two best changes of the model together.
         steps: optimizer steps of each training.
         seed: of every training and of the batches.
         metric: to rank by, as the module logs it in validation; None takes its accuracy, else its ``val_loss``, else
             the mean training loss over the last tenth of the steps.
-        most: how many suggested remedies are tried.
+        most: how many suggested remedies are tried; as many again where none of them helps.
         on_progress: called after each step with what is trained, the steps done, and those of the whole trial.
 
     Raises:
@@ -118,13 +121,30 @@ class _Session:
         self._planned = 1 + len(chosen) + (remedies is None and len(chosen) > 1)
         for remedy in chosen:
             self._train(remedy)
+        if remedies is None and self.trial(None).best is None:
+            self._try_more(untreated, chosen, most)
         if remedies is None and (both := self._best_two()) is not None:
             self._train(both)
+
+    def _try_more(self, untreated: Run, tried: Sequence[Remedy], most: int) -> None:
+        """Try what the layers suggest, not only the cause: no row so far beats the untreated one."""
+        losses = [snapshot.loss for snapshot in untreated.history]
+        broke = bool(untreated.trouble) or any(not math.isfinite(loss) for loss in losses)
+        found = [*(bounding(self.setup, untreated.history) if broke else ()), *usual(self.setup)]
+        more = [remedy for remedy in dict.fromkeys(found) if remedy not in tried][:most]
+        self._planned += len(more)
+        for remedy in more:
+            self._train(remedy)
 
     def _suggested(self, untreated: Run, most: int) -> list[Remedy]:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
         self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
-        return ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
+        chosen = ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
+        # Over many steps gates that keep the state are not enough alone: a single large step closes them again.
+        gated = next(
+            (remedy for remedy in chosen if isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence))), None
+        )
+        return [*chosen, *([Combination((gated, Clip()))] if gated and not self.setup.options.get(CLIP) else [])]
 
     def _train(self, remedy: Remedy | None) -> Run:
         started = time.monotonic()
@@ -188,7 +208,7 @@ class _Session:
 
     def _best_two(self) -> Remedy | None:
         """Combine the two best changes of the model that beat the untreated training, where they go together."""
-        better: list[Remedy] = []
+        better: list[Remedy] = []  # of the model
         for row in self.trial(None).rows:
             if row.remedy is None:
                 break

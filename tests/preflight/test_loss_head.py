@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from gradwatch.preflight import loss_head
 from gradwatch.preflight.loss_head import Head, read_head
+from gradwatch.probe import output_range
 
 
 def losses() -> list[torch.Tensor]:
@@ -29,6 +30,7 @@ def test_without_what_autograd_saves_nothing_is_said(monkeypatch: pytest.MonkeyP
         """A torch whose nodes use other names for saved values."""
 
     monkeypatch.setattr(loss_head, "saved", nothing)
+    monkeypatch.setattr(output_range, "saved", nothing)
     kept = [Head(), Head(twice=("Softmax", "LogSoftmax")), Head(), Head()]  # the names of the nodes are not saved
     assert [read_head(loss) for loss in losses()] == kept
 

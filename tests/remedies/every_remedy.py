@@ -30,10 +30,12 @@ from gradwatch.remedies import (
     RaiseLearningRate,
     Remedy,
     RemoveClip,
+    RemoveLastActivation,
     ReplaceActivations,
     ReplaceRecurrence,
     RescaleInputs,
     RescaleTargets,
+    ResetNormalization,
     ScaleLoss,
     Setup,
     SkipBadSteps,
@@ -126,6 +128,18 @@ def regression() -> Setup:
     return Setup(Regression(network), batch=(inputs, 500 + 100 * inputs[:, 0]))
 
 
+def bounded() -> Setup:
+    inputs, _ = labelled(8)
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    return Setup(Regression(network), batch=(inputs, 3 * inputs[:, 0]))
+
+
+def faint_norms() -> Setup:
+    norm = nn.LayerNorm(8)
+    nn.init.normal_(norm.weight, 0.0, 0.02)
+    return of(nn.Sequential(nn.Linear(8, 8), norm, nn.ReLU(), nn.Linear(8, 3)), 8)
+
+
 def frozen() -> Setup:
     setup = sick_mlp()
     setup.module.network[0].requires_grad_(False)
@@ -189,6 +203,8 @@ CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "TrainAll": (TrainAll(), forgetful),
     "RaiseLearningRate": (RaiseLearningRate(), sick_mlp),
     "FixHead": (FixHead(), lambda: of(mlp(nn.ReLU, nn.Softmax(dim=1)), 8)),
+    "RemoveLastActivation": (RemoveLastActivation(), bounded),
+    "ResetNormalization": (ResetNormalization(), faint_norms),
     "RescaleInputs": (RescaleInputs(), sick_mlp),
     "RescaleInputs-given": (RescaleInputs(1.0, 3.0), lambda: of(convolutions(), 1, 4, 4)),
     "RescaleTargets": (RescaleTargets(), regression),
