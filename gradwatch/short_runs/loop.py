@@ -79,20 +79,32 @@ def train_in_a_loop(
                     observer.listen(model)
                 for inputs, targets in islice(endless_batches(data), steps):
                     model.zero_grad()
-                    _step(watcher, model, loss(call(model, inputs), targets), made, observer)
+                    again = partial(_loss, loss, model, inputs, targets)
+                    _step(watcher, model, again, made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
     return Run(type(module).__name__, tuple(watcher.history), *found, error)
 
 
-def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
+def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+    return loss(call(model, inputs), targets)
+
+
+def _step(
+    watcher: Watcher,
+    model: nn.Module,
+    again: Callable[[], Tensor],
+    optimizer: Optimizer,
+    observer: Observer | None,
+) -> None:
+    loss = again()
     if observer is not None:
         observer.before_backward(loss)
     torch.autograd.backward(loss)
     if observer is not None:
         observer.after_backward(model)
-    watcher.step(optimizer, loss.detach())
+    watcher.step(optimizer, loss.detach(), again=again)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
