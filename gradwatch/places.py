@@ -11,7 +11,7 @@ from types import FrameType
 
 from torch import nn
 
-from gradwatch.containment import library_module
+from gradwatch.containment import error_in_words, library_module
 
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 
@@ -62,6 +62,17 @@ def raised_at(error: BaseException, model: nn.Module | None = None) -> Place:
         steps.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
     return _place(reversed(steps), names_of(model) if model is not None else {})
+
+
+def crash_in_words(error: BaseException, model: nn.Module) -> str:
+    """Return an error with the place that raised it, in a sentence.
+
+    Example:
+        >>> crash_in_words(KeyError("a"), nn.Identity())
+        "The training raised KeyError: 'a'."
+    """
+    place = str(raised_at(error, model))
+    return f"The training raised {error_in_words(error)}{f' at {place}' if place else ''}."
 
 
 def names_of(model: nn.Module) -> dict[int, str]:

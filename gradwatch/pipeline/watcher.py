@@ -201,7 +201,7 @@ class Watcher:
             crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
         """
         look = self._origins.search if crashed else self._origins.look
-        with self.containment.guard(PART), past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+        with self.containment.guard(PART), np.errstate(all="ignore"):
             if not self.containment.is_out(PART) and look(self.steps, again, batch, state):
                 assert self._origins.origin is not None
                 self.intake.note_origin(self._origins.origin)

@@ -25,7 +25,7 @@ _LISTS = {"__get__", "__set__", "requires_grad_", "backward", "__repr__"}
 FINITE, INF, NAN = 0, 1, 2
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """An operation of the user's that was called: on what place, and the tensors of it that are not finite."""
 

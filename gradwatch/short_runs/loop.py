@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gradwatch.detectors import Unmoved, default_detectors
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.places import raised_at
 from gradwatch.records import Detector, Finding
 from gradwatch.short_runs.batches import endless_batches
 from gradwatch.short_runs.run import Run
@@ -66,7 +67,7 @@ def train_in_a_loop(
         >>> run.steps, run.is_healthy
         (3, True)
     """
-    error = None
+    error, again = None, None
     with isolated():
         model = copy_without_trainer(module)
         model.train()
@@ -83,8 +84,12 @@ def train_in_a_loop(
                     _step(watcher, model, again, made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
+            if again is not None:
+                watcher.seek_nan(lambda: (model, again), crashed=True)
+                watcher.close(quietly=True)
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
-    return Run(type(module).__name__, tuple(watcher.history), *found, error)
+    where = "" if error is None else str(raised_at(error, model))
+    return Run(type(module).__name__, tuple(watcher.history), *found, error, place=where)
 
 
 def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
