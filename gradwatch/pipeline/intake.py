@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from torch import distributed
@@ -222,7 +222,7 @@ class Intake:
         self.schedule.look_again()
 
     def _with_origin(self, snapshot: Snapshot) -> Snapshot:
-        if self.origin is None or snapshot.step < self.origin.step and snapshot.layers:
+        if self.origin is None or (snapshot.step < self.origin.step and snapshot.layers):
             return snapshot
         snapshot, self.origin = replace(snapshot, origin=self.origin), None
         return snapshot

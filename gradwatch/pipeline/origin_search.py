@@ -56,7 +56,8 @@ class OriginSearch:
         Args:
             step: index of the optimizer step.
             again: returns the model, or a copy of it, and a function that computes the loss again.
-            batch, state: as in :func:`~gradwatch.probe.origin.find_origin`.
+            batch: of the step.
+            state: of torch's random numbers when it began.
         """
         if not self.is_open:
             return False

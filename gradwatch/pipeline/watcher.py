@@ -197,7 +197,8 @@ class Watcher:
 
         Args:
             again: returns a model, and a function that computes the step's loss with it once more.
-            batch: of the step; state: of torch's random numbers when the step began.
+            batch: of the step.
+            state: of torch's random numbers when the step began.
             crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
         """
         look = self._origins.search if crashed else self._origins.look

@@ -46,7 +46,7 @@ def watched(program: Program, safe: bool, seed: int = 0) -> GradientMonitor:
     x, y = data(program.extreme, seed)
     feed = DataLoader([(x[i], y[i]) for i in range(len(x))], batch_size=None)
     with tempfile.TemporaryDirectory() as folder:
-        quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar")}
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
         trainer = Trainer(
             accelerator="cpu", max_epochs=1, callbacks=[monitor], enable_model_summary=False,
             default_root_dir=folder, **quiet,

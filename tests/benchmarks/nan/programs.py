@@ -213,7 +213,9 @@ def where_division(net: nn.Module, x: Tensor, y: Tensor, safe: bool) -> Tensor:
 @program("reciprocal of a rate of zero", "reciprocal")
 def inverse(net: nn.Module, x: Tensor, y: Tensor, safe: bool) -> Tensor:
     rate = x.abs().mean(1) + (1e-2 if safe else 0)
-    return fit(net(x), y) + (net(x).mean(1) * rate.reciprocal().sub(1).tanh()).mean() + (rate * rate.reciprocal()).mean()
+    return (
+        fit(net(x), y) + (net(x).mean(1) * rate.reciprocal().sub(1).tanh()).mean() + (rate * rate.reciprocal()).mean()
+    )
 
 
 @program("inverse root of a variance", "rsqrt")
