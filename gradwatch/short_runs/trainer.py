@@ -111,7 +111,7 @@ def train_with_a_trainer(
             interrupt = raised
         found = tuple(monitor.findings), tuple(monitor.diagnosis())
     where = "" if error is None else str(raised_at(error, model))
-    run = Run(type(module).__name__, tuple(monitor.history), *found, error, metrics, where)
+    run = Run(type(module).__name__, tuple(monitor.history), *found, error, metrics, place=where)
     if interrupt is not None:
         raise Interrupted(run) from interrupt
     return run
