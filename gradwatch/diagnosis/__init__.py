@@ -60,10 +60,7 @@ def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[D
     evidence = Evidence(findings, _of_one_model(history))
     with np.errstate(all="ignore"):  # a run that turned NaN has Inf in its numbers
         answers = ask(RULES if evidence.history else (numerics.unguarded_operation,), evidence)
-    with np.errstate(all="ignore"):  # a run that turned NaN has Inf in its numbers
-        answers = ask(RULES if evidence.history else (numerics.unguarded_operation,), evidence)
         answers = explain_no_learning(findings, answers)
-        return [*answers, *unexplained(evidence, answers)]
         return [*answers, *unexplained(evidence, answers)]
 
 
