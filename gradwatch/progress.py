@@ -27,7 +27,7 @@ _WELL_BELOW_CHANCE = 0.8  # a run that starts there has learned before
 # the loss comes down is not to be expected; where they are next to nothing, 60 steps change nothing. Else a plateau may
 # come first.
 _TO_SEE_NONE, _ON_A_PLATEAU, _WITH_LARGE_UPDATES = 60, 300, 20
-_HUGE_UPDATE, _TINY_UPDATE = 0.3, 1e-6  # over the weights, in the median layer; about 1e-3 is usual
+_HUGE_UPDATE, _TINY_UPDATE = 0.3, 1e-6  # over the weights, in the median layer and in any; about 1e-3 is usual
 _FIRST_STEPS = 10
 _SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
 _RATE_GROWS = 1.05  # a rate that has grown so much since it was last noted is on its way up
@@ -203,7 +203,8 @@ class Learning:
         self.progress, self.chance = Progress(), chance
         self._first_step = -1
         self._count = 0
-        self._largest = self._latest = 0.0  # update over weight: the largest of the first steps, and the largest later
+        # Update over weight: that of the median layer, the largest of the first steps; and the largest of any layer.
+        self._largest = self._latest = 0.0
         self._gradient = 0.0
         self._rate, self._grew_at = float("nan"), 0
         self._optimizers: set[str] = set()
@@ -222,7 +223,7 @@ class Learning:
         update, gradient = _median(snapshot.update_to_weight), _median(snapshot.grad_to_weight_ratio)
         if snapshot.step < _FIRST_STEPS:
             self._largest = max(self._largest, update)
-        self._latest = max(self._latest, update)
+        self._latest = max(self._latest, _largest(snapshot.update_to_weight))
         self._gradient = max(self._gradient, gradient)
         if snapshot.optimizer:
             self._optimizers.add(snapshot.optimizer)
@@ -281,6 +282,12 @@ def finding_of(judgement: Judgement, step: int) -> Finding | None:
     if judgement.course != "not learning":
         return None
     return Finding("not-learning", ("loss",), step, judgement.now, judgement.start, f"{judgement}.")
+
+
+def _largest(values: Array) -> float:
+    """Return the largest value; infinity where none is known, since nothing can be said of it then."""
+    known = values[np.isfinite(values)]
+    return float(known.max()) if len(known) else float("inf")
 
 
 def _median(values: Array) -> float:
