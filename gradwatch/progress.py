@@ -28,6 +28,7 @@ _WELL_BELOW_CHANCE = 0.8  # a run that starts there has learned before
 # come first.
 _TO_SEE_NONE, _ON_A_PLATEAU, _WITH_LARGE_UPDATES = 60, 300, 20
 _HUGE_UPDATE, _TINY_UPDATE = 0.3, 1e-6  # over the weights, in the median layer and in any; about 1e-3 is usual
+_LARGE_RMS = 0.02  # of an update; initial weights of a layer of 100 to 1,000 inputs have 0.03 to 0.1
 _FIRST_STEPS = 10
 _SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
 _RATE_GROWS = 1.05  # a rate that has grown so much since it was last noted is on its way up
@@ -220,7 +221,10 @@ class Learning:
         self._count += int(np.isfinite(losses).sum())
         if not snapshot.layers:
             return
-        update, gradient = _median(snapshot.update_to_weight), _median(snapshot.grad_to_weight_ratio)
+        gradient = _median(snapshot.grad_to_weight_ratio)
+        # Weights that start at zero (a head, LoRA) grow by a large factor in small steps.
+        is_small = snapshot.update_norm <= _LARGE_RMS * np.sqrt(snapshot.size)
+        update = _median(np.where(is_small, 0.0, snapshot.update_to_weight))
         if snapshot.step < _FIRST_STEPS:
             self._largest = max(self._largest, update)
         self._latest = max(self._latest, _largest(snapshot.update_to_weight))

@@ -56,6 +56,7 @@ def passing(
     steps: int, losses: dict[int, float] | None = None, grads: dict[int, float] | None = None, **options: object
 ) -> Watcher:
     """A loop without learning: the loss is 1 and the gradient ordinary, except in the given steps."""
+    options.setdefault("detectors", [NonFinite(), Spike()])
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with watch(model, on_finding=lambda finding: None, **options) as watcher:
