@@ -27,7 +27,7 @@ _WELL_BELOW_CHANCE = 0.8  # a run that starts there has learned before
 # the loss comes down is not to be expected; where they are next to nothing, 60 steps change nothing. Else a plateau may
 # come first.
 _TO_SEE_NONE, _ON_A_PLATEAU, _WITH_LARGE_UPDATES = 60, 300, 20
-_HUGE_UPDATE, _TINY_UPDATE = 0.3, 1e-6  # over the weights, in the median layer and in any; about 1e-3 is usual
+_HUGE_UPDATE, _TINY_UPDATE = 1.0, 1e-6  # over the weights, in the median layer and in any; about 1e-3 is usual
 _LARGE_RMS = 0.02  # of an update; initial weights of a layer of 100 to 1,000 inputs have 0.03 to 0.1
 _FIRST_STEPS = 10
 _SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
