@@ -48,6 +48,10 @@ class Snapshot:
             for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
         size: number of its own trained parameters.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
+        ran: number of processes in which the layer was called, with or without a gradient; 0 where it was not, NaN where
+            no hook sees it.
+        feeds: for each layer the places of the layers, nearer to the loss, that take its output, such as ``"3 7"``.
+            Empty where it is not known; the layers then count as one chain.
         params: names of the trained parameters: they require a gradient and belong to the optimizer.
         left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
         param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
@@ -114,6 +118,8 @@ class Snapshot:
     saturated_fraction: Array = _values("layers")
     weight_gain: Array = _values("layers")
     size: Array = _values("layers")
+    ran: Array = _values("layers")
+    feeds: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     param_grad_norm: Array = _values("params")
@@ -167,9 +173,10 @@ class Snapshot:
                     f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
                 )
             self._set(name, values)
-        for name in ("param_dtypes", "param_groups"):
-            if len(getattr(self, name)) not in (0, len(self.params)):
-                raise ValueError(f"{name} has {len(getattr(self, name))} names; expected none or {len(self.params)}")
+        for name, along in {"param_dtypes": "params", "param_groups": "params", "feeds": "layers"}.items():
+            if len(getattr(self, name)) not in (0, len(getattr(self, along))):
+                expected = f"expected none or {len(getattr(self, along))}"
+                raise ValueError(f"{name} has {len(getattr(self, name))} names; {expected}")
         if np.isnan(self.update_to_weight).all():
             self._set("update_to_weight", self.update_norm / self._usable_weight_norm)
 
@@ -260,7 +267,7 @@ class Snapshot:
 ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
-NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
+NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds")
 _SINCE_0_2 = (
     "clip_max_norm",
     "frozen_size",
