@@ -19,6 +19,7 @@ from gradwatch.diagnosis.norms import norm_over_one_unit, small_norms
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
+from gradwatch.paths import main_path
 from gradwatch.records import Finding, Snapshot
 
 NEARLY_LOSSLESS = 0.9  # gain of an activation that is not to blame; a ReLU has 0.71, a Tanh at zero 1
@@ -226,8 +227,10 @@ def initialization_too_large(evidence: Evidence) -> Claim | None:
 
 
 def signal_growth(snapshot: Snapshot) -> float:
-    """Return the RMS of the last layer's output over that of the first's; 1 where it is unknown."""
-    known = snapshot.output_rms[~np.isnan(snapshot.weight_gain) & np.isfinite(snapshot.output_rms)]
+    """Return the RMS of the last layer's output over that of the first's, on one path; 1 where it is unknown."""
+    path = main_path(snapshot)
+    sizes, gains = snapshot.output_rms[path], snapshot.weight_gain[path]
+    known = sizes[~np.isnan(gains) & np.isfinite(sizes)]
     return float(known[-1] / known[0]) if len(known) > 1 and known[0] > 0 else 1.0
 
 

@@ -197,7 +197,9 @@ class CallSums:
         seen: dict[int, set[int]] = defaultdict(set)
         for layer, number in zip(self.layers[calls].tolist(), passes.tolist(), strict=True):
             seen[layer].add(number)
-        return sorted(pair for pair in pairs if not all(pair_in in seen for pair_in in pair) or seen[pair[0]] == seen[pair[1]])
+        return sorted(
+            pair for pair in pairs if not all(pair_in in seen for pair_in in pair) or seen[pair[0]] == seen[pair[1]]
+        )
 
     def add_to(self, layout: SumLayout, rows: Rows) -> None:
         """Add all to ``layout``; ``rows`` are the places of the calls of layers with several calls."""
