@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
+from gradwatch.layer_kinds import is_attention
+from gradwatch.records import some_of
 from gradwatch.snapshot import Array, Snapshot
 
 _COMPARABLE = 0.5  # of the longest path; one that is shorter leads to a part beside the network
@@ -153,5 +156,90 @@ def main_path(snapshot: Snapshot) -> list[int]:
     return [int(places[i]) for i in max(long, key=lambda path: (_share_at_start(path, is_weighted, shares), len(path)))]
 
 
-def _share_at_start(path: Sequence[int], is_weighted: np.typing.NDArray[np.bool_], shares: Array) -> float:
+def _share_at_start(path: Sequence[int], is_weighted: npt.NDArray[np.bool_], shares: Array) -> float:
     return float(next((shares[i] for i in path if is_weighted[i]), 0.0))
+
+
+_HOLDERS = ("ParameterList", "ParameterDict")  # of torch: never called, whoever uses what they hold
+
+
+def beside_the_way(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
+    """Return for each parameter True if it gets no gradient because its layer is beside the way to the loss.
+
+    It is where the layer was not called; where its output is one more of a network that learns, and the loss does not
+    take it; and where its gradient is exactly zero while there is another way for the gradient. A layer that was called
+    with data, and whose output lost its graph, is not: there something is cut off. False where nothing is known.
+
+    Example:
+        >>> snapshot = Snapshot(
+        ...     0, ("fc", "spare"), grad_output_norm=[1, np.nan], ran=[1, 0],
+        ...     params=("fc.weight", "spare.weight"), param_grad_norm=[1, np.nan],
+        ... )
+        >>> beside_the_way(snapshot)
+        array([False,  True])
+    """
+    place = {layer: i for i, layer in enumerate(snapshot.layers)}
+    norms, is_graph_known = snapshot.grad_output_norm, len(snapshot.feeds) == len(snapshot.layers)
+    alive = np.nan_to_num(norms, nan=0.0) > 0
+    learned_from, has_good_start = _behind(snapshot, alive) if is_graph_known else (alive, False)
+    result = np.zeros(len(snapshot.params), np.bool_)
+    for i in np.flatnonzero(~(snapshot.param_grad_norm > 0)).tolist():
+        layer = _user_of(snapshot, place, snapshot.params[i])
+        if layer is None or np.isnan(snapshot.ran[layer]):
+            continue
+        is_zero = snapshot.param_grad_norm[i] == 0
+        result[i] = snapshot.ran[layer] == 0 or (has_good_start if is_zero else learned_from[layer])
+    return result
+
+
+def _user_of(snapshot: Snapshot, place: Mapping[str, int], param: str) -> int | None:
+    """Return the place of the layer that computes with a parameter; None where it is not known."""
+    owner = param.rpartition(".")[0] or "(root)"
+    outer = place.get(owner.rpartition(".")[0])
+    layer = place.get(owner)
+    if layer is None or snapshot.kinds[layer] in _HOLDERS:
+        return None
+    if outer is not None and snapshot.ran[layer] == 0 and is_attention(snapshot.kinds[outer]):
+        return outer  # torch's attention computes with the weights of a part that it never calls
+    return layer
+
+
+def _behind(snapshot: Snapshot, alive: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Return for each layer if it, or one it takes its input from, gets a gradient, and if a first layer gets one."""
+    learned_from = alive.copy()
+    takes_from_reached = np.zeros(len(alive), np.bool_)
+    reached = ~np.isnan(snapshot.grad_output_norm)
+    for place, takers in enumerate(snapshot.feeds):
+        for other in map(int, takers.split()):
+            learned_from[other] |= learned_from[place]
+            takes_from_reached[other] |= reached[place]
+    return learned_from, bool((alive & ~takes_from_reached).any())
+
+
+def unused_in_words(history: Sequence[Snapshot]) -> str:
+    """Return in words which parameters had no gradient in any Snapshot and stand beside the way; empty for none.
+
+    Example:
+        >>> params = {"params": ("fc.weight", "spare.weight"), "param_grad_norm": [1, np.nan]}
+        >>> unused_in_words([Snapshot(0, ("fc", "spare"), grad_output_norm=[1, np.nan], ran=[1, 0], **params)])
+        'unused: 1 of 2 parameters get no gradient, as nothing on the way to the loss uses them: spare.weight'
+    """
+    known = [snapshot for snapshot in history if snapshot.params and (snapshot.param_grad_norm > 0).any()]
+    if not known:
+        return ""
+    unused: set[str] = set(known[-1].params)
+    for snapshot in known:
+        beside = beside_the_way(snapshot)
+        unused &= {name for name, is_beside in zip(snapshot.params, beside.tolist(), strict=True) if is_beside}
+        if not unused:
+            return ""
+    names = [name for name in known[-1].params if name in unused and not _is_canceled_bias(name, unused, known[-1])]
+    if not names:
+        return ""
+    text = f"unused: {len(names)} of {len(known[-1].params)} parameters get no gradient, as nothing on the way to the "
+    return f"{text}loss uses them: {some_of(names)}"
+
+
+def _is_canceled_bias(name: str, unused: set[str], snapshot: Snapshot) -> bool:
+    weight = name.removesuffix("bias") + "weight"
+    return name.endswith("bias") and weight in snapshot.params and weight not in unused

@@ -137,7 +137,9 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
     return Claim(text, evidence.found("stalled", "vanishing", "saturated"), "probabilities")
 
 
-@rule("frozen or detached part", {"no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6})
+@rule(
+    "frozen or detached part", {"unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6}
+)
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
     return _beside_optimizer_or_loss(evidence) or _all_weights_frozen(evidence)
@@ -167,7 +169,13 @@ def _beside_optimizer_or_loss(evidence: Evidence) -> Claim | None:
         return Claim(text, forgotten, "no optimizer")
     if not stalled:
         return None
-    unreached = evidence.params_never_reached
+    unused = tuple(finding for finding in stalled if finding.case == "unused")
+    if unused and len(unused) == len(stalled):
+        return Claim(
+            f"{unused[0].message[0].upper()}{unused[0].message[1:]} {evidence.loss_in_words}", unused, "unused"
+        )
+    named = {name for finding in stalled for name in finding.layers}
+    unreached = [name for name in evidence.params_never_reached if name in named]
     if not unreached:
         return _cut_off(evidence, stalled)
     some = ", ".join(unreached[:3])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.detectors import Unmoved, default_detectors
+from gradwatch.detectors import Stalled, Unmoved, default_detectors
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.records import Detector, Finding
 from gradwatch.short_runs.batches import endless_batches
@@ -118,6 +118,8 @@ def detectors_for(steps: int) -> list[Detector]:
     for place, one in enumerate(detectors):
         if isinstance(one, Unmoved):  # its other numbers of steps tell a fault from a warm-up, and stay
             detectors[place] = replace(one, left_out_steps=min(one.left_out_steps, max(steps, 2)))
+        if isinstance(one, Stalled):
+            detectors[place] = replace(one, steps=min(one.steps, steps))
     return [replace(one, patience=steps) if getattr(one, "patience", 1) > steps else one for one in detectors]
 
 

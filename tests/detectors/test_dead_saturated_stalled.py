@@ -105,7 +105,7 @@ class Branches(nn.Module):
     "join", [lambda a, b: a + b.detach(), lambda a, b: a, lambda a, b: a + 0 * b], ids=["detached", "unused", "zero"]
 )
 def test_a_branch_without_gradient_is_stalled(join: Callable[[Tensor, Tensor], Tensor]) -> None:
-    watcher = train(Branches(join), detectors=[Stalled()])
+    watcher = train(Branches(join), detectors=[Stalled(steps=20)])
     assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("stalled", ("right.weight", "right.bias"), 0)]
     assert "2 of 6 parameters" in watcher.findings[0].message
 
@@ -114,7 +114,7 @@ def test_a_softmax_over_one_unit_stalls_the_whole_network() -> None:
     model = nn.Sequential(*mlp([32, 16, 1], nn.ReLU), nn.Softmax(dim=1))
     target = (Y[:, None] > 2).float()
     loss = nn.BCELoss()
-    watcher = train(model, lambda model, _: loss(model(X), target), detectors=[Stalled()])
+    watcher = train(model, lambda model, _: loss(model(X), target), detectors=[Stalled(steps=20)])
     assert watcher.findings[0].layers == ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
@@ -154,7 +154,7 @@ def frozen(model: nn.Module) -> nn.Module:
 def test_what_learns_now_and_then_or_should_not_is_not_stalled(
     make: Callable[[], nn.Module], loss: Callable[[nn.Module, int], Tensor]
 ) -> None:
-    assert kinds(train(make(), loss, detectors=[Stalled()])) == []
+    assert kinds(train(make(), loss, detectors=[Stalled(steps=20)])) == []
 
 
 def without(*norms: float) -> Snapshot:
@@ -163,14 +163,14 @@ def without(*norms: float) -> Snapshot:
 
 
 def test_what_had_a_gradient_once_is_at_rest_unless_nearly_all_are_without() -> None:
-    stalled = Stalled()
+    stalled = Stalled(steps=1)
     assert [f.layers for f in stalled(without(1.0, 1.0, np.nan))] == [("part2.weight",)]
     assert [f.layers for f in stalled(without(np.nan, 1.0, np.nan))] == [("part2.weight",)]
     assert [len(f.layers) for f in stalled(without(0.0, 0.0, np.nan))] == [3]
 
 
 def test_a_resumed_run_knows_what_had_a_gradient() -> None:
-    first, second = Stalled(), Stalled()
+    first, second = Stalled(steps=1), Stalled(steps=1)
     list(first(without(1.0, 1.0, 1.0)))
     second.load_state_dict(first.state_dict())
     assert list(second(without(np.nan, 1.0, 1.0))) == []
@@ -185,6 +185,8 @@ def test_few_units_are_too_few_to_tell() -> None:
 def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
     torch.manual_seed(0)
     body = mlp([32, 16, 4], nn.ReLU, he)
-    watcher = train(body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled()])
+    watcher = train(
+        body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled(steps=20)]
+    )
     assert watcher.history[0].param_grad_norm[-1] == 0
     assert watcher.findings == []

@@ -63,7 +63,7 @@ def thresholds(kind: Any) -> list[Any]:
 
 def impatient(kind: Any) -> Any:
     """Return a detector that needs one Snapshot only, where its patience is its own."""
-    return kind(steps=1) if kind.__name__ == "Unmoved" else kind()
+    return kind(steps=1) if kind.__name__ in ("Unmoved", "Stalled") else kind()
 
 
 def found(detector: Any, snapshot: Snapshot) -> list[Finding]:
