@@ -48,8 +48,7 @@ class Snapshot:
             for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
         size: number of its own trained parameters.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
-        ran: number of processes in which the layer was called, with or without a gradient; 0 where it was not, NaN where
-            no hook sees it.
+        ran: 1 where the layer was called, with or without a gradient; 0 where it was not, NaN where no hook sees it.
         feeds: for each layer the places of the layers, nearer to the loss, that take its output, such as ``"3 7"``.
             Empty where it is not known; the layers then count as one chain.
         params: names of the trained parameters: they require a gradient and belong to the optimizer.

@@ -18,7 +18,8 @@ class Exploding:
     """The gradient grows by ``growth`` through the layers (or calls), or its total norm passes ``total_norm``.
 
     A layer is compared with the end of its way to the loss, and not with layers on other ways: an actor is no part of
-    the critic beside it. Growth does no harm where the gradient is small: the layer's gradient must also outweigh its weights.
+    the critic beside it. Growth does no harm where the gradient is small: the layer's gradient must also outweigh its
+    weights.
 
     Args:
         growth: largest healthy rise from the faintest later layer (or call) to this one.

@@ -84,7 +84,7 @@ class Vanishing:
     def _faint(self, paths: Paths, part: Sequence[int], norms: Array, shares: Array) -> tuple[int, list[int]]:
         """Return the start with most of the gradient, and the faint layers behind all starts; none if one path is good.
 
-        Where the faint layers are most of the layers, a good path is one beside the network, and no way around.
+        Where the faint layers are half of the layers or more, a good path is one beside the network, and no way around.
         """
         is_faint = shares < self.ratio
         cut = {i for i in paths.starts if is_faint[i] and self._starts_a_branch(paths, i, norms, is_faint)}
@@ -96,7 +96,7 @@ class Vanishing:
             more = [i for i in paths.followers[waiting.pop()] if is_faint[i] and i not in faint]
             faint.update(more)
             waiting += more
-        if not bad or (len(bad) < len(starts) and len(faint) <= _MOST * len(part)):
+        if not bad or (len(bad) < len(starts) and len(faint) < _MOST * len(part)):
             return -1, []
         return max(bad, key=lambda i: float(shares[i])), sorted(faint)
 

@@ -169,7 +169,7 @@ class CallSums:
     def _first_arrivals(self) -> Indices:
         """Return for each call when its first gradient came: the later a call, the sooner.
 
-        The order of the calls themselves won't do where checkpointing makes them in the backward pass, last block first.
+        The order of the calls won't do where checkpointing makes them in the backward pass, last block first.
         """
         calls, arrivals = self._at_outputs
         first = np.full(len(self.layers), len(self._arrivals))

@@ -93,7 +93,8 @@ class LayerGraph:
 
         Args:
             layer: its name.
-            inputs, outputs: its edges.
+            inputs: edges that it was given.
+            outputs: edges that it has put out.
             made: edges that are new, with their nodes.
             edge_of_leaf: returns the edge of a leaf that a layer was given or has put out.
             forward_pass: number of the forward pass, from 0.
@@ -125,7 +126,10 @@ class LayerGraph:
     def _walk(self, start: Any, edge_of_leaf: Callable[[Any], int | None]) -> Sequence[int]:
         """Return the known edges, and the numbers of functions, that a node was made of."""
         functions: list[tuple[int, Any]] = []
-        result = self._found_from(start, edge_of_leaf, functions)
+        if isinstance(start, BackwardCFunction):
+            result: Sequence[int] = (self._number_of(start, functions),)
+        else:
+            result = self._found_from(start, edge_of_leaf, functions)
         while functions:
             number, node = functions.pop()
             self._sources[number] = self._found_from(node, edge_of_leaf, functions)

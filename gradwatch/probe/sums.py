@@ -293,9 +293,9 @@ def _compared(pairs: Pairs | None, places: Index, calls: CallSums) -> list[tuple
 
 
 def _ran(sums: Mapping[str, Array]) -> Array:
-    """Return for each layer in how many processes it was called; NaN where no hook would see it."""
+    """Return for each layer 1 if it was called in some process, and 0 if not; NaN where no hook would see it."""
     is_seen = (sums["hooked"] == sums["processes"][0]) & (sums["unwatched"] == 0) & (sums["ran"].max(initial=0) > 0)
-    return np.where(is_seen, sums["ran"], np.nan)
+    return np.where(is_seen, np.minimum(sums["ran"], 1.0), np.nan)
 
 
 def _only_watched(columns: Columns, failed: Array) -> Columns:
@@ -316,8 +316,8 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     add_updates(layout, reading.updates, index.params)
     add_trace(layout, reading.loss, reading.total, reading.span.start)
     layout.count("unwatched", [index.layers[name] for name in log.unwatched if name in index.layers])
-    for field, names in (("hooked", log.hooked), ("ran", log.ran)):
-        layout.count(field, [index.layers[name] for name in names if name in index.layers])
+    for column, names in (("hooked", log.hooked), ("ran", log.ran)):
+        layout.count(column, [index.layers[name] for name in names if name in index.layers])
     layout.count("failed", [0], float(reading.has_failed))
     layout.count("learns", [0], float(reading.should_learn))
     layout.count("left_out", [index.params[name] for name in reading.left_out if name in index.params])

@@ -9,6 +9,7 @@ from small_runs import X, Y, classify, he, kinds, mlp, train
 from torch import Tensor, nn
 
 from gradwatch import Dead, Saturated, Snapshot, Stalled, watch
+from gradwatch.paths import unused_in_words
 
 bce = nn.functional.binary_cross_entropy_with_logits
 
@@ -104,10 +105,43 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     "join", [lambda a, b: a + b.detach(), lambda a, b: a, lambda a, b: a + 0 * b], ids=["detached", "unused", "zero"]
 )
-def test_a_branch_without_gradient_is_stalled(join: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_a_branch_beside_a_network_that_learns_is_only_noted(
+    join: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     watcher = train(Branches(join), detectors=[Stalled(steps=20)])
-    assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("stalled", ("right.weight", "right.bias"), 0)]
-    assert "2 of 6 parameters" in watcher.findings[0].message
+    assert watcher.findings == []
+    expected = "unused: 2 of 6 parameters get no gradient, as nothing on the way to the loss uses them: right.weight"
+    assert unused_in_words(watcher.history) == f"{expected}, right.bias"
+
+
+def test_a_branch_beside_a_network_that_does_not_learn_is_stalled() -> None:
+    loss = lambda model, step: classify(model, step) + torch.rand(())  # noqa: E731
+    watcher = train(Branches(lambda a, b: a), loss, steps=130, lr=1e-9, detectors=[Stalled()])
+    assert [(f.kind, f.case, f.layers) for f in watcher.findings] == [
+        ("stalled", "unused", ("right.weight", "right.bias"))
+    ]
+    cause = next(cause for cause in watcher.diagnosis() if cause.cause == "frozen or detached part")
+    assert cause.remedies[0].startswith("call the parts that nothing uses")
+
+
+class CutOffBody(nn.Module):
+    """A body whose output loses its graph, and a head that learns."""
+
+    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.cut = nn.Linear(32, 4), nn.Linear(4, 5), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cut(self.body(x)))
+
+
+@pytest.mark.parametrize("cut", [Tensor.detach, Tensor.round, lambda x: x.data], ids=["detach", "round", "data"])
+def test_a_body_that_is_cut_off_is_stalled_though_the_head_learns(cut: Callable[[Tensor], Tensor]) -> None:
+    watcher = train(CutOffBody(cut), steps=45, optimizer=torch.optim.Adam, detectors=[Stalled()])
+    assert [(f.kind, f.case, f.layers, f.step) for f in watcher.findings] == [
+        ("stalled", "", ("body.weight", "body.bias"), 0)
+    ]
 
 
 def test_a_softmax_over_one_unit_stalls_the_whole_network() -> None:
