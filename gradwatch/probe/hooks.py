@@ -202,8 +202,8 @@ class LayerHooks(StepHooks):
         return call
 
     def _note_in_graph(self, name: str, inputs: Sequence[int], outputs: Sequence[int], in_backward: bool) -> None:
-        place = {"forward_pass": self._pass, "in_backward": in_backward}
-        self.graph.note(name, inputs, outputs, self._made, self._edge_of_leaf, **place)
+        leaf, number = self._edge_of_leaf, self._pass
+        self.graph.note(name, inputs, outputs, self._made, leaf, forward_pass=number, in_backward=in_backward)
 
     def _edge_of_leaf(self, node: Any) -> int | None:
         return self._leaves.get(node.variable) if self._leaves else None

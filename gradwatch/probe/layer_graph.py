@@ -62,7 +62,7 @@ class LayerGraph:
         self._sources: dict[int, Sequence[int]] = {}  # edge, or number of a function -> the edges it was made of
         self._functions = 0
         self._plan: tuple[list[_Call], dict[int, Sequence[int]], Pairs | None] = ([], {}, None)
-        self.is_unknown = False
+        self._follows = self.is_unknown = False
         self.begin(None)
 
     def begin(self, mark: object) -> None:

@@ -1,6 +1,7 @@
 """Networks that are no chain: faults on the only path, or on each of several, and healthy ones with faint branches."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
