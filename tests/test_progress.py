@@ -97,6 +97,12 @@ class TestLearning:
         first = run(noise(2), update_norm=[5.0])
         assert judge_run([first, run(noise(30), step=2, update_norm=[5.0])]).course == "not learning"
 
+    def test_a_loss_that_jumped_and_comes_down_is_told_from_its_first_value(self) -> None:
+        losses = [1.5, 1e6, 5e5, 2e5, 1e5, *np.geomspace(5e4, 20, 40)]
+        judged = judge_run([run(losses[:2], update_norm=[5.0]), run(losses[2:], step=2, update_norm=[5.0])])
+        assert judged.course == "not learning"
+        assert str(judged).startswith("not learning: loss 1.5 -> ")
+
     def test_weights_that_start_at_zero_make_no_huge_update(self) -> None:
         first = run(noise(2), weight_norm=[1e-4], update_norm=[1e-3])  # LoRA's second factor: ten times its size
         assert judge_run([first, run(noise(30), step=2)]).course == "too few steps"
