@@ -84,7 +84,7 @@ class Snapshot:
         input_rms: root mean square of the floating tensors that the first layer was given.
         last_activation: the activation between the network and a squared error, such as ``Sigmoid``; empty where there
             is none, or where it was not looked at (it is in the first steps of a Trainer).
-        out_of_reach: share of the targets that this activation cannot give.
+        out_of_reach: share of the targets that this activation cannot give, in this process's batch.
         least_error: mean square of how far the targets are beyond its range: a squared error cannot be less.
         dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
         loss_scale: factor on the loss in the backward pass.
@@ -267,11 +267,6 @@ ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) 
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds")
-_SINCE_0_2 = (
-    "clip_max_norm",
-    "frozen_size",
-    "out_of_reach",
-    "least_error",
-)  # last: the order is that of the record's lines
+_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error")  # last: the order of a record's lines
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation")

@@ -181,7 +181,7 @@ class CutOff:
 def _is_rounding(snapshot: Snapshot) -> npt.NDArray[np.bool_]:
     """Return True for each parameter whose gradient is no more than rounding beside the largest: it got none."""
     norms, sizes = snapshot.param_grad_norm, snapshot.param_size
-    per_entry = norms / np.sqrt(np.where(sizes > 0, sizes, 1.0))
+    per_entry = norms / np.sqrt(np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0))
     usable = per_entry[np.isfinite(per_entry)]
     return np.asarray(per_entry < _ROUNDING * (usable.max() if len(usable) else 0.0), np.bool_)
 

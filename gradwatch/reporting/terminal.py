@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -99,7 +100,7 @@ class Summary:
         for note in self.notes:
             yield Text(note, style="yellow")
 
-    @property
+    @cached_property
     def _judgement(self) -> Judgement:
         others = [finding for finding in self.findings if finding.is_open and finding.kind != "spike"]
         return judge_run(self.history, is_suspect=bool(others))

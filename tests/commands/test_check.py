@@ -111,7 +111,7 @@ def test_a_crash_of_the_training_is_named_and_located(run: Any) -> None:
 def test_data_is_a_module_or_a_function_with_arguments(run: Any, data: str) -> None:
     code, out, _ = run("--model=smoke_project.Net", "--data", data, "--data.init_args.batch_size=16", "--steps=3")
     assert code == 0
-    assert "healthy: Net, 3 steps" in out
+    assert "no fault found: Net, 3 steps" in out
 
 
 def test_a_model_with_its_own_loader_needs_no_data(run: Any) -> None:

@@ -224,3 +224,15 @@ def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
     )
     assert watcher.history[0].param_grad_norm[-1] == 0
     assert watcher.findings == []
+
+
+@pytest.mark.parametrize(("first", "found"), [(1e-10, 1), (1e-3, 0)])
+def test_what_rounding_leaves_is_no_gradient(first: float, found: int) -> None:
+    detector = Stalled(patience=1)
+
+    def step(norm: float) -> Snapshot:
+        params = {"params": ("a.weight", "b.weight", "c.weight"), "param_size": [4, 4, 4]}
+        return Snapshot(0, (), **params, param_grad_norm=[1.0, norm, 1.0])
+
+    assert list(detector(step(first))) == []
+    assert len(list(detector(step(0.0)))) == found  # one that had a gradient before is at rest
