@@ -157,7 +157,8 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
     yield Text(f"{finding.kind} since step {finding.step}, {until}: {listed(finding.layers)}", style=style)
     if finding.is_open:
         advice = [line for diagnosis in diagnoses for line in _advice(diagnosis)]
-        yield Padding(Text("\n".join([finding.message, *advice])), (0, 0, 0, 2))
+        lines = [" ".join(filter(None, (finding.message, _later(finding)))), *advice]
+        yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
 
 
 def _advice(diagnosis: Diagnosis) -> list[str]:
