@@ -60,19 +60,6 @@ class Finding:
         """Return True if the problem was still there at the last measured step."""
         return self.closed_step is None
 
-    @property
-    def since(self) -> str:
-        """Return the worst and the latest value in a clause; empty where it was seen only as it opened.
-
-        Example:
-            >>> Finding("spike", ("loss",), 3, 9.0, 4.0, "it jumps", latest=(9, 5.0), worst=(5, 12.0)).since
-            'worst 12 at step 5, latest 5 at step 9'
-        """
-        known = {"worst": self.worst, "latest": self.latest}
-        if self.worst == self.latest and self.worst is not None:
-            known = {"worst and latest": self.worst}
-        return ", ".join(f"{name} {seen[1]:.3g} at step {seen[0]}" for name, seen in known.items() if seen)
-
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain numbers, texts and lists, for a checkpoint or JSON.
 
