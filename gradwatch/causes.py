@@ -179,6 +179,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "frozen or detached part": (
         Step("return the loss with its graph, without detach(), item() or no_grad()", cases=("no graph",)),
         Step("use nn.ModuleList, nn.ModuleDict or nn.ParameterList, not a plain list or dict", cases=("foreign",)),
+        Step("call the parts that nothing uses, and let the loss depend on them", cases=("unused",)),
         Step("give the optimizer model.parameters()", "TrainAll", 1.0, ("no optimizer",)),
         Step("remove the rounding or comparison between the parts", "KeepGraph", 1.0, ("cut off",)),
         Step("remove the detach(), no_grad() or .data between that part and the loss", "KeepGraph", 1.0,

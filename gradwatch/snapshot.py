@@ -21,47 +21,6 @@ def _values(along: str) -> Any:
     return field(default=None, metadata={"along": along})
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The operation that turned finite numbers into NaN or Inf, in the step that did it.
-
-    Attributes:
-        step: index of the optimizer step.
-        source: ``operation``; ``batch`` where the batch held NaN; ``weights`` where they did, before the step.
-        operation: its name in the user's words, such as ``sqrt``.
-        way: ``forward`` or ``backward``.
-        layer: the innermost module that ran; empty where none did, as in a loss.
-        line: file and line of the user's code.
-        function: the function that the line is in.
-        given: from where to where the numbers go that it was given.
-
-    Example:
-        >>> print(Origin(7, "operation", "sqrt", "backward", "encoder", "model.py:31", "magnitude", "0 to 2.5"))
-        the gradient of `sqrt` (given 0 to 2.5), layer encoder, model.py:31, in magnitude
-    """
-
-    step: int
-    source: str
-    operation: str = ""
-    way: str = ""
-    layer: str = ""
-    line: str = ""
-    function: str = ""
-    given: str = ""
-
-    def __str__(self) -> str:
-        what = f"{'the gradient of ' if self.way == 'backward' else ''}`{self.operation}`"
-        what += f" (given {self.given})" if self.given else ""
-        where = [f"layer {self.layer}" if self.layer else "", self.line, f"in {self.function}" if self.function else ""]
-        return ", ".join([what, *filter(None, where)])
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Origin:
-        """Return the Origin of which these are the fields; keys that are no field are ignored."""
-        given = {f.name: of_type(str, plain[f.name]) for f in fields(cls) if f.name != "step" and f.name in plain}
-        return cls(as_step(plain["step"]), **given)
-
-
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """One measured optimizer step, as columns over the layers, like a data frame.
@@ -89,6 +48,9 @@ class Snapshot:
             for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
         size: number of its own trained parameters.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
+        ran: 1 where the layer was called, with or without a gradient; 0 where it was not, NaN where no hook sees it.
+        feeds: for each layer the places of the layers, nearer to the loss, that take its output, such as ``"3 7"``.
+            Empty where it is not known; the layers then count as one chain.
         params: names of the trained parameters: they require a gradient and belong to the optimizer.
         left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
         param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
@@ -122,11 +84,10 @@ class Snapshot:
         input_rms: root mean square of the floating tensors that the first layer was given.
         last_activation: the activation between the network and a squared error, such as ``Sigmoid``; empty where there
             is none, or where it was not looked at (it is in the first steps of a Trainer).
-        out_of_reach: share of the targets that this activation cannot give.
+        out_of_reach: share of the targets that this activation cannot give, in this process's batch.
         least_error: mean square of how far the targets are beyond its range: a squared error cannot be less.
         dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
         loss_scale: factor on the loss in the backward pass.
-        origin: the operation that made NaN at this step, or at an unmeasured one before it; None where none was found.
         trace_step, trace_loss, trace_total_norm: index, loss and, where asked for, total norm of every optimizer step
             since the last Snapshot, this one included. Non-finite values are ``inf``.
 
@@ -156,6 +117,8 @@ class Snapshot:
     saturated_fraction: Array = _values("layers")
     weight_gain: Array = _values("layers")
     size: Array = _values("layers")
+    ran: Array = _values("layers")
+    feeds: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     param_grad_norm: Array = _values("params")
@@ -190,7 +153,6 @@ class Snapshot:
     least_error: float = float("nan")
     dtype: str = ""
     loss_scale: float = float("nan")
-    origin: Origin | None = None
     trace_step: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     trace_loss: Array = _values("trace_step")
     trace_total_norm: Array = _values("trace_step")
@@ -210,9 +172,10 @@ class Snapshot:
                     f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
                 )
             self._set(name, values)
-        for name in ("param_dtypes", "param_groups"):
-            if len(getattr(self, name)) not in (0, len(self.params)):
-                raise ValueError(f"{name} has {len(getattr(self, name))} names; expected none or {len(self.params)}")
+        for name, along in {"param_dtypes": "params", "param_groups": "params", "feeds": "layers"}.items():
+            if len(getattr(self, name)) not in (0, len(getattr(self, along))):
+                expected = f"expected none or {len(getattr(self, along))}"
+                raise ValueError(f"{name} has {len(getattr(self, name))} names; {expected}")
         if np.isnan(self.update_to_weight).all():
             self._set("update_to_weight", self.update_norm / self._usable_weight_norm)
 
@@ -260,7 +223,6 @@ class Snapshot:
         plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
         plain |= {"skipped": True} if self.skipped else {}
         plain |= {"out_of_sync": dict(self.out_of_sync)} if self.out_of_sync else {}
-        plain |= {"origin": dict(vars(self.origin))} if self.origin else {}
         plain |= {name: values.tolist() for name in ARRAYS if not np.isnan(values := getattr(self, name)).all()}
         if self.calls:
             plain["calls"] = {layer: norms.tolist() for layer, norms in self.calls.items()}
@@ -291,14 +253,12 @@ class Snapshot:
         given |= {name: as_array(plain[name]) for name in ARRAYS if name in plain}
         calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
         apart = of_type(dict, plain.get("out_of_sync", {}))
-        origin = Origin.from_dict(of_type(dict, plain["origin"])) if "origin" in plain else None
         return cls(
             as_step(plain["step"]),
             skipped=of_type(bool, plain.get("skipped", False)),
             calls={layer: as_array(norms) for layer, norms in calls.items()},
             trace_step=np.array([as_step(step) for step in steps], np.int64),
             out_of_sync={of_type(str, name): of_type(int, rank) for name, rank in apart.items()},
-            origin=origin,
             **given,
         )
 
@@ -306,12 +266,7 @@ class Snapshot:
 ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
-NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
-_SINCE_0_2 = (
-    "clip_max_norm",
-    "frozen_size",
-    "out_of_reach",
-    "least_error",
-)  # last: the order is that of the record's lines
+NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds")
+_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error")  # last: the order of a record's lines
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation")

@@ -83,6 +83,10 @@ def at_end_of_backward(function: Callable[[], object]) -> None:
         engine.queue_callback(function)  # type: ignore[union-attr]
 
 
+# Seen in torch 2.13: the node of autograd's graph that is being run, None outside of a backward pass. Without it, the
+# graph of layers that run in the backward pass (reentrant checkpointing) is not known.
+current_node: Callable[[], Any] = _attribute("_current_autograd_node", lambda: None)
+
 # Seen in torch 2.13: the number of the backward pass that is running, -1 outside of one. Without it there is none.
 current_backward_pass: Callable[[], int] = _attribute("_current_graph_task_id", lambda: -1)
 

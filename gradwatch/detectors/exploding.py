@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradwatch.checks import require_positive, require_whole
+from gradwatch.paths import Paths
 from gradwatch.records import Array, Finding, Snapshot
 
 
@@ -17,7 +18,9 @@ from gradwatch.records import Array, Finding, Snapshot
 class Exploding:
     """The gradient grows by ``growth`` through the layers (or calls), or its total norm passes ``total_norm``.
 
-    Growth does no harm where the gradient is small: the layer's gradient must also outweigh its weights.
+    A layer is compared with the end of its way to the loss, and not with layers on other ways: an actor is no part of
+    the critic beside it. Growth does no harm where the gradient is small: the layer's gradient must also outweigh its
+    weights.
 
     Args:
         growth: largest healthy rise from the faintest later layer (or call) to this one.
@@ -69,7 +72,7 @@ class Exploding:
 
     def _over_depth(self, snapshot: Snapshot, heavy: npt.NDArray[np.bool_]) -> Iterator[Finding]:
         learning = np.flatnonzero(~np.isnan(snapshot.grad_output_norm) & ~np.isnan(snapshot.grad_norm))
-        rise = rises(snapshot.grad_output_norm[learning])
+        rise = Paths.of(snapshot, learning.tolist()).multiples(snapshot.grad_output_norm[learning])
         loud = (rise > self.growth) & heavy[learning]
         if loud.any():
             layers = tuple(snapshot.layers[i] for i in learning[loud])

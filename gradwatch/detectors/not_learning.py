@@ -24,7 +24,7 @@ class NotLearning:
 
     Example:
         >>> losses = {"trace_step": range(30), "trace_loss": [2.31, 2.5] * 15}
-        >>> found = NotLearning()(Snapshot(9, ("fc",), update_to_weight=[0.9], **losses))
+        >>> found = NotLearning()(Snapshot(9, ("fc",), update_to_weight=[2.0], **losses))
         >>> [finding.message for finding in found]
         ['not learning: loss 2.31 -> 2.5 in 30 steps.']
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from gradwatch.checks import require_share, require_whole
 from gradwatch.layer_kinds import is_gated_recurrent
+from gradwatch.paths import Paths
 from gradwatch.records import Array, Finding, Snapshot
+
+_MOST = 0.5  # of the layers of a network
+_LARGE = 0.25  # of the layers: of several networks (an actor and a critic) one that is worth a word alone
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,11 @@ class Vanishing:
 
     Layers are compared with one another. An absolute bound can't tell a converged model from a vanishing gradient.
     The norm is compared, not the root mean square: with an initialization that suits the forward pass (He's fan-in)
-    it keeps its size through wide and narrow layers. The faint layers have to reach down to the first one that learns,
+    it keeps its size through wide and narrow layers. The faint layers have to reach down to the first ones that learn,
     so that a branch which starts at zero on purpose (ReZero, LayerScale, LoRA) is no finding.
+
+    A layer is compared with those on its way to the loss, by the way on which the gradient fades least. It is a finding
+    where no good path is left from the loss to the inputs: not for a faint branch at the side of a sound network.
 
     A layer that is called many times is compared over its calls, a recurrent network over its time steps. One with
     gates may fall by the square of the ratio: they are half shut at first, and it learns to open them.
@@ -65,12 +73,39 @@ class Vanishing:
     def _over_depth(self, snapshot: Snapshot) -> Iterator[Finding]:
         norms = snapshot.grad_output_norm
         learning = np.flatnonzero(~np.isnan(norms) & ~np.isnan(snapshot.grad_norm))
-        shares = fall(norms[learning])
-        faint = int(np.argmin(shares < self.ratio)) if len(shares) else 0  # how many from the first one on
-        # One layer alone that the next cuts off is where a branch starts (LoRA), not a fall over depth.
-        if faint > 1 or (faint and norms[learning[0]] > self.ratio**0.5 * norms[learning[1]]):
-            layers = tuple(snapshot.layers[i] for i in learning[:faint])
-            yield self._finding(snapshot, layers, float(shares[0]), f"at the output of layer {layers[0]}", self.ratio)
+        paths, norms = Paths.of(snapshot, learning.tolist()), norms[learning]
+        shares = paths.shares(norms)
+        found = [(part, *self._faint(paths, part, norms, shares)) for part in paths.parts]
+        is_fault_of_all = all(faint for _, _, faint in found)
+        for part, start, faint in found:
+            if faint and (is_fault_of_all or len(part) >= _LARGE * len(learning)):
+                layers = tuple(snapshot.layers[learning[i]] for i in faint)
+                where = f"at the output of layer {snapshot.layers[learning[start]]}"
+                yield self._finding(snapshot, layers, float(shares[start]), where, self.ratio)
+
+    def _faint(self, paths: Paths, part: Sequence[int], norms: Array, shares: Array) -> tuple[int, list[int]]:
+        """Return the start with most of the gradient, and the faint layers behind all starts; none if one path is good.
+
+        Where the faint layers are half of the layers or more, a good path is one beside the network, and no way around.
+        """
+        is_faint = shares < self.ratio
+        cut = {i for i in paths.starts if is_faint[i] and self._starts_a_branch(paths, i, norms, is_faint)}
+        fed = {other for i in part if i not in cut for other in paths.followers[i]}
+        starts = [i for i in part if i not in fed and i not in cut]
+        bad = [i for i in starts if is_faint[i]]
+        faint, waiting = set(bad), list(bad)
+        while waiting:
+            more = [i for i in paths.followers[waiting.pop()] if is_faint[i] and i not in faint]
+            faint.update(more)
+            waiting += more
+        if not bad or (len(bad) < len(starts) and len(faint) < _MOST * len(part)):
+            return -1, []
+        return max(bad, key=lambda i: float(shares[i])), sorted(faint)
+
+    def _starts_a_branch(self, paths: Paths, start: int, norms: Array, is_faint: npt.NDArray[np.bool_]) -> bool:
+        """Return True for one layer alone that the next cuts off: a branch starts there (LoRA), no fall over depth."""
+        others = list(paths.followers[start])
+        return not is_faint[others].any() and bool(norms[start] <= self.ratio**0.5 * norms[others].min(initial=np.inf))
 
     def _finding(self, snapshot: Snapshot, layers: tuple[str, ...], value: float, where: str, ratio: float) -> Finding:
         message = (

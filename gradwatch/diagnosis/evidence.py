@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from gradwatch.layer_kinds import is_bounded, is_normalization, is_softmax
+from gradwatch.paths import main_path
 from gradwatch.records import Array, Finding, Snapshot
 
 # Where a constant of this room names no source, it follows from the mechanism in its rule and was checked on half
@@ -79,18 +80,7 @@ class Evidence:
     def losses(self) -> Array:
         """The known loss of each step, in order; ``inf`` where it was NaN."""
         row = np.concatenate([snapshot.trace_loss for snapshot in self.history]) if self.history else np.empty(0)
-        return self._before_nan(np.asarray(row[~np.isnan(row)]))
-
-    @staticmethod
-    def _before_nan(row: Array) -> Array:
-        """Drop the losses after the one that is NaN for good, and it, where those before it did not grow.
-
-        They are of no training any more, and would make a rise of a loss that fell.
-        """
-        finite = np.flatnonzero(np.isfinite(row))
-        end = int(finite[-1]) + 1 if len(finite) else 0
-        is_calm = end >= MIN_LOSSES and np.isfinite(row[:end]).all() and not is_rising(row[:end])
-        return row[:end] if is_calm else row
+        return np.asarray(row[~np.isnan(row)])
 
     @cached_property
     def loss_fall(self) -> float:
@@ -244,8 +234,9 @@ def weights_gain(snapshot: Snapshot) -> float:
 
 
 def hidden_weight_gains(snapshot: Snapshot) -> Array:
-    """Return the weight gains of all layers but the first, which passes no gradient on."""
-    known = snapshot.weight_gain[~np.isnan(snapshot.weight_gain)][1:]
+    """Return the weight gains of the layers on one path to the loss, but the first, which passes no gradient on."""
+    gains = snapshot.weight_gain[main_path(snapshot)]
+    known = gains[~np.isnan(gains)][1:]
     return np.asarray(known[(known > 0) & np.isfinite(known)])
 
 
@@ -256,13 +247,15 @@ def activation_gain(snapshot: Snapshot) -> float:
 
 
 def share_at_first_layer(snapshot: Snapshot) -> float:
-    """Return the gradient at the first layer's output over the largest; NaN where it is unknown.
+    """Return the gradient at the first layer's output over the largest on its path; NaN where it is unknown.
 
     Example:
         >>> share_at_first_layer(Snapshot(0, ("a", "b"), grad_norm=[1.0, 1.0], grad_output_norm=[0.1, 2.0]))
         0.05
     """
-    norms = snapshot.grad_output_norm[~np.isnan(snapshot.grad_norm) & np.isfinite(snapshot.grad_output_norm)]
+    path = main_path(snapshot)
+    norms, of_params = snapshot.grad_output_norm[path], snapshot.grad_norm[path]
+    norms = norms[~np.isnan(of_params) & np.isfinite(norms)]
     return float(norms[0] / norms.max()) if len(norms) > 1 and norms.max() > 0 else float("nan")
 
 

@@ -19,6 +19,7 @@ from gradwatch.diagnosis.norms import norm_over_one_unit, small_norms
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
+from gradwatch.paths import main_path
 from gradwatch.records import Finding, Snapshot
 
 NEARLY_LOSSLESS = 0.9  # gain of an activation that is not to blame; a ReLU has 0.71, a Tanh at zero 1
@@ -136,7 +137,9 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
     return Claim(text, evidence.found("stalled", "vanishing", "saturated"), "probabilities")
 
 
-@rule("frozen or detached part", {"no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6})
+@rule(
+    "frozen or detached part", {"unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6}
+)
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
     return _beside_optimizer_or_loss(evidence) or _all_weights_frozen(evidence)
@@ -166,7 +169,13 @@ def _beside_optimizer_or_loss(evidence: Evidence) -> Claim | None:
         return Claim(text, forgotten, "no optimizer")
     if not stalled:
         return None
-    unreached = evidence.params_never_reached
+    unused = tuple(finding for finding in stalled if finding.case == "unused")
+    if unused and len(unused) == len(stalled):
+        return Claim(
+            f"{unused[0].message[0].upper()}{unused[0].message[1:]} {evidence.loss_in_words}", unused, "unused"
+        )
+    named = {name for finding in stalled for name in finding.layers}
+    unreached = [name for name in evidence.params_never_reached if name in named]
     if not unreached:
         return _cut_off(evidence, stalled)
     some = ", ".join(unreached[:3])
@@ -226,8 +235,10 @@ def initialization_too_large(evidence: Evidence) -> Claim | None:
 
 
 def signal_growth(snapshot: Snapshot) -> float:
-    """Return the RMS of the last layer's output over that of the first's; 1 where it is unknown."""
-    known = snapshot.output_rms[~np.isnan(snapshot.weight_gain) & np.isfinite(snapshot.output_rms)]
+    """Return the RMS of the last layer's output over that of the first's, on one path; 1 where it is unknown."""
+    path = main_path(snapshot)
+    sizes, gains = snapshot.output_rms[path], snapshot.weight_gain[path]
+    known = sizes[~np.isnan(gains) & np.isfinite(sizes)]
     return float(known[-1] / known[0]) if len(known) > 1 and known[0] > 0 else 1.0
 
 

@@ -6,14 +6,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 from torch import Tensor, nn
 
+from gradwatch.paths import beside_the_way
 from gradwatch.preflight.first_pass import FirstPass, measure
 from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.preflight.verdict import train_and_record, uncalled_layers
+from gradwatch.probe.layers import ROOT
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.terminal import layer_table
 from gradwatch.reporting.text import listed, verdict
@@ -108,7 +111,7 @@ def diagnose(module: nn.Module, batch: Any, *, loss: Loss | None = None) -> Pref
     first = seen = _pass(module, batch, loss)
     zeros: set[str] = set()
     for _ in range(_MOST_UNLOCKS):
-        if not seen.findings or set(seen.recorder.zeros) <= zeros:
+        if not (seen.findings or diagnoses_of(seen)) or set(seen.recorder.zeros) <= zeros:
             break
         zeros |= set(seen.recorder.zeros)
         seen = _pass(_moved(module, zeros), batch, loss)
@@ -134,6 +137,15 @@ def _moved(module: nn.Module, names: Collection[str]) -> nn.Module:
     return moved
 
 
+def _apart(seen: FirstPass) -> list[str]:
+    """Return the parameters of layers that were called, and whose output is one more that the loss does not take."""
+    last, resting = seen.last, uncalled_layers(seen.last, seen.recorder)
+    without = np.isnan(last.param_grad_norm) & beside_the_way(last)
+    names = [name for name, is_apart in zip(last.params, without.tolist(), strict=True) if is_apart]
+    found = {name for finding in seen.findings if finding.kind == "stalled" for name in finding.layers}
+    return [name for name in names if name not in found and (name.rpartition(".")[0] or ROOT) not in resting]
+
+
 def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
     if seen.inputs is not None and seen.recorder.first is not None:
         yield f"Inputs of {seen.recorder.first[0]}: {seen.inputs}."
@@ -141,6 +153,8 @@ def _notes(seen: FirstPass, chi: dict[str, float]) -> Iterator[str]:
         yield f"Targets: {measure(seen.target)}."
     if seen.history and (resting := uncalled_layers(seen.last, seen.recorder)):
         yield f"Not called in this pass: {listed(resting)}."
+    if seen.history and (apart := _apart(seen)):
+        yield f"The loss does not depend on {listed(apart)}, which get no gradient."
     if chi:
         yield chi_in_words(chi)
     if seen.recorder.tiny > _WORTH_TELLING or seen.recorder.largest > _FLOAT16_MAX:

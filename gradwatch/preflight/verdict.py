@@ -61,7 +61,7 @@ def _if_lasting(finding: Finding, history: Sequence[Snapshot], recorder: Recorde
         return None
     if finding.kind == "unmoved" and finding.case == "no optimizer":  # another one may still have its turn
         return finding if set(finding.layers) <= set(last.left_out) else None
-    if finding.kind == "stalled" and not finding.case:
+    if finding.kind == "stalled" and finding.case in ("", "unused"):
         moved = Evidence((), history).params_with_gradient
         stuck = tuple(name for name in finding.layers if _owner(name) in recorder.called and name not in moved)
         return replace(finding, layers=stuck) if stuck else None

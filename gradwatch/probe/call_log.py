@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MemberDescriptorType
 from typing import Any
 
@@ -83,6 +83,10 @@ class CallLog:
         dtype: half precision of the last output that had one; empty where none had.
         cut_by_unit: layers of which this process holds only some units.
         unwatched: layers whose hooks failed.
+        hooked: layers that have a hook.
+        ran: layers that were called, with or without a gradient.
+        in_backward: calls that were made in a backward pass, by checkpointing.
+        pass_starts: number of gradients that had come when each forward pass but the first began.
     """
 
     def __init__(self) -> None:
@@ -104,6 +108,10 @@ class CallLog:
         self.dtype = ""
         self.cut_by_unit: set[str] = set()
         self.unwatched: set[str] = set()
+        self.hooked: frozenset[str] = frozenset()
+        self.ran: set[str] = set()
+        self.in_backward: set[int] = set()
+        self.pass_starts: list[int] = []
 
 
 def _weights(shares: Sequence[float], count: int) -> Array:
@@ -148,12 +156,8 @@ class CallSums:
         return np.repeat(calls, counts), order[np.repeat(first, counts) + within_run]
 
     def _in_order(self) -> dict[int, list[int]]:
-        calls, arrivals = self._at_outputs
-        # The later a call, the sooner its gradient comes. The order of the calls themselves won't do: checkpointing
-        # makes them again in the backward pass, last block first.
-        first_arrival = np.full(len(self.layers), len(self._arrivals))
-        np.minimum.at(first_arrival, calls, arrivals)
-        used = np.unique(calls)
+        first_arrival = self._first_arrivals()
+        used = np.flatnonzero(self.used)
         # Of accumulated batches the last one: a call of another batch is no earlier time step.
         passes = np.asarray(self._log.passes, np.intp)[used]
         last = used[passes == passes.max(initial=0)]
@@ -161,6 +165,41 @@ class CallSums:
         for call in last[np.argsort(-first_arrival[last], kind="stable")].tolist():
             by_layer[int(self.layers[call])].append(call)
         return by_layer
+
+    def _first_arrivals(self) -> Indices:
+        """Return for each call when its first gradient came: the later a call, the sooner.
+
+        The order of the calls won't do where checkpointing makes them in the backward pass, last block first.
+        """
+        calls, arrivals = self._at_outputs
+        first = np.full(len(self.layers), len(self._arrivals))
+        np.minimum.at(first, calls, arrivals)
+        return first
+
+    @property
+    def first_calls(self) -> list[int]:
+        """The layers with a used call, in the order of their first calls."""
+        used = np.flatnonzero(self.used)
+        if not self._log.in_backward.isdisjoint(used.tolist()):
+            passes = np.asarray(self._log.passes, np.intp)[used]
+            used = used[np.lexsort((-self._first_arrivals()[used], passes))]
+        return list(dict.fromkeys(self.layers[used].tolist()))
+
+    def compared(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return the pairs of layers whose gradients came in the same passes.
+
+        The gradient of a GAN's discriminator is that of its own loss too, of which the generator gets none.
+        """
+        if not self._log.pass_starts:
+            return sorted(pairs)
+        calls, arrivals = self._at_outputs
+        passes = np.searchsorted(self._log.pass_starts, arrivals, side="right")
+        seen: dict[int, set[int]] = defaultdict(set)
+        for layer, number in zip(self.layers[calls].tolist(), passes.tolist(), strict=True):
+            seen[layer].add(number)
+        return sorted(
+            pair for pair in pairs if not all(pair_in in seen for pair_in in pair) or seen[pair[0]] == seen[pair[1]]
+        )
 
     def add_to(self, layout: SumLayout, rows: Rows) -> None:
         """Add all to ``layout``; ``rows`` are the places of the calls of layers with several calls."""
@@ -225,6 +264,6 @@ def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence
 
 def add_order(layout: SumLayout, calls: CallSums) -> None:
     """Add the places of the layers in the order of their first calls."""
-    layers = dict.fromkeys(calls.layers[calls.used].tolist())
-    layout.count("position", list(layers), list(range(len(layers))))
-    layout.count("called", list(layers))
+    layers = calls.first_calls
+    layout.count("position", layers, list(range(len(layers))))
+    layout.count("called", layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,7 @@ class Assembly:
         self._layers = {name: kind_of(module) for name, module in layers.items()}
         self._order: list[int] | None = None
         self._trace = _no_trace()  # of steps without a Snapshot
+        self._feeds: tuple[object, tuple[str, ...]] = (None, ())  # the last pairs and order, and what came of them
 
     def make(self, step: int, columns: Columns) -> Snapshot | None:
         """Return a Snapshot; None where there is nothing to say. The trace then goes into the next one.
@@ -139,15 +140,21 @@ class Assembly:
         if not has_news:
             return None
         names, kinds = list(self._layers), list(self._layers.values())
-        calls = columns.pop("calls")
+        calls, pairs = columns.pop("calls"), columns.pop("pairs")
         fields: dict[str, Any] = {
             **columns,
             **trace,
             **{name: columns[name][order] for name in COLUMNS if name in columns},
+            "feeds": self._feeds_of(pairs, order),
             "calls": {names[i]: calls[i] for i in order if i in calls},
             "loss": float(trace["trace_loss"][-1]) if len(trace["trace_loss"]) else math.nan,
         }
         return Snapshot(step, tuple(names[i] for i in order), tuple(kinds[i] for i in order), **fields)
+
+    def _feeds_of(self, pairs: Sequence[tuple[int, int]] | None, order: Sequence[int]) -> tuple[str, ...]:
+        if self._feeds[0] != (pairs, order):  # nearly always they stay: Snapshots then share the texts
+            self._feeds = (pairs, order), _feeds(pairs, order)
+        return self._feeds[1]
 
     def _order_by(self, first_calls: Mapping[str, float]) -> list[int]:
         """Return the places of the layers in network order: that of the first step in which one has run."""
@@ -155,6 +162,34 @@ class Assembly:
             places = {name: i for i, name in enumerate(self._layers)}
             self._order = [places[name] for name in network_order(list(places), first_calls)]
         return list(range(len(self._layers))) if self._order is None else self._order
+
+
+# Places that are kept of a layer whose output many take: in a network with skips each block takes that of all before.
+_MOST_TAKERS = 16
+
+
+def _feeds(pairs: Sequence[tuple[int, int]] | None, order: Sequence[int]) -> tuple[str, ...]:
+    """Return for each layer the places of the later layers that take its output, in one text.
+
+    Example:
+        >>> _feeds([(0, 1), (0, 2), (2, 1)], [0, 2, 1])
+        ('1 2', '2', '')
+    """
+    if pairs is None:
+        return ()
+    place = {layer: i for i, layer in enumerate(order)}
+    taken: list[list[int]] = [[] for _ in order]
+    makers = [0] * len(order)
+    for layer, other in sorted({(place[layer], place[other]) for layer, other in pairs}):
+        if layer < other:  # a layer that is called several times may take what it has made itself
+            taken[layer].append(other)
+            makers[other] += 1
+    for others in taken:
+        for other in others[_MOST_TAKERS // 2 : -_MOST_TAKERS // 2] if len(others) > _MOST_TAKERS else ():
+            if makers[other] > 1:
+                makers[other] -= 1
+                others.remove(other)
+    return tuple(" ".join(map(str, places)) for places in taken)
 
 
 def _no_trace() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.carried import CarriedGradients
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
+from gradwatch.probe.layer_graph import LayerGraph, Pairs
 from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
@@ -33,6 +34,7 @@ from gradwatch.torch_internals import (
 # Most calls of a step that are noted: a loop that never steps an optimizer would fill the memory with their norms. A
 # cell that is called 500 times in each of 100 batches stays below it.
 _MOST_CALLS = 1 << 16
+GRAPH = "the graph of the layers"
 CARRIED = "the gradients of earlier steps"  # the part that is out of service where looking at them fails
 _INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
@@ -55,6 +57,7 @@ class LayerHooks(StepHooks):
     Attributes:
         log: calls and gradients since the hooks were attached.
         carried: gradients of earlier steps, which it looks at before a backward pass adds to them.
+        graph: which layers take the output of which.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class LayerHooks(StepHooks):
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
         self.carried = CarriedGradients()
+        self.graph = LayerGraph([name for name, module in layers.items() if not own_parameters(module)])
+        self._made: list[tuple[int, Any]] = []  # new edges of the call that is being read, and their nodes
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [(n, m, self._hook(n, self._after, self._reader(n, m))) for n, m in hookable.items()]
         self._pre_hooks = [
@@ -87,6 +92,9 @@ class LayerHooks(StepHooks):
     def _begin(self) -> None:
         self.log = CallLog()
         self.log.unwatched |= self._failed
+        self.log.hooked = frozenset(name for name, _, _ in self._hooks)
+        self.graph.begin(self._mark)
+        self._made.clear()
         self._pass = self._arrived = 0
         self._first = None
 
@@ -104,7 +112,13 @@ class LayerHooks(StepHooks):
         super().rest()
         self._leaves.clear()
         self._inputs_before.clear()
+        self._made.clear()
         self.carried.end()
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """Return the pairs of a layer and one that takes its output; None where they are not known."""
+        return None if self._containment.is_out(GRAPH) else self._containment.run(GRAPH, self.graph.pairs)
 
     def forget(self) -> None:
         """Drop what was read: its scalars would wait on the device until the next measured step."""
@@ -122,6 +136,7 @@ class LayerHooks(StepHooks):
             return
         if self._mark is None or not output or len(self.log.layers) >= _MOST_CALLS:
             return  # no output: fusing layers has moved the hook to where it is called with other arguments
+        self.log.ran.add(name)
         outputs = self._edges_of(output[0])
         if not outputs:
             return
@@ -166,19 +181,32 @@ class LayerHooks(StepHooks):
 
     def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
         log = self.log
-        if len(log.arrivals) != self._arrived and not TRACKER.is_bw:
+        in_backward = TRACKER.is_bw
+        if len(log.arrivals) != self._arrived and not in_backward:
             self._pass += 1
             self._arrived = len(log.arrivals)
+            log.pass_starts.append(self._arrived)
             # Parameters live longer than a pass anyway; data that requires a gradient must not be held beyond its pass.
             self._leaves = {leaf: edge for leaf, edge in self._leaves.items() if isinstance(leaf, nn.Parameter)}
         call = len(log.layers)
         log.layers.append(name)
         log.passes.append(self._pass)
+        if in_backward:
+            log.in_backward.add(call)
+        self._containment.run(GRAPH, self._note_in_graph, name, inputs, outputs, in_backward)
+        self._made.clear()  # in any case, as its nodes hold all of the graph
         for edge in inputs:
             log.inputs.append((call, edge))
         for edge in outputs:
             log.outputs.append((call, edge))
         return call
+
+    def _note_in_graph(self, name: str, inputs: Sequence[int], outputs: Sequence[int], in_backward: bool) -> None:
+        leaf, number = self._edge_of_leaf, self._pass
+        self.graph.note(name, inputs, outputs, self._made, leaf, forward_pass=number, in_backward=in_backward)
+
+    def _edge_of_leaf(self, node: Any) -> int | None:
+        return self._leaves.get(node.variable) if self._leaves else None
 
     def _reader(self, name: str, module: nn.Module) -> Callable[[int, Tensor], None]:
         """Return the function that reads a layer's output."""
@@ -248,6 +276,7 @@ class LayerHooks(StepHooks):
         sizes.append(entry_count(tensor) if tensor.is_nested else tensor.numel())
         receive = partial(self._on_gradient, self._mark, edge)
         handle: RemovableHandle = tensor.register_hook(receive)  # type: ignore[no-untyped-call]
+        self._made.append((edge, tensor.grad_fn))
         if tensor.grad_fn is None:  # a leaf outlives the step, and a hook on it would too
             self._leaf_handles.append(handle)
         return edge

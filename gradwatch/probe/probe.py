@@ -295,7 +295,7 @@ class Probe:
         reading = StepReading(
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
-            faults=self.containment.shared_failures(), replicas=replicas,
+            faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()

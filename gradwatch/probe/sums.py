@@ -44,6 +44,7 @@ from gradwatch.containment import OutOfService
 from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, add_outputs
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
+from gradwatch.probe.layer_graph import Pairs
 from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.replicas import Term, add_replicas
@@ -62,6 +63,7 @@ LAYER_SUMS = (
     "samples",  # of ReLUs
     "position", "called",  # places in the order of first calls, processes in which the layer was called
     "unwatched",  # processes in which the layer's hook failed
+    "hooked", "ran",  # processes in which the layer has a hook, and in which it was called
 )  # fmt: skip
 PARAMETER_SUMS = (
     *UPDATE_SUMS, "left_out", "read", "held", "present", "size", "grad", "after", "nonzero", "nonfinite", "weight",
@@ -71,6 +73,7 @@ CLIP_SUMS = {"norm": "late_clips", "before backward": "early_clips", "no gradien
 TRACE_SUMS = ("loss", "losses", "total", "totals")
 STEP_SUMS = (
     "scale", "scaled", "skipped", "short", "input", "inputs", "failed", "learns", "processes",
+    "graph",  # checksums of the processes' graphs of layers
     "clipped", "clips",  # total norm before a clip that came before the reading, processes that know it
     *CLIP_SUMS.values(),  # processes that saw such a clip
 )  # fmt: skip
@@ -133,6 +136,7 @@ class StepReading:
         clip: case and bound of the step's clip, and the total norm that it found, where that was not read before it.
         faults: place -> a shared part that failed in this process.
         replicas: what the checksums of the tensors add.
+        pairs: of a layer, and one that takes its output; None where these are not known.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
 
@@ -151,6 +155,7 @@ class StepReading:
     clip: tuple[str, float, Tensor | None] = ("", np.nan, None)
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
     replicas: Sequence[Term] = ()
+    pairs: Pairs | None = None
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
@@ -189,6 +194,9 @@ class StepSums:
         self._calls, call_count = rows_of(room[0].tolist())
         self._units, unit_count = rows_of(room[1].tolist())
         layout = SumLayout(self._lengths(call_count, unit_count))
+        self._pairs = _compared(reading.pairs, index.layers, calls)
+        self._graph = checksum(repr(self._pairs))
+        layout.count("graph", [0], [float(self._graph)])
         calls.add_to(layout, self._calls)
         add_units(layout, peaks, self._held_units(reading.log), reading.scalars)
         _add_rest(layout, reading, index, calls)
@@ -263,6 +271,9 @@ class StepSums:
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),
             "dtype": self._dtype,
+            "ran": _ran(sums),
+            # All processes make the same of it, or none makes anything.
+            "pairs": self._pairs if sums["graph"][0] == self._graph * sums["processes"][0] else None,
             "first_calls": {
                 layer: sums["position"][i] / sums["called"][i] for layer, i in layers.items() if sums["called"][i]
             },
@@ -272,6 +283,19 @@ class StepSums:
 def checksum(name: str) -> int:
     """Return a number by which processes know that they mean the same part."""
     return zlib.crc32(name.encode())
+
+
+def _compared(pairs: Pairs | None, places: Index, calls: CallSums) -> list[tuple[int, int]] | None:
+    """Return the places of layers whose gradients can be compared; None where the graph of the layers is not known."""
+    if pairs is None:
+        return None
+    return calls.compared((places[a], places[b]) for a, b in pairs if a in places and b in places)
+
+
+def _ran(sums: Mapping[str, Array]) -> Array:
+    """Return for each layer 1 if it was called in some process, and 0 if not; NaN where no hook would see it."""
+    is_seen = (sums["hooked"] == sums["processes"][0]) & (sums["unwatched"] == 0) & (sums["ran"].max(initial=0) > 0)
+    return np.where(is_seen, np.minimum(sums["ran"], 1.0), np.nan)
 
 
 def _only_watched(columns: Columns, failed: Array) -> Columns:
@@ -292,6 +316,8 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     add_updates(layout, reading.updates, index.params)
     add_trace(layout, reading.loss, reading.total, reading.span.start)
     layout.count("unwatched", [index.layers[name] for name in log.unwatched if name in index.layers])
+    for column, names in (("hooked", log.hooked), ("ran", log.ran)):
+        layout.count(column, [index.layers[name] for name in names if name in index.layers])
     layout.count("failed", [0], float(reading.has_failed))
     layout.count("learns", [0], float(reading.should_learn))
     layout.count("left_out", [index.params[name] for name in reading.left_out if name in index.params])

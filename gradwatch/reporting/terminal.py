@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.paths import unused_in_words
 from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values
@@ -92,13 +94,13 @@ class Summary:
         yield table
         heads = {str(column.header) for column in table.columns}
         helps = [line for head, line in _HELP.items() if head in heads]
-        lines = [*helps, _totals(self.snapshot), self._course(), clip_text(self.history)]
+        lines = [*helps, _totals(self.snapshot), self._course(), clip_text(self.history), unused_in_words(self.history)]
         yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")
 
-    @property
+    @cached_property
     def _judgement(self) -> Judgement:
         others = [finding for finding in self.findings if finding.is_open and finding.kind != "spike"]
         return judge_run(self.history, is_suspect=bool(others))

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.detectors import Unmoved, default_detectors
+from gradwatch.detectors import Stalled, Unmoved, default_detectors
 from gradwatch.pipeline.watcher import Watcher
-from gradwatch.places import raised_at
 from gradwatch.records import Detector, Finding
 from gradwatch.short_runs.batches import endless_batches
 from gradwatch.short_runs.run import Run
@@ -67,7 +66,7 @@ def train_in_a_loop(
         >>> run.steps, run.is_healthy
         (3, True)
     """
-    error, again = None, None
+    error = None
     with isolated():
         model = copy_without_trainer(module)
         model.train()
@@ -80,36 +79,20 @@ def train_in_a_loop(
                     observer.listen(model)
                 for inputs, targets in islice(endless_batches(data), steps):
                     model.zero_grad()
-                    again = partial(_loss, loss, model, inputs, targets)
-                    _step(watcher, model, again, made, observer)
+                    _step(watcher, model, loss(call(model, inputs), targets), made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
-            if again is not None:
-                watcher.seek_nan(lambda: (model, again), crashed=True)
-                watcher.close(quietly=True)
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
-    where = "" if error is None else str(raised_at(error, model))
-    return Run(type(module).__name__, tuple(watcher.history), *found, error, place=where)
+    return Run(type(module).__name__, tuple(watcher.history), *found, error)
 
 
-def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-    return loss(call(model, inputs), targets)
-
-
-def _step(
-    watcher: Watcher,
-    model: nn.Module,
-    again: Callable[[], Tensor],
-    optimizer: Optimizer,
-    observer: Observer | None,
-) -> None:
-    loss = again()
+def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
     if observer is not None:
         observer.before_backward(loss)
     torch.autograd.backward(loss)
     if observer is not None:
         observer.after_backward(model)
-    watcher.step(optimizer, loss.detach(), again=again)
+    watcher.step(optimizer, loss.detach())
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
@@ -135,6 +118,8 @@ def detectors_for(steps: int) -> list[Detector]:
     for place, one in enumerate(detectors):
         if isinstance(one, Unmoved):  # its other numbers of steps tell a fault from a warm-up, and stay
             detectors[place] = replace(one, left_out_steps=min(one.left_out_steps, max(steps, 2)))
+        if isinstance(one, Stalled):
+            detectors[place] = replace(one, steps=min(one.steps, steps))
     return [replace(one, patience=steps) if getattr(one, "patience", 1) > steps else one for one in detectors]
 
 

@@ -9,6 +9,7 @@ from small_runs import X, Y, classify, he, kinds, mlp, train
 from torch import Tensor, nn
 
 from gradwatch import Dead, Saturated, Snapshot, Stalled, watch
+from gradwatch.paths import unused_in_words
 
 bce = nn.functional.binary_cross_entropy_with_logits
 
@@ -104,17 +105,50 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     "join", [lambda a, b: a + b.detach(), lambda a, b: a, lambda a, b: a + 0 * b], ids=["detached", "unused", "zero"]
 )
-def test_a_branch_without_gradient_is_stalled(join: Callable[[Tensor, Tensor], Tensor]) -> None:
-    watcher = train(Branches(join), detectors=[Stalled()])
-    assert [(f.kind, f.layers, f.step) for f in watcher.findings] == [("stalled", ("right.weight", "right.bias"), 0)]
-    assert "2 of 6 parameters" in watcher.findings[0].message
+def test_a_branch_beside_a_network_that_learns_is_only_noted(
+    join: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    watcher = train(Branches(join), detectors=[Stalled(steps=20)])
+    assert watcher.findings == []
+    expected = "unused: 2 of 6 parameters get no gradient, as nothing on the way to the loss uses them: right.weight"
+    assert unused_in_words(watcher.history) == f"{expected}, right.bias"
+
+
+def test_a_branch_beside_a_network_that_does_not_learn_is_stalled() -> None:
+    loss = lambda model, step: classify(model, step) + torch.rand(())  # noqa: E731
+    watcher = train(Branches(lambda a, b: a), loss, steps=130, lr=1e-9, detectors=[Stalled()])
+    assert [(f.kind, f.case, f.layers) for f in watcher.findings] == [
+        ("stalled", "unused", ("right.weight", "right.bias"))
+    ]
+    cause = next(cause for cause in watcher.diagnosis() if cause.cause == "frozen or detached part")
+    assert cause.remedies[0].startswith("call the parts that nothing uses")
+
+
+class CutOffBody(nn.Module):
+    """A body whose output loses its graph, and a head that learns."""
+
+    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.cut = nn.Linear(32, 4), nn.Linear(4, 5), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cut(self.body(x)))
+
+
+@pytest.mark.parametrize("cut", [Tensor.detach, Tensor.round, lambda x: x.data], ids=["detach", "round", "data"])
+def test_a_body_that_is_cut_off_is_stalled_though_the_head_learns(cut: Callable[[Tensor], Tensor]) -> None:
+    watcher = train(CutOffBody(cut), steps=45, optimizer=torch.optim.Adam, detectors=[Stalled()])
+    assert [(f.kind, f.case, f.layers, f.step) for f in watcher.findings] == [
+        ("stalled", "", ("body.weight", "body.bias"), 0)
+    ]
 
 
 def test_a_softmax_over_one_unit_stalls_the_whole_network() -> None:
     model = nn.Sequential(*mlp([32, 16, 1], nn.ReLU), nn.Softmax(dim=1))
     target = (Y[:, None] > 2).float()
     loss = nn.BCELoss()
-    watcher = train(model, lambda model, _: loss(model(X), target), detectors=[Stalled()])
+    watcher = train(model, lambda model, _: loss(model(X), target), detectors=[Stalled(steps=20)])
     assert watcher.findings[0].layers == ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
@@ -154,7 +188,7 @@ def frozen(model: nn.Module) -> nn.Module:
 def test_what_learns_now_and_then_or_should_not_is_not_stalled(
     make: Callable[[], nn.Module], loss: Callable[[nn.Module, int], Tensor]
 ) -> None:
-    assert kinds(train(make(), loss, detectors=[Stalled()])) == []
+    assert kinds(train(make(), loss, detectors=[Stalled(steps=20)])) == []
 
 
 def without(*norms: float) -> Snapshot:
@@ -163,14 +197,14 @@ def without(*norms: float) -> Snapshot:
 
 
 def test_what_had_a_gradient_once_is_at_rest_unless_nearly_all_are_without() -> None:
-    stalled = Stalled()
+    stalled = Stalled(steps=1)
     assert [f.layers for f in stalled(without(1.0, 1.0, np.nan))] == [("part2.weight",)]
     assert [f.layers for f in stalled(without(np.nan, 1.0, np.nan))] == [("part2.weight",)]
     assert [len(f.layers) for f in stalled(without(0.0, 0.0, np.nan))] == [3]
 
 
 def test_a_resumed_run_knows_what_had_a_gradient() -> None:
-    first, second = Stalled(), Stalled()
+    first, second = Stalled(steps=1), Stalled(steps=1)
     list(first(without(1.0, 1.0, 1.0)))
     second.load_state_dict(first.state_dict())
     assert list(second(without(np.nan, 1.0, 1.0))) == []
@@ -185,6 +219,20 @@ def test_few_units_are_too_few_to_tell() -> None:
 def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
     torch.manual_seed(0)
     body = mlp([32, 16, 4], nn.ReLU, he)
-    watcher = train(body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled()])
+    watcher = train(
+        body, lambda model, _: (model(X[:32]) - model(X[32:])).square().mean(), detectors=[Stalled(steps=20)]
+    )
     assert watcher.history[0].param_grad_norm[-1] == 0
     assert watcher.findings == []
+
+
+@pytest.mark.parametrize(("first", "found"), [(1e-10, 1), (1e-3, 0)])
+def test_what_rounding_leaves_is_no_gradient(first: float, found: int) -> None:
+    detector = Stalled(patience=1)
+
+    def step(norm: float) -> Snapshot:
+        params = {"params": ("a.weight", "b.weight", "c.weight"), "param_size": [4, 4, 4]}
+        return Snapshot(0, (), **params, param_grad_norm=[1.0, norm, 1.0])
+
+    assert list(detector(step(first))) == []
+    assert len(list(detector(step(0.0)))) == found  # one that had a gradient before is at rest

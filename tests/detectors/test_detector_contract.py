@@ -44,7 +44,7 @@ SICK |= {
     ),
     "IdleClip": Snapshot(7, LAYERS, clip="before backward", clip_max_norm=1.5),
     "OutOfSync": Snapshot(7, LAYERS, out_of_sync={"a": -1, "b": -1}),
-    "NotLearning": Snapshot(7, LAYERS, update_to_weight=[1] * 4, trace_step=np.arange(30), trace_loss=[2.0] * 30),
+    "NotLearning": Snapshot(7, LAYERS, update_to_weight=[2] * 4, trace_step=np.arange(30), trace_loss=[2.0] * 30),
 }  # fmt: skip
 
 KINDS = {
@@ -63,7 +63,7 @@ def thresholds(kind: Any) -> list[Any]:
 
 def impatient(kind: Any) -> Any:
     """Return a detector that needs one Snapshot only, where its patience is its own."""
-    return kind(steps=1) if kind.__name__ == "Unmoved" else kind()
+    return kind(steps=1) if kind.__name__ in ("Unmoved", "Stalled") else kind()
 
 
 def found(detector: Any, snapshot: Snapshot) -> list[Finding]:

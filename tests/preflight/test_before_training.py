@@ -95,14 +95,28 @@ class Parts(nn.Module):
         return x + self.first(x).detach() if self.detach else self.first(x)
 
 
-def test_an_unused_head_is_noted_but_only_a_detached_one_is_a_fault() -> None:
+class CutOffBody(nn.Module):
+    """A body whose output loses its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(16, 32), nn.ReLU()), nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).detach())
+
+
+def test_a_head_that_is_not_used_is_noted_and_a_body_that_is_cut_off_is_a_fault() -> None:
     torch.manual_seed(0)
     resting = diagnose(Parts(False), classified(), loss=cross_entropy)
     assert resting.diagnoses == []
     assert "Not called in this pass: second." in resting.notes
-    detached = diagnose(Parts(True), classified(), loss=cross_entropy)
-    assert detached.findings[0].layers == ("first.weight", "first.bias")
-    assert len(detached.diagnoses) == 1
+    beside = diagnose(Parts(True), classified(), loss=cross_entropy)
+    assert beside.diagnoses == []
+    assert "The loss does not depend on first.weight, first.bias, which get no gradient." in beside.notes
+    cut = diagnose(CutOffBody(), classified(), loss=cross_entropy)
+    assert cut.findings[0].layers == ("body.0.weight", "body.0.bias")
+    assert [cause.cause for cause in cut.diagnoses] == ["frozen or detached part"]
 
 
 def test_gated_cells_open_in_training_and_others_do_not() -> None:

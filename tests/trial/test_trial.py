@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
+from gradwatch.records import Snapshot
 from gradwatch.remedies import (
     ChangeOptimizer,
     Clip,
@@ -24,6 +26,7 @@ from gradwatch.remedies import (
     InsertNormalization,
     KeepGraph,
     LowerLearningRate,
+    OrthogonalRecurrence,
     Remedy,
     RemoveClip,
     ReplaceActivations,
@@ -34,6 +37,7 @@ from gradwatch.remedies import (
 )
 from gradwatch.remedies.remedy import ModelRemedy
 from gradwatch.trial import try_remedies
+from gradwatch.trial.suggestion import bounding
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,36 @@ def test_where_nothing_is_found_the_usual_remedies_are_tried() -> None:
     names = {row.name for row in trial.rows}
     assert {"untreated", "WarmUp(steps=100)", "LowerLearningRate(factor=0.1)"} < names
     assert "Nothing was found in the untreated training" in trial.markdown()
+
+
+def test_where_no_suggested_remedy_helps_the_usual_ones_are_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradwatch.trial.trial.suggest", lambda *_: [Breaks()])
+    calls: list[tuple[Any, ...]] = []
+    trial = try_remedies(sick(), loader(), steps=5, most=2, on_progress=lambda *call: calls.append(call))
+    names = [row.name for row in trial.rows]
+    assert len(names) >= 4  # untreated, the one that breaks, and two more
+    assert "Breaks()" in names
+    assert calls[-1][2] >= 5 * 4
+
+
+def test_a_trial_in_which_nothing_helps_says_so() -> None:
+    trial = try_remedies(sick(), loader(), remedies=[Breaks()], steps=3)
+    assert trial.best is None
+    assert trial.table().caption is not None
+
+
+def test_a_run_that_turns_nan_is_tried_with_all_that_bounds_it() -> None:
+    module = sick()
+    setup = Setup(module, batch=next(iter(loader())))
+    tried = {type(remedy) for remedy in bounding(setup, [Snapshot(0, ("a",), total_norm=1.0, loss=math.inf)])}
+    assert {Clip, LowerLearningRate, SkipBadSteps, InsertNormalization} <= tried
+
+
+def test_gates_are_tried_together_with_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradwatch.trial.trial.suggest", lambda *_: [OrthogonalRecurrence()])
+    monkeypatch.setattr("gradwatch.trial.trial.usual", lambda _: [])
+    names = [row.name for row in try_remedies(sick(), loader(), steps=2, most=1).rows]
+    assert any("OrthogonalRecurrence" in name and "Clip" in name for name in names)
 
 
 @pytest.mark.parametrize(

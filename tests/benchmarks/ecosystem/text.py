@@ -127,7 +127,7 @@ def translator(kind: str, rule: Rule, steps: int = 200, **config: Any) -> Task:
 
 
 def sentences() -> Task:
-    """Bring texts of one topic together with the loss of sentence-transformers."""
+    """Bring texts of one topic together with a contrastive loss of pytorch-metric-learning."""
     from pytorch_metric_learning.losses import NTXentLoss
     from transformers import BertConfig, BertModel
 
