@@ -63,9 +63,9 @@ class Spike:
     zero to be a multiple of; it is passed over, and as such a loss measures no progress, so is a gradient that does not
     jump far.
 
-    Some losses have a heavy tail by nature: batches of one sample, rare classes, an actor and its critic. A jump is held
-    against the spread of the run's own values, in logarithms. Where losses vary by over a third from step to step, only
-    a loss that stays up after the jump is a spike, or one ``factor`` times as high as any before.
+    Some losses have a heavy tail by nature: batches of one sample, rare classes, an actor and its critic. A jump is
+    held against the spread of the run's own values, in logarithms. Where losses vary by over a third from step to step,
+    only a loss that stays up after the jump is a spike, or one ``factor`` times as high as any before.
 
     Args:
         factor: multiple of the mean that is a spike.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradwatch.progress import Progress
+from gradwatch.progress import Judgement, Progress
 from gradwatch.records import Detector, Finding, Snapshot
 
 Verdict = Literal["hurts", "waits", "harmless"]
@@ -19,6 +19,7 @@ _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of 
 _EARLY = 20  # steps: what begins later is not owed to the start
 _MILD = 10.0  # times the threshold: normalization frees the scale of what stands before it, by so much
 _GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates
+_RESTS = 1e-6  # update over weight: a layer that moves by less learns nothing in 10,000 steps; 1e-3 is usual
 
 
 class Harm:
@@ -27,7 +28,9 @@ class Harm:
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
     show it, and ``only_early`` that one which begins later is a finding at once. NaN, Inf, and a loss that is three
     times the first ones are harm at once. A loss that has come down by half beyond its noise is none, for as long as it
-    stays there; nor is a loss that measures no progress (negative, or lower before than now) a sign of harm.
+    stays there. A loss that measures no progress (one that was negative, or that of several optimizers) shows none
+    either. But where the layers in front of the trouble rest, the others learn without them, however far that brings
+    the loss: the bias of a last layer alone takes most of it where targets are large.
 
     A gradient that explodes may do so on huge losses, which fall by half without good: this lets off only mild ones.
 
@@ -45,51 +48,92 @@ class Harm:
 
     def __init__(self) -> None:
         self._progress = Progress()
-        self._is_broken = False
+        self._judged: Judgement | None = None
+        self._is_broken = self._was_negative = False
         self._latest = float("nan")
+        self._optimizers: set[str] = set()
 
     def add(self, snapshot: Snapshot) -> None:
         """Take in the losses of a Snapshot."""
         losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
         self._progress.add(losses)
+        self._judged = None
         self._is_broken = self._is_broken or bool(np.isinf(losses).any())
+        self._was_negative = self._was_negative or bool((losses < 0).any())
+        if snapshot.optimizer:
+            self._optimizers.add(snapshot.optimizer)
         known = losses[~np.isnan(losses)]
         self._latest = float(np.median(known[-2:])) if len(known) else self._latest
+
+    @property
+    def judged(self) -> Judgement:
+        """The course of the loss so far."""
+        if self._judged is None:
+            self._judged = self._progress.judge()
+        return self._judged
 
     def of(self, detector: Detector, finding: Finding, snapshot: Snapshot, *, is_last: bool = False) -> Verdict:
         """Return the verdict on a finding at a step; at the last one nothing waits."""
         after = getattr(detector, "harm_after", 0)
-        late = finding.step >= _EARLY and getattr(detector, "only_early", False)
-        if not after or late or self._is_broken:
+        only_early = getattr(detector, "only_early", False)
+        if not after or self._is_broken or (only_early and finding.step >= _EARLY):
             return "hurts"
-        judged = self._progress.judge()
-        if not judged.steps or self._latest > _ROSE * abs(judged.start):
+        judged = self.judged
+        if not judged.steps or self._has_jumped(judged):
             return "hurts"
-        falls = judged.start - judged.now
-        exploding = getattr(detector, "only_early", False)
-        is_mild = not exploding or finding.value < _MILD * finding.threshold
-        if judged.course == "learns" and falls > _WELL * abs(judged.start) and is_mild:
+        is_mild = finding.value < _MILD * finding.threshold
+        if only_early:
+            if is_mild and self._does_well(judged):
+                return "harmless"
+        elif (self._does_well(judged) or not self._measures_progress) and not _rests(finding, snapshot):
             return "harmless"
-        if judged.course == "no loss" and not exploding:
-            return "harmless"
-        if snapshot.calls and set(finding.layers) <= set(snapshot.calls) and not exploding:
+        if not only_early and snapshot.calls and set(finding.layers) <= set(snapshot.calls):
             after = max(after, _GATES_OPEN)
         if snapshot.step - finding.step >= after:
             return "hurts"
         if is_last:  # it had no chance to hurt
-            return "harmless" if exploding and is_mild and judged.course == "learns" else "hurts"
+            return "harmless" if only_early and is_mild and judged.course == "learns" else "hurts"
         return "waits"
+
+    @property
+    def _measures_progress(self) -> bool:
+        return not self._was_negative and len(self._optimizers) < 2
+
+    def _does_well(self, judged: Judgement) -> bool:
+        return judged.course == "learns" and judged.start - judged.now > _WELL * abs(judged.start)
+
+    def _has_jumped(self, judged: Judgement) -> bool:
+        return self._measures_progress and self._latest > _ROSE * abs(judged.start)
 
     def has_risen(self) -> bool:
         """Return True if the loss is no longer finite, or higher than at the start, beyond its noise."""
-        judged = self._progress.judge()
+        judged = self.judged
         return self._is_broken or judged.now - judged.start > 3 * judged.noise
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        return {"progress": self._progress.state_dict(), "broken": self._is_broken, "latest": self._latest}
+        plain = {"broken": self._is_broken, "negative": self._was_negative, "latest": self._latest}
+        return {"progress": self._progress.state_dict(), "optimizers": sorted(self._optimizers), **plain}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
         self._progress.load_state_dict(state["progress"])
-        self._is_broken, self._latest = bool(state["broken"]), float(state["latest"])
+        self._judged, self._optimizers = None, set(state["optimizers"])
+        self._is_broken, self._was_negative = bool(state["broken"]), bool(state["negative"])
+        self._latest = float(state["latest"])
+
+
+def _rests(finding: Finding, snapshot: Snapshot) -> bool:
+    """Return True if no trained layer up to the last one of a finding is known to move.
+
+    Example:
+        >>> finding = Finding("dead", ("relu",), 3, 1.0, 0.8, "it is dead")
+        >>> _rests(finding, Snapshot(9, ("fc", "relu", "head"), update_to_weight=[0.0, float("nan"), 1e-3]))
+        True
+    """
+    at = [i for i, layer in enumerate(snapshot.layers) if layer in finding.layers]
+    if not at:
+        return False
+    updates = snapshot.update_to_weight[: at[-1] + 1]
+    known = updates[np.isfinite(updates)]
+    return bool(len(known) and known.max() < _RESTS)

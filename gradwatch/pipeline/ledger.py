@@ -77,6 +77,7 @@ class Trouble:
             kept back as it does no harm.
         seen, clean: measured steps with it, and since it was last seen.
         layers: all that it has been about.
+        is_harmless: the run did well with it when it was last seen. What is seen next counts as its beginning.
     """
 
     detector: int
@@ -85,6 +86,7 @@ class Trouble:
     seen: int = 0
     clean: int = 0
     layers: tuple[str, ...] = ()
+    is_harmless: bool = False
 
 
 class Ledger:
@@ -158,7 +160,6 @@ class Ledger:
         lasted = {id(trouble) for trouble in self._troubles if self._has_lasted(trouble)}
         seen = self._see(snapshot, dict(enumerate(self.detectors)))
         self._just_lasted = [trouble for trouble in seen if self._has_lasted(trouble) and id(trouble) not in lasted]
-        self._close_harmless(snapshot)
         opened = list(self._open(self._troubles, snapshot))
         unseen = [trouble for trouble in self._troubles if not any(trouble is other for other in seen)]
         return [*opened, *self._age(unseen, snapshot.step)]
@@ -186,11 +187,12 @@ class Ledger:
                         both = _in_order((*trouble.finding.layers, *finding.layers), snapshot)
                         trouble.finding = replace(trouble.finding, layers=both)
                     return trouble
-                trouble.finding = (
-                    _with_latest(trouble.finding, finding)
-                    if self._has_lasted(trouble)
-                    else replace(finding, step=trouble.finding.step)
-                )
+                if trouble.is_harmless:
+                    trouble.finding = finding
+                elif self._has_lasted(trouble):
+                    trouble.finding = _with_latest(trouble.finding, finding)
+                else:
+                    trouble.finding = replace(finding, step=trouble.finding.step)
                 break
         else:
             trouble = Trouble(number, finding, layers=finding.layers)
@@ -201,23 +203,21 @@ class Ledger:
         return trouble
 
     def _open(self, troubles: Sequence[Trouble], snapshot: Snapshot, *, is_last: bool = False) -> Iterator[Finding]:
+        """Yield the findings that open; close those of a run that does well, which may open again."""
         for trouble in troubles:
-            if trouble.place is None and self._has_lasted(trouble):
-                detector = self.detectors[trouble.detector]
-                if self._harm.of(detector, trouble.finding, snapshot, is_last=is_last) == "hurts":
-                    trouble.place = len(self.findings)
-                    self.findings.append(trouble.finding)
-                    yield trouble.finding
-
-    def _close_harmless(self, snapshot: Snapshot) -> None:
-        """Close the findings of a run that is seen to learn; it may open again where the loss rises."""
-        for trouble in self._troubles:
-            if trouble.place is not None:
-                detector = self.detectors[trouble.detector]
-                if self._harm.of(detector, trouble.finding, snapshot) == "harmless":
-                    self.findings[trouble.place] = replace(trouble.finding, closed_step=snapshot.step)
-                    trouble.place = None
-                    trouble.finding = replace(trouble.finding, step=snapshot.step, latest=None, worst=None)
+            if not self._has_lasted(trouble):
+                continue
+            detector = self.detectors[trouble.detector]
+            verdict = self._harm.of(detector, trouble.finding, snapshot, is_last=is_last)
+            if not is_last:  # what only counts early keeps its date
+                trouble.is_harmless = verdict == "harmless" and not getattr(detector, "only_early", False)
+            if verdict == "hurts" and trouble.place is None:
+                trouble.place = len(self.findings)
+                self.findings.append(trouble.finding)
+                yield trouble.finding
+            elif verdict == "harmless" and trouble.place is not None and not is_last:
+                self.findings[trouble.place] = replace(trouble.finding, closed_step=snapshot.step)
+                trouble.place = None
 
     def _age(self, unseen: Sequence[Trouble], step: int) -> Iterator[Finding]:
         """Close what is gone; yield what was kept back until then, where the loss is worse than before."""
@@ -239,7 +239,8 @@ class Ledger:
         known = {i: d.state_dict for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
         memories = {i: self._containment.run(self.parts[i], state_dict) for i, state_dict in known.items()}
         troubles = [{**vars(trouble), "finding": trouble.finding.to_dict()} for trouble in self._troubles]
-        return {"findings": [finding.to_dict() for finding in self.findings], "tracks": troubles, "memories": memories, "harm": self._harm.state_dict()}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"findings": findings, "tracks": troubles, "memories": memories, "harm": self._harm.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped: an open finding stays open until its trouble is gone."""

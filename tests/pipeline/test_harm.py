@@ -108,9 +108,7 @@ def test_a_checkpoint_keeps_what_is_kept_back() -> None:
     for step, loss in enumerate(losses("stays", 40)):
         if step == 10:
             second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        (first if step < 10 else second).update(
-            Snapshot(step, LAYERS, loss=loss, trace_step=[step], trace_loss=[loss])
-        )
+        (first if step < 10 else second).update(Snapshot(step, LAYERS, loss=loss, trace_step=[step], trace_loss=[loss]))
     assert opened == [20]
     assert second.findings == whole.findings
 

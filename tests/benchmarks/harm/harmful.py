@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from harm.healthy import Last, autoencode, classes, first_sign, mean_of, mlp, numbers, scaled, small, wide
+from harm.healthy import TRUE, Last, autoencode, classes, first_sign, mean_of, mlp, numbers, scaled, small, wide
 from harm.program import Program, adam, sgd
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -48,11 +48,28 @@ def raw(network: nn.Module, number: int) -> Tensor:
     return classes(lambda x: network(300 * x + 1000), number)  # type: ignore[arg-type]
 
 
+def offset(network: nn.Module, number: int) -> Tensor:
+    """Targets far from zero: the bias of the last layer alone takes nearly all of the loss."""
+    return numbers(lambda x: network(x) - 10, number, 32)  # type: ignore[arg-type]
+
+
+def constant(network: nn.Module, loss: Callable[[nn.Module, int], Tensor] = offset) -> float:
+    """Share of the variance of the targets that is left: what a constant leaves is no start."""
+    return min(sum(float(loss(network, -i)) for i in range(1, 9)) / 8 / float(TRUE[:, 0].square().sum()), 1.0)
+
+
 def dead(bias: float) -> nn.Sequential:
     network = mlp(8, 64, 64, 4)
     with torch.no_grad():
         network[2].bias.fill_(bias)
     return network
+
+
+def kill(network: nn.Module, step: int) -> None:
+    """A step far too large, taken once: it lowers the biases of the second layer."""
+    if step == 200:
+        with torch.no_grad():
+            network[2].bias -= 50.0  # type: ignore[index,operator,union-attr]
 
 
 deep_tanh, deep_sigmoid = (partial(mlp, 8, *[32] * 8, 4, act=act) for act in (nn.Tanh, nn.Sigmoid))
@@ -88,5 +105,14 @@ HARMFUL: dict[str, Program] = {
     "RNN over 80 steps, fading": Program(
         lambda: scaled(Last(nn.RNN, 3, 24, 2), 0.3, "weight_hh"),
         partial(first_sign, batch=16, length=80), adam(lr=1e-3), 200,
+    ),
+    "dead ReLUs, targets far from zero": Program(
+        lambda: nn.Sequential(*dead(-50.0), nn.Linear(4, 1)), offset, sgd(lr=0.02), 200, score=constant
+    ),
+    "weights of 0.05, ten deep, targets far from zero": Program(
+        lambda: scaled(mlp(8, *[32] * 9, 1), 0.05), offset, sgd(lr=0.02), 200, score=constant
+    ),
+    "ReLUs killed at step 200": Program(
+        partial(mlp, 8, 64, 64, 4), classes, sgd(lr=0.1), 500, lambda network, _, step: kill(network, step)
     ),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from harm.program import Program, adam, sgd
@@ -19,7 +20,7 @@ def noise(number: int, *shape: int, kind: int = 0) -> Tensor:
 
 def mlp(*sizes: int, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(a, b))
         if i < len(sizes) - 2:
             layers += [*([nn.BatchNorm1d(b)] if norm else []), act()]
@@ -200,9 +201,7 @@ HEALTHY: dict[str, Program] = {
     ),
     "GRU over 59 steps": Program(partial(Last, nn.GRU, 2, 24, 1), mean_of, adam(lr=1e-2), 300),
     "LSTM over 40 steps": Program(partial(Last, nn.LSTM, 2, 24, 1), partial(mean_of, length=40), adam(lr=1e-2), 300),
-    "Tanhs at their bounds": Program(
-        lambda: scaled(tanh(), 8.0, "0."), partial(classes, batch=32), adam(lr=1e-2), 300
-    ),
+    "Tanhs at their bounds": Program(lambda: scaled(tanh(), 8.0, "0."), partial(classes, batch=32), adam(lr=1e-2), 300),
     "Sigmoids at their bounds": Program(lambda: scaled(sigmoid(), 20.0, "0."), classes, adam(lr=1e-2), 300),
     "Sigmoids at their bounds, SGD": Program(lambda: scaled(sigmoid(), 20.0, "0."), classes, sgd(lr=0.3), 300),
     "Tanh features, autoencoder": Program(

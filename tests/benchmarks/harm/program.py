@@ -90,9 +90,7 @@ def run(program: Program, seed: int) -> tuple[Outcome, gradwatch.Watcher]:
     return Outcome(scores[0], scores[-1], min(s for s in scores if s == s)), watcher
 
 
-def watcher_paused_score(
-    watcher: gradwatch.Watcher, program: Program, network: nn.Module, scores: list[float]
-) -> None:
+def watcher_paused_score(watcher: gradwatch.Watcher, program: Program, network: nn.Module, scores: list[float]) -> None:
     watcher.pause()
     state = torch.get_rng_state()
     scores.append(held_out(program, network))
