@@ -165,10 +165,14 @@ def since(finding: Finding) -> str:
     return f"Worst {number(worst)} at step {at}, latest {number(latest)} at step {now}."
 
 
+def in_words(finding: Finding) -> str:
+    """Return the message of a finding as it opened, then the worst and the latest."""
+    return " ".join(filter(None, (finding.message, since(finding))))
+
+
 def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
     causes = (f"Cause: **{d.cause}**. {d.evidence} {_tries(d)}" for d in diagnoses)
-    text = " ".join(filter(None, (finding.message, since(finding))))
-    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {text}", *causes])
+    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {in_words(finding)}", *causes])
 
 
 def _tries(diagnosis: Diagnosis) -> str:
@@ -195,7 +199,7 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
     explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
     for finding in findings:
         if finding not in explained:
-            table.add_row(Text(_found(finding)), Text(finding.message), Text())
+            table.add_row(Text(_found(finding)), Text(in_words(finding)), Text())
     return table
 
 
