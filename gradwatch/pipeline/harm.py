@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +16,11 @@ Verdict = Literal["hurts", "waits", "harmless"]
 # Share of the first losses that is gone in a run that does well. Half: of the programs of tests/benchmarks/detection
 # (half "develop") and tests/benchmarks/blind that do harm and have such a finding, the best but one loses 0.44.
 _WELL = 0.5
+# What begins after the first steps, in layers that go on moving, comes with what the network has learned: the critics
+# of PPO and A2C on CartPole go to their bounds (tests/benchmarks/ecosystem).
+_WELL_LATER = 0.25
 _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of a loss that stays
+_JUMP = 5  # losses, of which the median counts: where an actor falls, the critic's loss jumps for a few steps
 _EARLY = 20  # steps: what begins later is not owed to the start
 _MILD = 10.0  # times the threshold: normalization frees the scale of what stands before it, by so much
 _GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates
@@ -26,11 +31,11 @@ class Harm:
     """Takes in the losses of a run, and judges whether a trouble does harm.
 
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
-    show it, and ``only_early`` that one which begins later is a finding at once. NaN, Inf, and a loss that is three
+    show it, and ``only_early`` that one which begins later is a finding at once. NaN, Inf, and five losses of three
     times the first ones are harm at once. A loss that has come down by half beyond its noise is none, for as long as it
-    stays there. A loss that measures no progress (one that was negative, or that of several optimizers) shows none
-    either. But where the layers in front of the trouble rest, the others learn without them, however far that brings
-    the loss: the bias of a last layer alone takes most of it where targets are large.
+    stays there. A loss that measures no progress (one that was negative or lower before, or that of several optimizers)
+    shows none either. But where the layers in front of the trouble rest, the others learn without them, however far
+    that brings the loss: the bias of a last layer alone takes most of it where targets are large.
 
     A gradient that explodes may do so on huge losses, which fall by half without good: this lets off only mild ones.
 
@@ -50,7 +55,7 @@ class Harm:
         self._progress = Progress()
         self._judged: Judgement | None = None
         self._is_broken = self._was_negative = False
-        self._latest = float("nan")
+        self._latest: deque[float] = deque(maxlen=_JUMP)
         self._optimizers: set[str] = set()
 
     def add(self, snapshot: Snapshot) -> None:
@@ -62,8 +67,7 @@ class Harm:
         self._was_negative = self._was_negative or bool((losses < 0).any())
         if snapshot.optimizer:
             self._optimizers.add(snapshot.optimizer)
-        known = losses[~np.isnan(losses)]
-        self._latest = float(np.median(known[-2:])) if len(known) else self._latest
+        self._latest.extend(losses[~np.isnan(losses)].tolist())
 
     @property
     def judged(self) -> Judgement:
@@ -78,14 +82,15 @@ class Harm:
         only_early = getattr(detector, "only_early", False)
         if not after or self._is_broken or (only_early and finding.step >= _EARLY):
             return "hurts"
-        judged = self.judged
-        if not judged.steps or self._has_jumped(judged):
+        judged, is_measure = self.judged, self._measures_progress
+        if not judged.steps or (is_measure and self._has_jumped(judged)):
             return "hurts"
         is_mild = finding.value < _MILD * finding.threshold
+        does_well = _does_well(judged, _WELL if finding.step < _EARLY else _WELL_LATER)
         if only_early:
-            if is_mild and self._does_well(judged):
+            if is_mild and does_well:
                 return "harmless"
-        elif (self._does_well(judged) or not self._measures_progress) and not _rests(finding, snapshot):
+        elif (does_well or not is_measure) and not _rests(finding, snapshot):
             return "harmless"
         if not only_early and snapshot.calls and set(finding.layers) <= set(snapshot.calls):
             after = max(after, _GATES_OPEN)
@@ -97,13 +102,11 @@ class Harm:
 
     @property
     def _measures_progress(self) -> bool:
-        return not self._was_negative and len(self._optimizers) < 2
-
-    def _does_well(self, judged: Judgement) -> bool:
-        return judged.course == "learns" and judged.start - judged.now > _WELL * abs(judged.start)
+        is_judged = self.judged.course != "no loss"  # lower before than now, as returns grow
+        return is_judged and not self._was_negative and len(self._optimizers) < 2
 
     def _has_jumped(self, judged: Judgement) -> bool:
-        return self._measures_progress and self._latest > _ROSE * abs(judged.start)
+        return bool(self._latest) and float(np.median(self._latest)) > _ROSE * abs(judged.start)
 
     def has_risen(self) -> bool:
         """Return True if the loss is no longer finite, or higher than at the start, beyond its noise."""
@@ -112,7 +115,7 @@ class Harm:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
-        plain = {"broken": self._is_broken, "negative": self._was_negative, "latest": self._latest}
+        plain = {"broken": self._is_broken, "negative": self._was_negative, "latest": list(self._latest)}
         return {"progress": self._progress.state_dict(), "optimizers": sorted(self._optimizers), **plain}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,7 +123,11 @@ class Harm:
         self._progress.load_state_dict(state["progress"])
         self._judged, self._optimizers = None, set(state["optimizers"])
         self._is_broken, self._was_negative = bool(state["broken"]), bool(state["negative"])
-        self._latest = float(state["latest"])
+        self._latest = deque(state["latest"], maxlen=_JUMP)
+
+
+def _does_well(judged: Judgement, share: float) -> bool:
+    return judged.course == "learns" and judged.start - judged.now > share * abs(judged.start)
 
 
 def _rests(finding: Finding, snapshot: Snapshot) -> bool:
@@ -134,6 +141,7 @@ def _rests(finding: Finding, snapshot: Snapshot) -> bool:
     at = [i for i, layer in enumerate(snapshot.layers) if layer in finding.layers]
     if not at:
         return False
-    updates = snapshot.update_to_weight[: at[-1] + 1]
-    known = updates[np.isfinite(updates)]
+    updates, gradients = snapshot.update_to_weight[: at[-1] + 1], snapshot.grad_norm[: at[-1] + 1]
+    moved = np.where(gradients == 0, 0.0, updates)  # a decay of the weights moves them too
+    known = moved[np.isfinite(moved)]
     return bool(len(known) and known.max() < _RESTS)

@@ -58,7 +58,7 @@ def follow(detector: Dull, course: str, count: int = 60) -> tuple[Ledger, list[i
 
 @pytest.mark.parametrize(
     ("course", "opened"),
-    [("falls", []), ("stays", [20]), ("falls a little", [20]), ("rises", [4]), ("is a reward", [])],
+    [("falls", []), ("stays", [20]), ("falls a little", [20]), ("rises", [6]), ("is a reward", [])],
 )
 def test_the_loss_decides(course: str, opened: list[int]) -> None:
     ledger, at = follow(Dull(range(60)), course)
