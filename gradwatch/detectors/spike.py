@@ -51,6 +51,10 @@ class Jump:
 # and more (tests/benchmarks/harm).
 _RESTLESS = 0.3
 _STAYS_UP = 2.0  # times the mean before the jump
+# Times the median, of the recent values and of the first ones: no loss has such a tail by nature. Those of
+# tests/benchmarks/harm stay below 30; a missing target that is read as -999 makes 5,000.
+_BY_NATURE = 100.0
+_RUNS_AWAY = 10.0  # times the first losses: a loss below zero that falls without end, and its gradient with it
 
 
 @dataclass
@@ -130,11 +134,13 @@ class Spike:
     def _is_harmless(self, snapshot: Snapshot) -> bool:
         """Return True if the loss is near its recent mean: at the end of a plateau the gradient grows without harm.
 
-        A loss that was negative lately (a reward, a likelihood) measures no progress, and can't be asked.
+        A loss that was negative lately (a reward, a likelihood) measures no progress, and can't be asked. One that runs
+        away below zero takes the gradient with it.
         """
-        past = list(self._histories["loss"].recent)[-self.delay :]
+        history = self._histories["loss"]
+        past = list(history.recent)[-self.delay :]
         if past and min(past) < 0:
-            return True
+            return abs(sum(past)) / len(past) < _RUNS_AWAY * float(np.abs(history.first).mean())
         return len(past) == self.delay and snapshot.loss < self.loud * sum(past) / self.delay
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +171,9 @@ class Spike:
             limits = self._limits(history)
             if limits is not None and np.isfinite(value) and value > limits[0]:
                 jump = Jump(step, value, limits[0], limits[1])
-                waits = name == "loss" and limits[2] > _RESTLESS and value < self.factor * history.highest
+                waits = (
+                    name == "loss" and limits[2] > _RESTLESS and value < min(self.factor * history.highest, limits[3])
+                )
                 (self._waiting if waits else found).append(jump)
             history.append(value, self.start)
         return found
@@ -190,8 +198,8 @@ class Spike:
         )
         yield Finding("spike", (name,), worst.step, worst.value, worst.limit, message)
 
-    def _limits(self, history: RecentValues) -> tuple[float, float, float] | None:
-        """Return the limit of the next value, the mean of the past ones and their spread; None where none is known."""
+    def _limits(self, history: RecentValues) -> tuple[float, float, float, float] | None:
+        """Return the limit of the next value, mean and spread of the past, and a sure limit; None where unknown."""
         count = len(history.recent) - self.delay
         if count < self.start:
             return None
@@ -203,8 +211,9 @@ class Spike:
         spread = _spread(logs)
         level = sum(history.first) / len(history.first)
         tail = float(np.exp(min(np.median(logs) + self.spread * spread, _LARGEST)))
-        tail = min(tail, self.factor * history.highest)
-        return max(self.factor * mean, self.floor * level, tail), mean, spread
+        sure = _BY_NATURE * float(max(np.exp(np.median(logs)), np.median(history.first)))
+        tail = min(tail, self.factor * history.highest, sure)
+        return max(self.factor * mean, self.floor * level, tail), mean, spread, sure
 
 
 _LARGEST = 700.0  # exp of more is inf
