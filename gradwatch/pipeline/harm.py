@@ -33,8 +33,8 @@ class Harm:
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
     show it, and ``only_early`` that one which begins later is a finding at once. NaN, Inf, and five losses of three
     times the first ones are harm at once. A loss that has come down by half beyond its noise is none, for as long as it
-    stays there. A loss that measures no progress (one that was negative or lower before, or that of several optimizers)
-    shows none either. But where the layers in front of the trouble rest, the others learn without them, however far
+    stays there. A loss that measures no progress (one that was negative, or that of several optimizers; for a trouble
+    that begins later also one that was lower before) shows none either. But where the layers in front of the trouble rest, the others learn without them, however far
     that brings the loss: the bias of a last layer alone takes most of it where targets are large.
 
     A gradient that explodes may do so on huge losses, which fall by half without good: this lets off only mild ones.
@@ -80,19 +80,24 @@ class Harm:
         """Return the verdict on a finding at a step; at the last one nothing waits."""
         after = getattr(detector, "harm_after", 0)
         only_early = getattr(detector, "only_early", False)
-        if not after or self._is_broken or (only_early and finding.step >= _EARLY):
+        over_calls = bool(snapshot.calls) and set(finding.layers) <= set(snapshot.calls)
+        is_late = finding.step >= _EARLY
+        # No norm takes out the scale of a recurrence.
+        if not after or self._is_broken or (only_early and (is_late or over_calls)):
             return "hurts"
         judged, is_measure = self.judged, self._measures_progress
+        if is_late and judged.course == "no loss":  # lower before than now, as returns grow
+            is_measure = False
         if not judged.steps or (is_measure and self._has_jumped(judged)):
             return "hurts"
         is_mild = finding.value < _MILD * finding.threshold
-        does_well = _does_well(judged, _WELL if finding.step < _EARLY else _WELL_LATER)
+        does_well = _does_well(judged, _WELL_LATER if is_late else _WELL)
         if only_early:
             if is_mild and does_well:
                 return "harmless"
         elif (does_well or not is_measure) and not _rests(finding, snapshot):
             return "harmless"
-        if not only_early and snapshot.calls and set(finding.layers) <= set(snapshot.calls):
+        if over_calls:
             after = max(after, _GATES_OPEN)
         if snapshot.step - finding.step >= after:
             return "hurts"
@@ -102,8 +107,7 @@ class Harm:
 
     @property
     def _measures_progress(self) -> bool:
-        is_judged = self.judged.course != "no loss"  # lower before than now, as returns grow
-        return is_judged and not self._was_negative and len(self._optimizers) < 2
+        return not self._was_negative and len(self._optimizers) < 2
 
     def _has_jumped(self, judged: Judgement) -> bool:
         return bool(self._latest) and float(np.median(self._latest)) > _ROSE * abs(judged.start)
