@@ -31,11 +31,12 @@ class Harm:
     """Takes in the losses of a run, and judges whether a trouble does harm.
 
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
-    show it, and ``only_early`` that one which begins later is a finding at once. NaN, Inf, and five losses of three
-    times the first ones are harm at once. A loss that has come down by half beyond its noise is none, for as long as it
-    stays there. A loss that measures no progress (one that was negative, or that of several optimizers; for a trouble
-    that begins later also one that was lower before) shows none either. But where the layers in front of the trouble rest, the others learn without them, however far
-    that brings the loss: the bias of a last layer alone takes most of it where targets are large.
+    show it, and ``only_early`` that one which begins later, or over the calls of a cell, is a finding at once. NaN,
+    Inf, and five losses of three times the first ones are harm at once. A loss that has come down by half beyond its
+    noise is none, for as long as it stays there. A loss that measures no progress shows none either: one that was
+    negative, that of several optimizers, or, for a trouble that begins later, one that was lower before. But where the
+    layers in front of the trouble rest, the others learn without them, however far that brings the loss: the bias of a
+    last layer alone takes most of it where targets are large.
 
     A gradient that explodes may do so on huge losses, which fall by half without good: this lets off only mild ones.
 
