@@ -76,6 +76,7 @@ class Saturated:
     fraction: float = 0.5
     patience: int = 5
     harm_after: ClassVar[int] = 50
+    may_come_later: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_share(self, fraction=self.fraction)

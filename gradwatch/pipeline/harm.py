@@ -16,8 +16,8 @@ Verdict = Literal["hurts", "waits", "harmless"]
 # Share of the first losses that is gone in a run that does well. Half: of the programs of tests/benchmarks/detection
 # (half "develop") and tests/benchmarks/blind that do harm and have such a finding, the best but one loses 0.44.
 _WELL = 0.5
-# What begins after the first steps, in layers that go on moving, comes with what the network has learned: the critics
-# of PPO and A2C on CartPole go to their bounds (tests/benchmarks/ecosystem).
+# The same for units that go to their bounds after the first steps, in layers that go on moving: the critics of PPO and
+# A2C on CartPole do (tests/benchmarks/ecosystem).
 _WELL_LATER = 0.25
 _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of a loss that stays
 _JUMP = 5  # losses, of which the median counts: where an actor falls, the critic's loss jumps for a few steps
@@ -31,7 +31,8 @@ class Harm:
     """Takes in the losses of a run, and judges whether a trouble does harm.
 
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
-    show it, and ``only_early`` that one which begins later, or over the calls of a cell, is a finding at once. NaN,
+    show it, ``only_early`` that one which begins later, or over the calls of a cell, is a finding at once, and
+    ``may_come_later`` that one which begins later comes with what the network learns, as units go to their bounds. NaN,
     Inf, and five losses of three times the first ones are harm at once. A loss that has come down by half beyond its
     noise is none, for as long as it stays there. A loss that measures no progress shows none either: one that was
     negative, that of several optimizers, or, for a trouble that begins later, one that was lower before. But where the
@@ -92,7 +93,8 @@ class Harm:
         if not judged.steps or (is_measure and self._has_jumped(judged)):
             return "hurts"
         is_mild = finding.value < _MILD * finding.threshold
-        does_well = _does_well(judged, _WELL_LATER if is_late else _WELL)
+        comes_later = is_late and getattr(detector, "may_come_later", False)
+        does_well = _does_well(judged, _WELL_LATER if comes_later else _WELL)
         if only_early:
             if is_mild and does_well:
                 return "harmless"
