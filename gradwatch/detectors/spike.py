@@ -154,9 +154,9 @@ class Spike:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the histories of an earlier run."""
         length = self.window + self.delay
-        self._waiting = [Jump(**jump) for jump in state.get("waiting", ())]
+        self._waiting = [Jump(**jump) for jump in state["waiting"]]
         self._histories = {
-            name: RecentValues(deque(saved["recent"], maxlen=length), list(saved["first"]), saved.get("highest", 0.0))
+            name: RecentValues(deque(saved["recent"], maxlen=length), list(saved["first"]), saved["highest"])
             for name, saved in state.items()
             if name != "waiting"
         }

@@ -248,9 +248,8 @@ class Ledger:
         troubles = [Trouble(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
         self._troubles = [trouble for trouble in troubles if trouble.detector < len(self.detectors)]
         for trouble in self._troubles:
-            trouble.layers = tuple(trouble.layers) or trouble.finding.layers
-        if "harm" in state:
-            self._harm.load_state_dict(state["harm"])
+            trouble.layers = tuple(trouble.layers)
+        self._harm.load_state_dict(state["harm"])
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
                 self._containment.run(self.parts[number], self.detectors[number].load_state_dict, memory)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.probe.norms import Batch, batches, l2_norms, nonfinite_counts, nonzero_counts
+from gradwatch.probe.norms import Batch, batches, is_readable, l2_norms, nonfinite_counts, nonzero_counts
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
@@ -243,8 +243,13 @@ def _total_of(alike: Sequence[Batch], norms: Sequence[Tensor], shares: Array) ->
 def part_of_total_norm(
     params: Sequence[nn.Parameter], ranks: Ranks | None, scale: Tensor | None = None
 ) -> Tensor | None:
-    """Return this process's part of the total L2 norm of the gradients, see ``ParameterReading.total``."""
+    """Return this process's part of the total L2 norm of the gradients, see ``ParameterReading.total``.
+
+    It is None, too, where a gradient is of a class that may hold anything.
+    """
     grads, measure = _gradients(params), _norms_over(scale)
+    if not all(is_readable(grad) for grad in grads if grad is not None):
+        return None
     alike = batches(grads)
     return _total_of(alike, [measure(batch) for _, batch in alike], _shares(params, grads, ranks)[1])
 

@@ -144,7 +144,7 @@ def test_stops_cleanly(tmp_path: Path) -> None:
     t = trainer(tmp_path, monitor, max_steps=100)
     with pytest.warns(GradientWarning, match="vanishing"):
         t.fit(model, loader())
-    assert t.global_step < 20
+    assert t.global_step < 60  # vanishing is kept back for 50 steps, in which the loss may come down
     assert_no_hooks(model)
 
 
