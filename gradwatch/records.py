@@ -16,7 +16,7 @@ __all__ = [
 
 Kind = Literal[
     "vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike",
-    "unmoved", "carried-over", "idle-clip", "out-of-sync",
+    "unmoved", "carried-over", "idle-clip", "out-of-sync", "broadcast",
 ]  # fmt: skip
 Severity = Literal["warning", "error"]
 
@@ -125,6 +125,8 @@ Cause = Literal[
     "step without effect",
     "clip without effect",
     "replicas out of sync",
+    "shapes broadcast",
+    "unbounded activation",
     "not known",
 ]
 

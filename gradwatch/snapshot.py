@@ -48,6 +48,8 @@ class Snapshot:
             for Linears and convolutions: their L2 norm over the square root of the inputs (times the stride's area).
         size: number of its own trained parameters.
         saturated_fraction: share of a bounded activation's outputs where its slope is under 2.7 % of the steepest.
+        output_spread: how much the output of a layer with weights differs from sample to sample (or position to
+            position), as a standard deviation over the output's root mean square: 0 where all are alike.
         params: names of the trained parameters: they require a gradient and belong to the optimizer.
         left_out: names of parameters that have a gradient but belong to no optimizer so far, in training mode.
         param_grad_norm: L2 norm of the gradient of each of ``params``; NaN where ``.grad`` is None.
@@ -61,6 +63,7 @@ class Snapshot:
         param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
         groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
         group_learning_rate, group_initial_rate: rate of each group, and what a schedule started from; NaN without one.
+        group_weight_decay: weight decay of each group; NaN where it has none.
         schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty
             without one.
         carried_over: parameters whose gradient still held that of an earlier step when this step's began.
@@ -69,6 +72,9 @@ class Snapshot:
         clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
             it: ``before backward``, ``no gradients``.
         clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
+        broadcast: the shapes that the loss brought together by broadcasting, such as ``(64, 1) and (64,) to (64, 64)``,
+            where it compares each output with each target; empty where it does not.
+        classes: of the loss, where it is a cross-entropy over classes; NaN where it is another, or not known.
         calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
             first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
@@ -108,6 +114,7 @@ class Snapshot:
     output_rms: Array = _values("layers")
     dead_fraction: Array = _values("layers")
     saturated_fraction: Array = _values("layers")
+    output_spread: Array = _values("layers")
     weight_gain: Array = _values("layers")
     size: Array = _values("layers")
     params: tuple[str, ...] = ()
@@ -125,11 +132,14 @@ class Snapshot:
     groups: tuple[str, ...] = ()
     group_learning_rate: Array = _values("groups")
     group_initial_rate: Array = _values("groups")
+    group_weight_decay: Array = _values("groups")
     schedule_interval: str = ""
     carried_over: tuple[str, ...] = ()
     out_of_sync: Mapping[str, int] = field(default_factory=dict)
     clip: str = ""
     clip_max_norm: float = float("nan")
+    broadcast: str = ""
+    classes: float = float("nan")
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")
     total_norm_after: float = float("nan")
@@ -254,6 +264,6 @@ ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) 
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over")
-_SINCE_0_2 = ("clip_max_norm", "frozen_size")  # last: the order is that of the record's lines
+_SINCE_0_2 = ("clip_max_norm", "frozen_size", "classes")  # last: the order is that of the record's lines
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
-_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip")
+_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "broadcast")
