@@ -5,13 +5,13 @@ from gradwatch.detectors.exploding import Exploding
 from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
-from gradwatch.detectors.training_loop import CarriedOver, IdleClip, OutOfSync
+from gradwatch.detectors.training_loop import Broadcast, CarriedOver, IdleClip, OutOfSync
 from gradwatch.detectors.unmoved import Unmoved
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "OutOfSync", "Saturated", "Spike", "Stalled",
+    "Broadcast", "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "OutOfSync", "Saturated", "Spike", "Stalled",
     "Unmoved", "Vanishing", "default_detectors",
 ]  # fmt: skip
 
@@ -20,5 +20,5 @@ def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
         NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
-        IdleClip(), OutOfSync(), Spike(),
+        IdleClip(), OutOfSync(), Broadcast(), Spike(),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
+from gradwatch.probe.loss_graph import LossEnd, read_end
 from gradwatch.probe.module_hooks import LossPass, sweep
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
@@ -95,6 +96,7 @@ class Probe:
         self._updates = Updates(update_bytes)
         self._has_failed = self._is_over = False
         self.loss_pass = LossPass()
+        self._loss_end = LossEnd()
         self._watch(self._find())
 
     def _watch(self, layers: Mapping[str, nn.Module]) -> None:
@@ -144,9 +146,15 @@ class Probe:
             self._watch(self._find(strict=False))
         self._hookable.begin_step()
         self.loss_pass.reset()
+        self._loss_end = LossEnd()
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
         self.containment.run(CARRIED, self._hooks.carried.begin, used)
+
+    def look_at_loss(self, loss: Tensor) -> None:
+        """Read the end of the graph of the step's loss, of the first that has one."""
+        if self.is_attached and self._loss_end == LossEnd() and loss.grad_fn is not None:
+            self._loss_end = self.containment.run("the graph of the loss", read_end, loss) or LossEnd()
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -273,7 +281,7 @@ class Probe:
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
-        used["frozen_size"] = float(self._watched.frozen_size)
+        used |= {"frozen_size": float(self._watched.frozen_size), **vars(self._loss_end)}
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
