@@ -113,16 +113,18 @@ def causes_first(answers: Iterable[Diagnosis]) -> list[Diagnosis]:
         >>> [answer.cause for answer in causes_first([decay, faded])]
         ['missing normalization or skip', 'weight decay too strong']
     """
-    ranked = sorted(answers, key=lambda answer: (-answer.score, -len(answer.findings)))
-    for cause in tuple(ranked):
-        cap = cause.score * _BELOW
-        ranked = [
-            replace(answer, score=min(answer.score, cap)) if _follows(answer, cause) else answer for answer in ranked
-        ]
+    ranked = list(answers)
+    for _ in BRINGS_ABOUT:  # once a link of the longest chain
+        ranked = [_below_its_causes(answer, ranked) for answer in ranked]
     return sorted(ranked, key=lambda answer: (-answer.score, -len(answer.findings)))
 
 
 _BELOW = 0.99  # the score of a consequence over that of its cause, where it would stand above it
+
+
+def _below_its_causes(answer: Diagnosis, all_of_them: Sequence[Diagnosis]) -> Diagnosis:
+    caps = [_BELOW * cause.score for cause in all_of_them if _follows(answer, cause)]
+    return replace(answer, score=min([answer.score, *caps]))
 
 
 def _follows(answer: Diagnosis, cause: Diagnosis) -> bool:

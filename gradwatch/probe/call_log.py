@@ -76,6 +76,8 @@ class CallLog:
         inputs, outputs: pairs of a call and an edge.
         norms: call, entries and norm (a device scalar) of its output.
         saturated: place in ``norms``, and the share of saturated outputs (a device scalar) of a bounded activation.
+        spreads: layer -> its first call, and device scalars: the norm of some of its output's rows, without their mean
+            and with it.
         peaks: call, largest output of each unit, and number of samples, of a ReLU.
         shares, arrival_shares, norm_shares: weight of each edge, arrival and norm in a sum over all ranks, where ranks
             that share a batch hold copies; empty where none do.
@@ -96,6 +98,7 @@ class CallLog:
         self.outputs: list[tuple[int, int]] = []
         self.norms: list[tuple[int, int, Tensor]] = []
         self.saturated: list[tuple[int, Tensor]] = []
+        self.spreads: dict[str, tuple[int, Tensor, Tensor]] = {}
         self.peaks: list[tuple[int, Tensor, int]] = []
         self.shares: list[float] = []
         self.arrival_shares: list[float] = []
@@ -212,6 +215,16 @@ def add_outputs(
     at, amounts = layers[bounded][kept], entries[bounded][kept]
     layout.add("flat_entries", at, np.asarray(flat_slots, np.intp)[kept], weight=amounts)
     layout.count("bounded_entries", at, amounts)
+
+
+def add_spreads(
+    layout: SumLayout, log: CallLog, calls: CallSums, varying: Sequence[int], whole: Sequence[int]
+) -> None:
+    """Add how much the rows of the outputs differ: slots of the norms without their mean, and with it."""
+    of_call = np.array([call for call, _, _ in log.spreads.values()], np.intp)
+    layers, used = calls.layers[of_call], calls.used[of_call]
+    for name, slots in (("varying", varying), ("rows", whole)):
+        layout.add(name, layers[used], np.asarray(slots, np.intp)[used], power=2)
 
 
 def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int]) -> None:

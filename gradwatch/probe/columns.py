@@ -40,6 +40,7 @@ def layer_columns(sums: Sums, scale: float) -> Columns:
         "grad_output_rms": np.sqrt(mean),
         "gain": np.sqrt(_ratio(sums["in_energy"] / scale**2, sums["in_entries"]) / healthy),
         "output_rms": np.sqrt(_ratio(sums["out_energy"], sums["out_entries"])),
+        "output_spread": np.sqrt(_ratio(sums["varying"], sums["rows"])),
         "saturated_fraction": _ratio(sums["flat_entries"], sums["bounded_entries"]),
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradwatch.containment import Containment
-from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
+from gradwatch.layer_kinds import NORMALIZATIONS, is_convolution, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.carried import CarriedGradients
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
@@ -34,6 +34,9 @@ from gradwatch.torch_internals import (
 # cell that is called 500 times in each of 100 batches stays below it.
 _MOST_CALLS = 1 << 16
 CARRIED = "the gradients of earlier steps"  # the part that is out of service where looking at them fails
+# Of an output so many samples (or positions), spread over the batch, and so many entries of each tell how alike they are.
+# On a CPU that takes 30 us a layer, whatever the size of the output.
+_LEAST_ROWS, _ROWS, _ENTRIES = 8, 32, 256
 _INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
 
@@ -189,12 +192,24 @@ class LayerHooks(StepHooks):
         # images of 32 x 32) their outputs are 75 MB, which need not be read. A user's forward may make NaN itself.
         if runs_forward_of(module, NORMALIZATIONS):
             return lambda *_: None
+        if any(param.dim() > 1 for param in own_parameters(module).values()):
+            return partial(self._read_size_and_spread, is_convolution(module))
         return partial(self._read_size, saturation_of(module))
 
     def _read_units(self, call: int, output: Tensor) -> None:
         peaks = peaks_of(output) if is_plain(output) else None
         if peaks is not None:
             self.log.peaks.append((call, *peaks))
+
+    def _read_size_and_spread(self, channels_first: bool, call: int, output: Tensor) -> None:
+        self._read_size(None, call, output)
+        if is_plain(output) and output.dim() > 1 and self.log.layers[call] not in self.log.spreads:
+            values = stored_values(output)
+            rows = values.flatten(0, -2) if values.dim() == 3 and not channels_first else values.flatten(1)
+            if len(rows) >= _LEAST_ROWS and rows.shape[1]:
+                rows = rows[:: -(-len(rows) // _ROWS), :_ENTRIES].float()
+                sizes = torch.linalg.vector_norm(rows - rows.mean(0)), torch.linalg.vector_norm(rows)
+                self.log.spreads[self.log.layers[call]] = (call, *sizes)
 
     def _read_size(self, saturation: tuple[float, float] | None, call: int, output: Tensor) -> None:
         values, log = stored_values(output), self.log

@@ -41,7 +41,7 @@ import numpy as np
 from torch import Tensor
 
 from gradwatch.containment import OutOfService
-from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, add_outputs
+from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, add_outputs, add_spreads
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.parameters import NONE, ParameterReading
@@ -59,6 +59,7 @@ LAYER_SUMS = (
     "in_energy", "in_entries",  # gradients at the inputs
     "out_energy", "out_entries",  # outputs
     "flat_entries", "bounded_entries",  # outputs of bounded activations: where these are flat, all
+    "varying", "rows",  # rows of outputs, without their mean and with it
     "samples",  # of ReLUs
     "position", "called",  # places in the order of first calls, processes in which the layer was called
     "unwatched",  # processes in which the layer's hook failed
@@ -285,6 +286,9 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     norms = scalars.many([norm for _, _, norm in log.norms])
     flat = scalars.many([share for _, share in log.saturated])
     add_outputs(layout, log, calls, norms, flat)
+    spreads = [*log.spreads.values()]
+    parts = (scalars.many([each[place] for each in spreads]) for place in (1, 2))
+    add_spreads(layout, log, calls, *parts)
     add_inputs(layout, log, calls, scalars.many([norm for _, _, norm in log.inputs_given]))
     add_order(layout, calls)
     for parameters in reading.parameters:
