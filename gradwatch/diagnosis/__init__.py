@@ -15,6 +15,7 @@ __all__ = ["diagnose"]
 RULES: tuple[Rule[Evidence], ...] = (
     step.gradients_are_not_zeroed,
     step.replicas_out_of_sync,
+    step.shapes_broadcast,
     step.step_without_effect,
     step.clip_without_effect,
     network.saturating_activation,
