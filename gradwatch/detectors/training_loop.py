@@ -165,7 +165,7 @@ class Broadcast:
 
     Example:
         >>> [finding.message for finding in Broadcast()(Snapshot(0, (), broadcast="(N, 1) and (N,) to (N, N)"))]
-        ['broadcast: the loss brings shapes together, (N, 1) and (N,) to (N, N): each output meets each target.']
+        ['broadcast: each output meets each target: shapes (N, 1) and (N,) to (N, N), N being the samples.']
 
     References:
         No threshold. torch warns of it in ``mse_loss``, not where the difference is written by hand.
@@ -179,9 +179,7 @@ class Broadcast:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding about the loss."""
         if snapshot.broadcast:
-            message = (
-                f"broadcast: the loss brings shapes together, {snapshot.broadcast}: each output meets each target."
-            )
+            message = f"broadcast: each output meets each target: shapes {snapshot.broadcast}, N being the samples."
             yield Finding("broadcast", ("loss",), snapshot.step, 1.0, 0.0, message)
 
 

@@ -40,8 +40,8 @@ def shapes_broadcast(evidence: Evidence) -> Claim | None:
         return None
     shapes = next((each.broadcast for each in evidence.history if each.broadcast), "")
     text = (
-        f"The loss brings output and target together by broadcasting, {shapes}: each output meets the targets of all "
-        f"samples, so the best it can learn is their mean. {evidence.loss_in_words}"
+        f"The loss broadcasts output and target against each other, shapes {shapes} for N samples: each output meets "
+        f"the targets of all samples, and the best that it can learn is their mean. {evidence.loss_in_words}"
     )
     return Claim(text, about)
 

@@ -94,6 +94,16 @@ def unscaled_target(seen: FirstPass) -> Claim | None:
     return Claim(text, seen.found("exploding"))
 
 
+@rule("shapes broadcast", 1.0)
+def shapes_broadcast(seen: FirstPass) -> Claim | None:
+    """The loss compares each output with each target."""
+    shapes = seen.recorder.head.broadcast
+    if not shapes:
+        return None
+    text = f"The loss broadcasts output and target against each other, shapes {shapes} for N samples."
+    return Claim(text, seen.found("broadcast"))
+
+
 @rule("dead ReLU", 0.9)
 def dead(seen: FirstPass) -> Claim | None:
     """No sample of the batch sets off these ReLUs; the layers before them get no gradient."""
@@ -164,8 +174,8 @@ def foreign(seen: FirstPass) -> Claim | None:
 
 
 _RULES: tuple[Rule[FirstPass], ...] = (
-    loss_without_graph, crash, head, bad_values, unscaled_input, unscaled_target, dead, large_weights, large_logits,
-    copies, foreign,
+    loss_without_graph, crash, head, bad_values, shapes_broadcast, unscaled_input, unscaled_target, dead, large_weights,
+    large_logits, copies, foreign,
 )  # fmt: skip
 
 

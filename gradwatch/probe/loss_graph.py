@@ -81,6 +81,8 @@ def _weighs_alike(node: Any) -> bool:
     """Return False for a product with a matrix of weights, one for each pair: who has such a matrix means the pairs."""
     if node_name(node) not in ("Mul", "Div") or all(parent is not None for parent, _ in node.next_functions):
         return True
+    if output_shape(node, 0) == ():
+        return True
     kept = [each for each in (saved(node, "self"), saved(node, "other")) if each is not None]
     known = kept[0] if len(kept) == 1 else None  # of a product only the factor without a gradient is kept
     return known is not None and sum(size > 1 for size in known.shape) < 2

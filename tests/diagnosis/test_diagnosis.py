@@ -53,6 +53,10 @@ def with_weights(model: nn.Module, deviation: float | None = None, bias: float =
     return model
 
 
+def against_all(output: Tensor, target: Tensor) -> Tensor:
+    return 0.5 * (output - target.squeeze(1)).square().mean()
+
+
 @dataclass(frozen=True)
 class Training:
     """The settings of a training; the defaults are healthy."""
@@ -178,6 +182,7 @@ SICK: dict[str, tuple[Cause, Training]] = {
     "gradients that pile up": ("gradients are not zeroed", replace(HEALTHY, clears=False)),
     "a step that does nothing": ("step without effect", replace(HEALTHY, optimizer=lambda p: Idle(p, lr=0.1))),
     "a clip before the backward pass": ("clip without effect", replace(HEALTHY, clips_early=True)),
+    "each output against each target": ("shapes broadcast", replace(REGRESSION, loss=against_all)),
     "a step too far": (
         "learning rate too high",
         replace(HEALTHY, optimizer=lambda params: torch.optim.SGD(params, lr=30.0)),
