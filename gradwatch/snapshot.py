@@ -75,7 +75,7 @@ class Snapshot:
         clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
         broadcast: the shapes that the loss brought together by broadcasting, such as ``(N, 1) and (N,) to (N, N)`` for
             N samples, where it compares each output with each target; empty where it does not.
-        classes: of the loss, where it is a cross-entropy over classes; NaN where it is another, or not known.
+        classes: of the loss, where it is a mean cross-entropy over classes and nothing else; NaN where not, or unknown.
         calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
             first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.

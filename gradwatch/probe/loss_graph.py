@@ -22,6 +22,7 @@ _BETWEEN = (
     "Alias", "Clone", "ToCopy", "Stack", "Cat", "Unsqueeze", "Select", "Rsub", "Log", "Cosh", "Log1P", "Nansum",
     "Nanmean", "LinalgVectorNorm", "Norm", *DISTANCES,
 )  # fmt: skip
+_MEAN = 1  # torch's number of a reduction by the mean
 _ON_PURPOSE = ("Unsqueeze", "View", "UnsafeView", "Reshape", "Expand", "AccumulateGrad")
 
 
@@ -32,7 +33,7 @@ class LossEnd:
     Attributes:
         broadcast: the shapes that were broadcast against each other, in words, with N for the size of the batch: so
             processes with batches of other sizes say the same. Empty where none were.
-        classes: of a cross-entropy; NaN where the loss has none.
+        classes: of a mean cross-entropy over classes; NaN where the loss is another, or has other terms.
         reach: the network's last activation in front of a squared error; None for another end.
     """
 
@@ -54,12 +55,8 @@ def read_end(loss: Tensor, *, with_reach: bool = False) -> LossEnd:
         >>> read_end(torch.nn.functional.cross_entropy(output.expand(8, 3), torch.zeros(8).long())).classes
         3.0
     """
-    broadcast, classes = "", math.nan
-    for node in _nodes_near(loss.grad_fn):
-        broadcast = broadcast or next(_broadcasts(node), "")
-        if math.isnan(classes):
-            classes = next(_classes(node), math.nan)
-    return LossEnd(broadcast, classes, read_reach(loss) if with_reach else None)
+    broadcast = next((shapes for node in _nodes_near(loss.grad_fn) for shapes in _broadcasts(node)), "")
+    return LossEnd(broadcast, _classes(loss.grad_fn), read_reach(loss) if with_reach else None)
 
 
 def _nodes_near(start: Any) -> Iterator[Any]:
@@ -155,10 +152,10 @@ def _other_shape(name: str, node: Any, shape: Sequence[int], to: tuple[int, ...]
     return missing
 
 
-def _classes(node: Any) -> Iterator[float]:
-    """Yield the number of classes of a cross-entropy."""
-    if node_name(node) in ("NllLoss", "NllLoss2D"):
-        parent, number = node.next_functions[0]
-        shape = None if parent is None else output_shape(parent, number)
-        if shape is not None and len(shape) > 1 and shape[1] > 1:
-            yield float(shape[1])
+def _classes(node: Any) -> float:
+    """Return the number of classes of a cross-entropy, whose value says what ln C means only where it is a mean."""
+    if node is None or node_name(node) not in ("NllLoss", "NllLoss2D") or saved(node, "reduction") != _MEAN:
+        return math.nan
+    parent, number = node.next_functions[0]
+    shape = None if parent is None or node_name(parent) != "LogSoftmax" else output_shape(parent, number)
+    return float(shape[1]) if shape is not None and len(shape) > 1 and shape[1] > 1 else math.nan

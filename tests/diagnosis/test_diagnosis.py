@@ -271,6 +271,18 @@ def test_the_cause_is_named_first(name: str) -> None:
     assert diagnoses[0].cause == cause, [f"{d.score:.2f} {d}" for d in diagnoses]
 
 
+@pytest.mark.parametrize("input_rms", [1.0, 100.0])
+@pytest.mark.parametrize("first_loss", [2.3, 30.0])
+def test_a_large_first_loss_is_named_where_something_came_of_it(first_loss: float, input_rms: float) -> None:
+    losses = {"loss": first_loss, "trace_step": [0], "trace_loss": [first_loss]}
+    first = Snapshot(0, ("a",), classes=10.0, input_rms=input_rms, **losses)
+    found = Finding("spike", ("loss",), 7, 90.0, 30.0, "The loss spikes.")
+    is_named = first_loss == 30.0 and input_rms == 1.0
+    diagnoses = diagnose([found], [first])
+    assert any("ln 10 = 2.3" in diagnosis.evidence for diagnosis in diagnoses) == is_named
+    assert not any("ln 10" in diagnosis.evidence for diagnosis in diagnose([], [first]))
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_a_healthy_training_has_no_cause(name: str) -> None:
     assert TWINS[name].diagnose() == []
