@@ -213,6 +213,8 @@ class Learning:
         self._gradient = 0.0
         self._rate, self._grew_at = float("nan"), 0
         self._optimizers: set[str] = set()
+        # A parameter of the first measured step; where a later step is without it, optimizers take turns (a GAN).
+        self._param, self._takes_turns = "", False
         self._diverged = False
 
     def add(self, snapshot: Snapshot) -> None:
@@ -233,8 +235,9 @@ class Learning:
             self._largest = max(self._largest, update)
         self._latest = max(self._latest, _largest(snapshot.update_to_weight))
         self._gradient = max(self._gradient, gradient)
-        if snapshot.optimizer:
-            self._optimizers.add(snapshot.optimizer)
+        self._optimizers |= {group.rpartition(" ")[0] for group in snapshot.groups} or {snapshot.optimizer} - {""}
+        self._param = self._param or (snapshot.params or ("",))[0]
+        self._takes_turns = self._takes_turns or bool(snapshot.params and self._param not in snapshot.params)
         if not snapshot.learning_rate <= _RATE_GROWS * self._rate:
             grew = self._rate == self._rate
             self._rate = snapshot.learning_rate
@@ -250,7 +253,8 @@ class Learning:
         if found.course != "not learning":
             return found
         is_known = huge or tiny or self.chance == self.chance
-        is_measure = len(self._optimizers) < 2 and self._first_step < _SEEN_FROM_START and not self._diverged
+        is_one_loss = len(self._optimizers) < 2 and not self._takes_turns
+        is_measure = is_one_loss and self._first_step < _SEEN_FROM_START and not self._diverged
         rises = found.now - found.start > max(_BEYOND_NOISE * found.noise, _LEAST_FALL * found.start)
         return found if is_known and is_measure and not (rises and not huge) else replace(found, course="no loss")
 
@@ -263,8 +267,22 @@ class Learning:
         """Go on from such a state."""
         self.progress.load_state_dict(state["progress"])
         self.chance, self._optimizers = float(state["chance"]), set(state["optimizers"])
-        for name in ("first_step", "count", "largest", "latest", "gradient", "rate", "grew_at", "diverged"):
+        for name in (
+            "first_step",
+            "count",
+            "largest",
+            "latest",
+            "gradient",
+            "rate",
+            "grew_at",
+            "diverged",
+            "param",
+            "takes_turns",
+        ):
             setattr(self, f"_{name}", state[name])
+
+
+_PLAIN = ["first_step", "count", "largest", "latest", "gradient", "rate", "grew_at", "diverged", "param", "takes_turns"]
 
 
 def judge_run(history: Iterable[Snapshot], chance: float = float("nan"), *, is_suspect: bool = False) -> Judgement:

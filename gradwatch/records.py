@@ -35,6 +35,8 @@ class Finding:
         severity: ``"error"`` where training can't go on (NaN, Inf), else ``"warning"``.
         closed_step: optimizer step at which it was gone; None while it lasts.
         case: the form of the problem, where a kind has several, such as ``rate zero`` of ``unmoved``.
+        latest, worst: step and value where it was last seen, and where the value was farthest beyond the threshold;
+            None where it was seen only as it opened. Layers, value and message stay those of the opening.
 
     Example:
         >>> Finding("vanishing", ("first",), step=3, value=1e-7, threshold=1e-3, message="it vanishes").is_open
@@ -50,6 +52,8 @@ class Finding:
     severity: Severity = "warning"
     closed_step: int | None = None
     case: str = ""
+    latest: tuple[int, float] | None = None
+    worst: tuple[int, float] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -64,7 +68,8 @@ class Finding:
         closed = None if self.closed_step is None else int(self.closed_step)
         numbers = {"step": int(self.step), "value": float(self.value), "threshold": float(self.threshold)}
         plain = {**vars(self), "layers": list(self.layers), **numbers, "closed_step": closed}
-        return plain if self.case else {name: value for name, value in plain.items() if name != "case"}
+        seen = {name: (value := getattr(self, name)) and [int(value[0]), float(value[1])] for name in _SEEN}
+        return {name: value for name, value in {**plain, **seen}.items() if value or name not in ("case", *_SEEN)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
@@ -74,6 +79,10 @@ class Finding:
         given |= {name: as_number(plain[name]) for name in ("value", "threshold")}
         closed = plain.get("closed_step")
         given["closed_step"] = None if closed is None else as_step(closed)
+        for name in _SEEN:
+            if plain.get(name) is not None:
+                step, value = of_type(list, plain[name])
+                given[name] = as_step(step), as_number(value)
         return cls(layers=as_names(plain["layers"]), step=as_step(plain["step"]), **given)
 
 
@@ -86,6 +95,9 @@ def some_of(names: Sequence[str]) -> str:
     """
     first, more = ", ".join(names[:3]), len(names) - 3
     return f"{first} and {more} more" if more > 0 else first
+
+
+_SEEN = ("latest", "worst")
 
 
 class GradientWarning(UserWarning):

@@ -62,7 +62,8 @@ class Snapshot:
         param_put_back: 1 where a parameter is as it was before the last measured step, which had moved it; else 0.
         param_dtypes: types of ``params``, such as ``bfloat16``; empty where all are ``float32``.
         param_groups: parameter group that each of ``params`` belongs to, one of ``groups``.
-        groups: the parameter groups that stepped: class of the optimizer and a number, such as ``Adam 0``.
+        groups: the parameter groups that stepped: class of the optimizer and number of the group, such as ``Adam 0``;
+            ``Adam-1 0`` is the first group of a second Adam.
         group_learning_rate, group_initial_rate: rate of each group, and what a schedule started from; NaN without one.
         group_weight_decay: weight decay of each group; NaN where it has none.
         schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty

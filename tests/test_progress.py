@@ -114,15 +114,20 @@ class TestLearning:
         history = [run(noise(10), 10 * i, learning_rate=1e-4 * (i + 1), update_norm=[1e-9]) for i in range(8)]
         assert judge_run(history).course == "too few steps"
 
-    @pytest.mark.parametrize("case", ["resumed", "two optimizers", "diverged"])
+    @pytest.mark.parametrize("case", ["resumed", "two optimizers", "two of a class", "turns", "diverged"])
     def test_runs_that_cannot_be_judged_are_not_accused(self, case: str) -> None:
         start = 5_000 if case == "resumed" else 0
-        second = {"optimizer": "Adam"} if case == "two optimizers" else {}
+        more: dict[str, object] = {
+            "two optimizers": {"optimizer": "Adam"},
+            "two of a class": {"groups": ("SGD 0", "SGD-1 0"), "group_learning_rate": [0.1, 0.1]},
+            "turns": {"params": ("critic.weight",), "param_grad_norm": [0.1]},
+        }
         losses = noise(80)
         if case == "diverged":
             losses[40] = math.inf
-        tiny = {"update_norm": [1e-9]}
-        history = [run(losses, start, **tiny), run(noise(20), start + 80, **tiny, **second)]
+        tiny: dict[str, object] = {"update_norm": [1e-9]}
+        first = run(losses, start, **tiny, params=("actor.weight",), param_grad_norm=[0.1])
+        history = [first, run(noise(20), start + 80, **(tiny | more.get(case, {})))]
         assert judge_run(history).course == "no loss"
 
     def test_it_goes_on_from_a_state(self) -> None:

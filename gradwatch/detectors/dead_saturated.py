@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Dead:
 
     fraction: float = 0.8
     patience: int = 5
+    harm_after: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         require_share(self, fraction=self.fraction)
@@ -73,6 +75,8 @@ class Saturated:
 
     fraction: float = 0.5
     patience: int = 5
+    harm_after: ClassVar[int] = 50
+    may_come_later: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_share(self, fraction=self.fraction)

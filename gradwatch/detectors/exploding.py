@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,8 @@ class Exploding:
     total_norm: float = 1e6
     min_calls: int = 5
     patience: int = 2
+    harm_after: ClassVar[int] = 20
+    only_early: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_positive(self, growth=self.growth, grad_to_weight=self.grad_to_weight, total_norm=self.total_norm)

@@ -41,7 +41,7 @@ class Stalled:
         share: of the parameters; where more are without a gradient, those that had one before count too.
         steps: optimizer steps until it is a finding, of which at least 10 are measured, or all where these are fewer: a
             head that is used in one batch out of several, tasks that take turns in blocks of steps, and a branch that
-            starts at zero (ReZero, LoRA), are healthy.
+            starts at zero (ReZero, LoRA), are healthy. Where most of the model has no gradient, 10 are enough.
 
     Raises:
         ValueError: when a setting is not positive, or the share is above 1.
@@ -76,7 +76,8 @@ class Stalled:
         stalled = self._stalled(snapshot)
         beside = beside_the_way(snapshot) if len(stalled) else np.zeros(0, np.bool_)
         self._cut.update(snapshot.params[i] for i in stalled if not beside[i])
-        ripe = [i for i in stalled if self._is_ripe(snapshot, i)]
+        steps = min(self.steps, _MEASURED) if _is_most(snapshot, stalled) else self.steps
+        ripe = [i for i in stalled if self._is_ripe(snapshot, i, steps)]
         cut = [i for i in ripe if snapshot.params[i] in self._cut]
         unused = [i for i in ripe if snapshot.params[i] not in self._cut]
         if cut:
@@ -93,7 +94,7 @@ class Stalled:
         without = np.isnan(norms) | (norms == 0)
         for place in np.flatnonzero(norms == 0).tolist():
             without[place] = not _cancels(place, snapshot.params, norms)
-        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~without))
+        self._moved.update(snapshot.params[i] for i in np.flatnonzero(~(without | _is_rounding(snapshot))))
         stalled = np.flatnonzero(without)
         self._lacked.update(snapshot.params[i] for i in stalled)
         if without.any() and without.mean() < self.share:
@@ -108,15 +109,12 @@ class Stalled:
         }
         return found
 
-    def _is_ripe(self, snapshot: Snapshot, place: int) -> bool:
+    def _is_ripe(self, snapshot: Snapshot, place: int, steps: int) -> bool:
         first, count = self._since[snapshot.params[place]]
-        return snapshot.step - first + 1 >= self.steps and count >= min(self.steps, _MEASURED)
+        return snapshot.step - first + 1 >= steps and count >= min(steps, _MEASURED)
 
     def _does_harm(self, snapshot: Snapshot, unused: Sequence[int]) -> bool:
-        sizes = snapshot.param_size
-        if np.nansum(sizes[unused]) > _MOST * np.nansum(sizes):
-            return True
-        return self._learning.judge(is_suspect=True).course == "not learning"
+        return _is_most(snapshot, unused) or self._learning.judge(is_suspect=True).course == "not learning"
 
     def _finding(self, snapshot: Snapshot, names: tuple[str, ...], what: str, case: str) -> Finding:
         message = (
@@ -134,10 +132,15 @@ class Stalled:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what an earlier run knows."""
         self._moved, self._lacked = set(state["moved"]), set(state["lacked"])
-        self._cut = set(state.get("cut", ()))
-        self._since = {name: (first, count) for name, (first, count) in state.get("since", {}).items()}
-        if "learning" in state:
-            self._learning.load_state_dict(state["learning"])
+        self._cut = set(state["cut"])
+        self._since = {name: (first, count) for name, (first, count) in state["since"].items()}
+        self._learning.load_state_dict(state["learning"])
+
+
+def _is_most(snapshot: Snapshot, places: Sequence[int]) -> bool:
+    """Return True if some parameters hold most entries of all."""
+    sizes = snapshot.param_size
+    return bool(np.nansum(sizes[list(places)]) > _MOST * np.nansum(sizes))
 
 
 @dataclass

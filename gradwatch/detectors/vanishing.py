@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,7 @@ class Vanishing:
     ratio: float = 1e-3
     min_calls: int = 5
     patience: int = 10
+    harm_after: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         require_share(self, ratio=self.ratio)

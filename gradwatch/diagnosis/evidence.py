@@ -11,6 +11,7 @@ import numpy as np
 from gradwatch.causes import InUse
 from gradwatch.layer_kinds import is_bounded, is_normalization, is_softmax
 from gradwatch.paths import main_path
+from gradwatch.progress import Progress
 from gradwatch.records import Array, Finding, Snapshot
 
 # Where a constant of this room names no source, it follows from the mechanism in its rule and was checked on half
@@ -117,6 +118,13 @@ class Evidence:
     def is_stuck(self, least: float = NO_PROGRESS) -> bool:
         """Return True if the loss is known to have lost less than a share."""
         return bool(self.loss_fall < least)
+
+    @cached_property
+    def still_learns(self) -> bool:
+        """Return True if the later half of the losses comes down beyond its noise: a plateau or chance does not."""
+        progress = Progress()
+        progress.add(self.losses[len(self.losses) // 2 :])
+        return progress.judge().course == "learns" and not self.loss_fall < 0
 
     @cached_property
     def loss_rise(self) -> float:

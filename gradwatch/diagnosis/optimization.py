@@ -115,11 +115,13 @@ def missing_warm_up(evidence: Evidence) -> Claim | None:
     stuck = len(evidence.losses) >= LATE and evidence.is_stuck(A_FIFTH)  # a language model takes more than a few steps
     if not (rose or stuck) or not (update > NOTICEABLE_UPDATE and rates[0] >= FULL_RATE * max(rates)):
         return None
+    about = evidence.found("spike", "vanishing", "stalled", "dead", "exploding")
+    if not (about or evidence.found("not-learning")) and evidence.still_learns:
+        return None
     text = (
         f"{first.optimizer} starts at its full learning rate of {rates[0]:.3g}: the first updates were {update:.2g}x "
         f"the size of the weights. {evidence.loss_in_words}"
     )
-    about = evidence.found("spike", "vanishing", "stalled", "dead", "exploding")
     return Claim(text, about, "huge" if update > HUGE_UPDATE else "")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gradwatch.causes import advice
 from gradwatch.containment import Containment, stacklevel_of_user
+from gradwatch.pipeline.harm import Harm
 from gradwatch.records import Detector, Diagnosis, Finding, GradientError, GradientWarning, Snapshot
 
 OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
@@ -55,7 +56,10 @@ def _cause_in_words(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
     """Return the likeliest cause of a finding as far as it is known, and the first thing to do."""
     for diagnosis in diagnoses:
         # A late Snapshot may have brought the finding up to date since it opened; its first step stays.
-        explains = any(_is_same(found, finding) and found.step == finding.step for found in diagnosis.findings)
+        explains = any(
+            found.kind == finding.kind and found.step == finding.step and set(found.layers) & set(finding.layers)
+            for found in diagnosis.findings
+        )
         if explains and diagnosis.cause != "not known":
             return f"Likely cause so far: {diagnosis.cause}. First thing to try: {diagnosis.remedies[0]}."
     return f"The cause is not known yet. To begin with, {advice('not known', finding.kind)[0]}."
@@ -67,9 +71,13 @@ class Trouble:
 
     Attributes:
         detector: place of the detector.
-        finding: its latest finding, dated to the first step.
-        place: place in the list of findings; None until it has lasted for the detector's patience.
+        finding: the latest until it has lasted for the detector's patience; from then on that one, with what was seen
+            since. It is dated to the first step.
+        place: place in the list of findings; None until it has lasted for the detector's patience, and while it is
+            kept back as it does no harm.
         seen, clean: measured steps with it, and since it was last seen.
+        layers: all that it has been about.
+        is_harmless: the run did well with it when it was last seen. What is seen next counts as its beginning.
     """
 
     detector: int
@@ -77,13 +85,17 @@ class Trouble:
     place: int | None = None
     seen: int = 0
     clean: int = 0
+    layers: tuple[str, ...] = ()
+    is_harmless: bool = False
 
 
 class Ledger:
     """Asks detectors about each Snapshot, and keeps their findings.
 
     Two findings are the same trouble if their kind is the same and their layers overlap. A trouble becomes a finding
-    after as many measured steps in a row as its detector's ``patience`` (1 by default), and is dated to the first.
+    after as many measured steps in a row as its detector's ``patience`` (1 by default), and is dated to the first. It
+    keeps the words of that moment; the latest and the worst value are added. A detector whose findings need harm
+    (``harm_after``) is heard when :class:`~gradwatch.pipeline.harm.Harm` sees some, or at the end of the run.
 
     Args:
         detectors: objects or plain functions: ``detector(snapshot)`` gives a Finding, several, or None.
@@ -110,38 +122,50 @@ class Ledger:
         self.findings: list[Finding] = []
         self._close_after = close_after
         self._troubles: list[Trouble] = []
-        self._just_opened: list[Trouble] = []
+        self._just_lasted: list[Trouble] = []  # as long as their detectors' patience
+        self._harm = Harm()
 
     def wants_another_look(self, *, agreed: bool) -> bool:
-        """Return True if the next step should be measured too: a trouble is no finding yet, or has just become one.
+        """Return True if the next step should be measured too: a trouble has not lasted yet, or just for long enough.
+
+        The loss has no say in it: it may be another in another process.
 
         Args:
             agreed: consider only gradwatch's detectors, which find the same in every process. One of the user's may
                 raise, or decide, in one process alone; the others would then wait for its numbers.
         """
-        troubles = [*(trouble for trouble in self._troubles if trouble.place is None), *self._just_opened]
+        troubles = [*(trouble for trouble in self._troubles if not self._has_lasted(trouble)), *self._just_lasted]
         return any(not agreed or _is_ours(self.detectors[trouble.detector]) for trouble in troubles)
 
     def check_losses(self, snapshot: Snapshot) -> list[Finding]:
-        """Look at the losses of unmeasured steps; return the findings that open. None closes.
+        """Look at the losses after the last measured step; return the findings that open. None closes.
 
         Only detectors with ``of_losses`` are asked. They are copied first: a run may go on, and would then look at
-        these losses a second time.
+        these losses a second time. What was kept back, and is not known to do no harm, opens.
         """
         asked: dict[int, Any] = {}
         for i, detector in enumerate(self.detectors):
             if getattr(detector, "of_losses", False):
                 asked[i] = self._containment.run(self.parts[i], deepcopy, detector)
-        return list(self._open(self._see(snapshot, asked)))
+        harm, self._harm = self._harm, deepcopy(self._harm)
+        self._harm.add(snapshot)
+        opened = list(self._open(self._see(snapshot, asked), snapshot))
+        opened += self._open(self._troubles, snapshot, is_last=True)
+        self._harm = harm
+        return opened
 
     def update(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the next measured step; return the findings that open."""
+        self._harm.add(snapshot)
+        lasted = {id(trouble) for trouble in self._troubles if self._has_lasted(trouble)}
         seen = self._see(snapshot, dict(enumerate(self.detectors)))
-        before = {id(trouble) for trouble in seen if trouble.place is not None}
-        opened = list(self._open(seen))
-        self._just_opened = [trouble for trouble in seen if trouble.place is not None and id(trouble) not in before]
-        self._age([trouble for trouble in self._troubles if not any(trouble is other for other in seen)], snapshot.step)
-        return opened
+        self._just_lasted = [trouble for trouble in seen if self._has_lasted(trouble) and id(trouble) not in lasted]
+        opened = list(self._open(self._troubles, snapshot))
+        unseen = [trouble for trouble in self._troubles if not any(trouble is other for other in seen)]
+        return [*opened, *self._age(unseen, snapshot.step)]
+
+    def _has_lasted(self, trouble: Trouble) -> bool:
+        return trouble.seen >= getattr(self.detectors[trouble.detector], "patience", 1)
 
     def _see(self, snapshot: Snapshot, asked: Mapping[int, Detector]) -> list[Trouble]:
         """Return the troubles that detectors, by their places, see in a Snapshot."""
@@ -154,59 +178,97 @@ class Ledger:
 
     def _trouble_of(self, number: int, finding: Finding, snapshot: Snapshot, taken: Sequence[Trouble]) -> Trouble:
         for trouble in self._troubles:
-            if trouble.detector == number and _is_same(trouble.finding, finding):
-                both = _in_order((*trouble.finding.layers, *finding.layers), snapshot)
+            if trouble.detector == number and _is_same(trouble, finding):
+                trouble.layers = _in_order((*trouble.layers, *finding.layers), snapshot)
                 if trouble.place is not None and finding.severity == "error":
                     break  # where NaN began is what helps; a step later it is everywhere
                 if any(trouble is other for other in taken):  # two findings of one trouble, in one step
-                    trouble.finding = replace(trouble.finding, layers=both)
+                    if trouble.finding.latest is None:
+                        both = _in_order((*trouble.finding.layers, *finding.layers), snapshot)
+                        trouble.finding = replace(trouble.finding, layers=both)
                     return trouble
-                layers = finding.layers if trouble.place is None else both
-                trouble.finding = replace(finding, step=trouble.finding.step, layers=layers)
+                if trouble.is_harmless:
+                    trouble.finding = finding
+                elif self._has_lasted(trouble):
+                    trouble.finding = _with_latest(trouble.finding, finding)
+                else:
+                    trouble.finding = replace(finding, step=trouble.finding.step)
                 break
         else:
-            trouble = Trouble(number, finding)
+            trouble = Trouble(number, finding, layers=finding.layers)
             self._troubles.append(trouble)
         trouble.seen, trouble.clean = trouble.seen + 1, 0
         if trouble.place is not None:
             self.findings[trouble.place] = trouble.finding
         return trouble
 
-    def _open(self, seen: Sequence[Trouble]) -> Iterator[Finding]:
-        for trouble in seen:
-            if trouble.place is None and trouble.seen >= getattr(self.detectors[trouble.detector], "patience", 1):
+    def _open(self, troubles: Sequence[Trouble], snapshot: Snapshot, *, is_last: bool = False) -> Iterator[Finding]:
+        """Yield the findings that open; close those of a run that does well, which may open again."""
+        for trouble in troubles:
+            if not self._has_lasted(trouble):
+                continue
+            detector = self.detectors[trouble.detector]
+            verdict = self._harm.of(detector, trouble.finding, snapshot, is_last=is_last)
+            if not is_last:  # what only counts early keeps its date
+                trouble.is_harmless = verdict == "harmless" and not getattr(detector, "only_early", False)
+            if verdict == "hurts" and trouble.place is None:
                 trouble.place = len(self.findings)
                 self.findings.append(trouble.finding)
                 yield trouble.finding
+            elif verdict == "harmless" and trouble.place is not None and not is_last:
+                self.findings[trouble.place] = replace(trouble.finding, closed_step=snapshot.step)
+                trouble.place = None
 
-    def _age(self, unseen: Sequence[Trouble], step: int) -> None:
+    def _age(self, unseen: Sequence[Trouble], step: int) -> Iterator[Finding]:
+        """Close what is gone; yield what was kept back until then, where the loss is worse than before."""
         for trouble in unseen:
             trouble.clean += 1
-            if trouble.place is None:
+            if not self._has_lasted(trouble):
                 self._troubles.remove(trouble)
             elif trouble.clean >= self._close_after:
-                self.findings[trouble.place] = replace(trouble.finding, closed_step=step)
                 self._troubles.remove(trouble)
+                closed = replace(trouble.finding, closed_step=step)
+                if trouble.place is not None:
+                    self.findings[trouble.place] = closed
+                elif self._harm.has_risen():
+                    self.findings.append(closed)
+                    yield closed
 
     def state_dict(self) -> dict[str, Any]:
         """Return the findings, the troubles and the detectors' memories, for a checkpoint."""
         known = {i: d.state_dict for i, d in enumerate(self.detectors) if hasattr(d, "state_dict")}
         memories = {i: self._containment.run(self.parts[i], state_dict) for i, state_dict in known.items()}
         troubles = [{**vars(trouble), "finding": trouble.finding.to_dict()} for trouble in self._troubles]
-        return {"findings": [finding.to_dict() for finding in self.findings], "tracks": troubles, "memories": memories}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"findings": findings, "tracks": troubles, "memories": memories, "harm": self._harm.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped: an open finding stays open until its trouble is gone."""
         self.findings = [Finding.from_dict(item) for item in state["findings"]]
         troubles = [Trouble(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
         self._troubles = [trouble for trouble in troubles if trouble.detector < len(self.detectors)]
+        for trouble in self._troubles:
+            trouble.layers = tuple(trouble.layers) or trouble.finding.layers
+        if "harm" in state:
+            self._harm.load_state_dict(state["harm"])
         for number, memory in state["memories"].items():
             if number < len(self.detectors) and hasattr(self.detectors[number], "load_state_dict"):
                 self._containment.run(self.parts[number], self.detectors[number].load_state_dict, memory)
 
 
-def _is_same(old: Finding, new: Finding) -> bool:
-    return old.kind == new.kind and (old.layers == new.layers or bool(set(old.layers) & set(new.layers)))
+def _is_same(trouble: Trouble, new: Finding) -> bool:
+    alike = trouble.layers == new.layers or bool(set(trouble.layers) & set(new.layers))
+    return trouble.finding.kind == new.kind and alike
+
+
+def _with_latest(opened: Finding, now: Finding) -> Finding:
+    """Return a finding as it opened, with the latest value and the worst."""
+    worst = opened.worst or (opened.step, opened.value)
+    is_above = opened.value > opened.threshold
+    latest = now.step, now.value
+    if now.value >= worst[1] if is_above else now.value <= worst[1]:
+        worst = latest
+    return replace(opened, latest=latest, worst=worst)
 
 
 def _in_order(names: Sequence[str], snapshot: Snapshot) -> tuple[str, ...]:

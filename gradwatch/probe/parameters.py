@@ -71,6 +71,9 @@ def _on_host(rate: Any) -> float:
         return math.nan
 
 
+_UNKNOWN = Settings()
+
+
 class Groups:
     """The parameter groups of the optimizers that stepped in a measured step, and the types of their parameters.
 
@@ -97,23 +100,25 @@ class Groups:
 
     def columns(self, params: Sequence[str]) -> dict[str, Any]:
         """Return the columns about the groups of the parameters."""
-        numbers: dict[tuple[int, int], int] = {}
-        held: list[tuple[Settings, int]] = []
+        held: dict[str, tuple[Settings, int]] = {}
+        names: dict[int, str] = {}
         labels = []
         for name in params:
-            settings, place = self._settings.get(name, (Settings(), 0))
-            if (id(settings), place) not in numbers:
-                numbers[id(settings), place] = len(held)
-                held.append((settings, place))
-            labels.append(f"{settings.optimizer} {numbers[id(settings), place]}")
+            settings, place = self._settings.get(name, (_UNKNOWN, 0))
+            if id(settings) not in names:
+                same = sum(other.partition("-")[0] == settings.optimizer for other in names.values())
+                names[id(settings)] = f"{settings.optimizer}-{same}" if same else settings.optimizer
+            label = f"{names[id(settings)]} {place}"
+            held[label] = settings, place
+            labels.append(label)
         dtypes = tuple(self._dtypes.get(name, "float32") for name in params)
         return {
             "param_dtypes": dtypes if {*dtypes} - {"float32"} else (),
             "param_groups": tuple(labels),
-            "groups": tuple(dict.fromkeys(labels)),
-            "group_learning_rate": [_at(settings.rates, place) for settings, place in held],
-            "group_initial_rate": [_at(settings.initial_rates, place) for settings, place in held],
-            "group_weight_decay": [_at(settings.weight_decays, place) for settings, place in held],
+            "groups": tuple(held),
+            "group_learning_rate": [_at(settings.rates, place) for settings, place in held.values()],
+            "group_initial_rate": [_at(settings.initial_rates, place) for settings, place in held.values()],
+            "group_weight_decay": [_at(settings.weight_decays, place) for settings, place in held.values()],
         }
 
 

@@ -108,6 +108,8 @@ class JsonlRecord:
         """Write a Finding that has opened or closed."""
         line = {"type": "finding", **finding.to_dict()}
         line |= {name: json.loads(_numbers([line[name]])) for name in ("value", "threshold")}
+        seen = [name for name in ("latest", "worst") if name in line]
+        line |= {name: [line[name][0], json.loads(_numbers([line[name][1]]))] for name in seen}
         self._add(json.dumps(line, allow_nan=False), "finding", at_once=True)
 
     def out_of_service(self, failure: OutOfService) -> None:

@@ -20,7 +20,7 @@ from gradwatch.paths import unused_in_words
 from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values
-from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened, since
 
 MOST_ROWS = 40
 _HELP = {  # head of a column -> the line below the table that explains it
@@ -159,7 +159,8 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
     yield Text(f"{finding.kind} since step {finding.step}, {until}: {listed(finding.layers)}", style=style)
     if finding.is_open:
         advice = [line for diagnosis in diagnoses for line in _advice(diagnosis)]
-        yield Padding(Text("\n".join([finding.message, *advice])), (0, 0, 0, 2))
+        lines = [*filter(None, (finding.message, since(finding))), *advice]
+        yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
 
 
 def _advice(diagnosis: Diagnosis) -> list[str]:

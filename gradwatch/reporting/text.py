@@ -150,9 +150,29 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
+def since(finding: Finding) -> str:
+    """Return the worst and the latest value in a sentence; empty where it was seen only as it opened.
+
+    Example:
+        >>> since(Finding("spike", ("loss",), 3, 9.0, 4.0, "it jumps", latest=(9, 5.0), worst=(5, 12.0)))
+        'Worst 12.0 at step 5, latest 5.00 at step 9.'
+    """
+    if finding.worst is None or finding.latest is None:
+        return ""
+    (at, worst), (now, latest) = finding.worst, finding.latest
+    if at == now:
+        return f"Worst at the latest step, {now}: {number(worst)}."
+    return f"Worst {number(worst)} at step {at}, latest {number(latest)} at step {now}."
+
+
+def in_words(finding: Finding) -> str:
+    """Return the message of a finding as it opened, then the worst and the latest."""
+    return " ".join(filter(None, (finding.message, since(finding))))
+
+
 def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
     causes = (f"Cause: **{d.cause}**. {d.evidence} {_tries(d)}" for d in diagnoses)
-    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {finding.message}", *causes])
+    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {in_words(finding)}", *causes])
 
 
 def _tries(diagnosis: Diagnosis) -> str:
@@ -179,7 +199,7 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
     explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
     for finding in findings:
         if finding not in explained:
-            table.add_row(Text(_found(finding)), Text(finding.message), Text())
+            table.add_row(Text(_found(finding)), Text(in_words(finding)), Text())
     return table
 
 

@@ -228,7 +228,7 @@ def test_a_bias_that_cancels_in_a_difference_is_not_stalled() -> None:
 
 @pytest.mark.parametrize(("first", "found"), [(1e-10, 1), (1e-3, 0)])
 def test_what_rounding_leaves_is_no_gradient(first: float, found: int) -> None:
-    detector = Stalled(patience=1)
+    detector = Stalled(steps=1)
 
     def step(norm: float) -> Snapshot:
         params = {"params": ("a.weight", "b.weight", "c.weight"), "param_size": [4, 4, 4]}

@@ -30,6 +30,11 @@ def digits(step: int, scale: float = 1.0) -> Batch:
     return scale * (centres[labels] + 0.5 * torch.randn(128, 32, generator=generator)), labels
 
 
+def forgotten(step: int) -> Batch:
+    """Labels that the inputs do not tell, as those that only the first of many calls has seen."""
+    return digits(step)[0], digits(step + 1000)[1]
+
+
 def heights(step: int, scale: float = 1.0, shift: float = 0.0) -> Batch:
     """A smooth function to regress on."""
     x = torch.randn(128, 32, generator=torch.Generator().manual_seed(step))
@@ -205,7 +210,7 @@ SICK: dict[str, tuple[Cause, Training]] = {
     ),
     "forty calls": (
         "recurrent depth",
-        replace(HEALTHY, model=lambda: with_recurrence(nn.RNNCell(32, 32), 0.3)),
+        replace(HEALTHY, model=lambda: with_recurrence(nn.RNNCell(32, 32), 0.3), batch=forgotten),
     ),
     "one bad batch": ("outlier batch", replace(REGRESSION, batch=one_bad_batch, steps=80)),
     "NaN in a batch": ("outlier batch", replace(HEALTHY, batch=nan_batch)),

@@ -142,6 +142,6 @@ def test_loss_scaling_saves_small_gradients_from_fp16(tmp_path: Path) -> None:
     plain = run(HalfPrecision, tmp_path / "plain", *options, "loss_scaling=false")
     scaled = run(HalfPrecision, tmp_path / "scaled", *options, "loss_scaling=true")
     assert plain.of("network.block1.linear") == 0
-    assert "stalled" in plain.kinds
+    assert "vanishing" in plain.kinds  # "stalled" takes 40 steps
     assert 0 < scaled.of("network.block1.linear") < 1e-4
     assert "stalled" not in scaled.kinds

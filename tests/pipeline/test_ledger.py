@@ -39,12 +39,14 @@ def spans(ledger: Ledger) -> list[tuple[str, int, int | None]]:
     return [("".join(finding.layers), finding.step, finding.closed_step) for finding in ledger.findings]
 
 
-def test_it_opens_once_is_kept_up_to_date_and_closes() -> None:
+def test_it_opens_once_keeps_its_words_and_closes() -> None:
     ledger = Ledger([Scripted({step: ["a"] for step in range(2, 6)})], close_after=3)
     opened = [[finding.step for finding in ledger.update(Snapshot(step, LAYERS))] for step in range(12)]
     assert opened == [[], [], [2], *[[]] * 9]
     assert spans(ledger) == [("a", 2, 8)]
-    assert (ledger.findings[0].value, ledger.findings[0].message) == (5.0, "step 5")
+    finding = ledger.findings[0]
+    assert (finding.value, finding.message) == (2.0, "step 2")
+    assert (finding.latest, finding.worst) == ((5, 5.0), (5, 5.0))
 
 
 def test_a_gap_shorter_than_close_after_does_not_close_it() -> None:
@@ -65,11 +67,14 @@ def test_patience_is_counted_in_a_row_and_the_finding_dated_to_the_first() -> No
 
 def test_separate_layers_are_separate_findings_and_growing_ones_the_same() -> None:
     assert spans(follow({1: ["ab", "ef"], 2: ["ab", "ef"]}, 3)) == [("ab", 1, None), ("ef", 1, None)]
-    assert spans(follow({1: ["b"], 2: ["bc"], 3: ["abc"]}, 4)) == [("abc", 1, None)]
+    assert spans(follow({1: ["b"], 2: ["bc"], 3: ["ac"]}, 4)) == [("b", 1, None)]
 
 
 def test_layers_stand_in_network_order_however_they_joined() -> None:
-    assert spans(follow({1: ["bd"], 2: ["ab"], 3: ["df"]}, 4)) == [("abdf", 1, None)]
+    ledger = Ledger([Scripted({1: ["bd"], 2: ["ab", "bd"], 3: ["df", "ad"]}, patience=3)])
+    for step in range(4):
+        ledger.update(Snapshot(step, LAYERS))
+    assert spans(ledger) == [("adf", 1, None)]
 
 
 def test_two_sides_of_one_trouble_in_one_step_count_once() -> None:

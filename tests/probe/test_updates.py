@@ -99,9 +99,9 @@ def test_of_several_optimizers_each_has_its_own_update_and_group() -> None:
             optimizer.step()
         snapshot = watcher.step(rest)
     assert_measured(snapshot, expected(before, model))
-    assert dict(zip(snapshot.params, snapshot.param_groups, strict=True))["3.weight"] == "Adam 2"
+    assert dict(zip(snapshot.params, snapshot.param_groups, strict=True))["3.weight"] == "Adam 0"
     assert dict(zip(snapshot.groups, snapshot.group_learning_rate, strict=True)) == {
-        "SGD 0": 0.5, "SGD 1": 0.125, "Adam 2": 0.25,
+        "SGD 0": 0.5, "SGD-1 0": 0.125, "Adam 0": 0.25,
     }  # fmt: skip
 
 
