@@ -5,6 +5,7 @@ from gradwatch.callbacks.layerwise import LayerwiseTraining, Stage
 from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.detectors import (
+    Broadcast,
     CarriedOver,
     CutOff,
     Dead,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackwardTransform",
+    "Broadcast",
     "CarriedOver",
     "CutOff",
     "Dead",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradwatch.layer_kinds import is_bounded, is_normalization
+from gradwatch.layer_kinds import is_bounded, is_gated_recurrent, is_normalization, is_rectifier, is_recurrent
 from gradwatch.records import Cause
 
 _MOST_TOLD = 3  # who reads a fourth thing to try has tried three
@@ -27,6 +27,86 @@ def _not_normalized(kinds: Sequence[str]) -> bool:
     return not _normalized(kinds)
 
 
+def _rectified(kinds: Sequence[str]) -> bool:
+    return any(map(is_rectifier, kinds))
+
+
+def _has_plain_recurrence(kinds: Sequence[str]) -> bool:
+    """Return True unless all recurrent layers that are seen have gates."""
+    recurrent = [kind for kind in kinds if is_recurrent(kind)]
+    return not recurrent or not all(map(is_gated_recurrent, recurrent))
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The settings that a run already has: advice is checked against them, and its numbers are relative to them.
+
+    Attributes:
+        optimizer: class name; empty where unknown.
+        rate, weight_decay, clip: learning rate, weight decay, and the bound of a clip by norm; NaN where there is none,
+            or it is not known.
+        warms_up: the rate rises from the first step on.
+        input_rms: root mean square of what the first layer is given.
+        dtype: half precision of the layers' outputs.
+
+    Example:
+        >>> advice("weight decay too strong", "", (), InUse(weight_decay=0.5))[0]
+        'lower the weight decay, to 0.05 (a tenth of it)'
+    """
+
+    optimizer: str = ""
+    rate: float = float("nan")
+    weight_decay: float = float("nan")
+    clip: float = float("nan")
+    warms_up: bool = False
+    input_rms: float = float("nan")
+    dtype: str = ""
+
+
+def _scales_gradients(run: InUse) -> bool:
+    return run.optimizer.lower().startswith(_SCALING)
+
+
+# Optimizers that divide each gradient by its own size, or take its sign alone.
+_SCALING = (
+    "ada", "nadam", "radam", "rmsprop", "rprop", "lion", "lamb", "novograd", "sophia", "muon", "soap", "fusedadam",
+    "deepspeedcpuadam", "8bitadam", "pagedadam",
+)  # fmt: skip
+_ABOUT_ONE = (0.3, 3.0)  # root mean square of inputs that need no scaling
+
+
+def _clips(run: InUse) -> bool:
+    return run.clip > 0
+
+
+def _is_standardized(run: InUse) -> bool:
+    return _ABOUT_ONE[0] <= run.input_rms <= _ABOUT_ONE[1]
+
+
+def _warms_up(run: InUse) -> bool:
+    return run.warms_up
+
+
+def _is_bfloat16(run: InUse) -> bool:
+    return run.dtype == "bfloat16"
+
+
+def _is_not_float16(run: InUse) -> bool:
+    return run.dtype != "float16"
+
+
+def _a_tenth_of(name: str) -> Callable[[InUse], str]:
+    return _times(name, 0.1, "a tenth of it")
+
+
+def _times(name: str, factor: float, words: str) -> Callable[[InUse], str]:
+    def in_words(run: InUse) -> str:
+        value = getattr(run, name)
+        return f", to {factor * value:.1g} ({words})" if value > 0 else ""
+
+    return in_words
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing to do about a cause.
@@ -39,6 +119,8 @@ class Step:
         cases: the forms of the cause for which it is told; empty for all. The rules of diagnosis name them.
         applies: takes the kinds of a network's layers and returns True if the step makes sense there; None for always.
         line: the code to write, or "" for a step in words, where ``suggest`` tells it beside the remedies.
+        present: returns True if the run already has what the step would bring, so that it is not told.
+        number: returns what is added to the text, a number relative to the run's own; "" where that is not known.
     """
 
     text: str
@@ -47,11 +129,18 @@ class Step:
     cases: tuple[str, ...] = ()
     applies: Callable[[Sequence[str]], bool] | None = None
     line: str | None = None
+    present: Callable[[InUse], bool] | None = None
+    number: Callable[[InUse], str] | None = None
 
-    def is_for(self, case: str, kinds: Sequence[str]) -> bool:
-        """Return True if it is worth telling for a form of the cause and a network's layers."""
+    def is_for(self, case: str, kinds: Sequence[str], run: InUse | None = None) -> bool:
+        """Return True if it is worth telling for a form of the cause, a network's layers, and a run's settings."""
         fits_case = not self.cases or case in self.cases
-        return fits_case and (self.applies is None or not kinds or self.applies(kinds))
+        is_news = run is None or self.present is None or not self.present(run)
+        return fits_case and is_news and (self.applies is None or not kinds or self.applies(kinds))
+
+    def told(self, run: InUse | None) -> str:
+        """Return its text, with the number that fits the run."""
+        return self.text if run is None or self.number is None else f"{self.text}{self.number(run)}"
 
 
 _NORMALIZE = "put a normalization layer between each layer and its activation"
@@ -67,13 +156,14 @@ _SKIPS = "add skip connections"
 
 STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "saturating activation": (
-        Step("replace the bounded activations by ReLU, with He initialization", "ReplaceActivations", 1.0),
+        Step("replace the bounded activations by ReLU, with He initialization", "ReplaceActivations", 1.0,
+             applies=_bounded),
         Step(_NORMALIZE, "InsertNormalization", 0.8, applies=_not_normalized),
         Step("initialize again with smaller weights (Xavier)", "InitializeAgain", 0.8, ("flat",)),
         Step(_SKIPS, "AddSkips", 0.6),
-        Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
-        Step("normalize the gradients", "NormalizeGradients", 0.3),
-        Step("standardize the inputs", "RescaleInputs", 0.3),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.4, present=_scales_gradients),
+        Step("normalize the gradients", "NormalizeGradients", 0.3, present=_scales_gradients),
+        Step("standardize the inputs", "RescaleInputs", 0.3, present=_is_standardized),
     ),
     "initialization too small": (
         Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),
@@ -81,31 +171,31 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
         Step(_SKIPS, "AddSkips", 0.6),
         Step("replace the bounded activations by ReLU", "ReplaceActivations", 0.6, applies=_bounded),
-        Step(_ADAPTIVE, "ChangeOptimizer", 0.5),
-        Step("normalize the gradients", "NormalizeGradients", 0.4),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5, present=_scales_gradients),
+        Step("normalize the gradients", "NormalizeGradients", 0.4, present=_scales_gradients),
     ),
     "initialization too large": (
         Step("start the last layer, and embeddings tied to it, with smaller weights", cases=("logits",)),
         Step(_INITIALIZE, "InitializeAgain", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
-        Step(_CLIP, "Clip", 0.4),
-        Step(_LOWER_RATE, "LowerLearningRate", 0.3),
+        Step(_CLIP, "Clip", 0.4, present=_clips),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.3, number=_a_tenth_of("rate")),
     ),
     "learning rate too high": (
-        Step(_LOWER_RATE, "LowerLearningRate", 1.0),
-        Step(_CLIP, "Clip", 0.6),
-        Step(_WARM_UP, "WarmUp", 0.5),
-        Step(_ADAPTIVE, "ChangeOptimizer", 0.5),
+        Step(_LOWER_RATE, "LowerLearningRate", 1.0, number=_a_tenth_of("rate")),
+        Step(_CLIP, "Clip", 0.6, present=_clips),
+        Step(_WARM_UP, "WarmUp", 0.5, present=_warms_up),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5, present=_scales_gradients),
         Step(_NORMALIZE, "InsertNormalization", 0.3, applies=_not_normalized),
         Step(_CLIP_OUTLIERS, "ClipOutliers", 0.2),
         Step(_PRE_NORM, "NormalizeFirst", 0.2, applies=_normalized),
     ),
     "dead ReLU": (
-        Step("replace the ReLUs by LeakyReLU", "ReplaceActivations of rectifiers", 1.0),
+        Step("replace the ReLUs by LeakyReLU", "ReplaceActivations of rectifiers", 1.0, applies=_rectified),
         Step("initialize again: He, with zero biases", "InitializeAgain", 0.7, ("from the start",)),
         Step(_NORMALIZE, "InsertNormalization", 0.6, ("from the start",), _not_normalized),
-        Step(_LOWER_RATE, "LowerLearningRate", 0.5),
-        Step("standardize the inputs", "RescaleInputs", 0.4),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.5, number=_a_tenth_of("rate")),
+        Step("standardize the inputs", "RescaleInputs", 0.4, present=_is_standardized),
         Step("give the layer more units", cases=("whole layer",)),
     ),
     "zero-gradient head": (
@@ -120,8 +210,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "unscaled input": (
         Step("standardize the inputs: each feature to mean 0 and deviation 1", "RescaleInputs", 1.0),
         Step("put a normalization layer in front", "InsertNormalization", 0.5),
-        Step(_CLIP, "Clip", 0.4),
-        Step(_LOWER_RATE, "LowerLearningRate", 0.4),
+        Step(_CLIP, "Clip", 0.4, present=_clips),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.4, number=_a_tenth_of("rate")),
     ),
     "unscaled target": (
         Step("use targets from 0 to 1 for a binary cross-entropy", cases=("binary",)),
@@ -130,16 +220,17 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("standardize the targets: mean 0 and deviation 1", "RescaleTargets", 1.0, ("",)),
         Step("start the last bias at the targets' mean", cases=("",)),
         Step("use a Huber loss", cases=("",)),
-        Step(_LOWER_RATE, "LowerLearningRate", 0.5, ("",)),
-        Step(_CLIP, "Clip", 0.5, ("",)),
-        Step(_ADAPTIVE, "ChangeOptimizer", 0.5, ("",)),
-        Step("normalize the gradients", "NormalizeGradients", 0.3, ("",)),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.5, ("",), number=_a_tenth_of("rate")),
+        Step(_CLIP, "Clip", 0.5, ("",), present=_clips),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.5, ("",), present=_scales_gradients),
+        Step("normalize the gradients", "NormalizeGradients", 0.3, ("",), present=_scales_gradients),
     ),
     "recurrent depth": (
-        Step("replace the RNN by an LSTM or a GRU", "ReplaceRecurrence", 1.0, ("fades", "grows")),
+        Step("replace the RNN by an LSTM or a GRU", "ReplaceRecurrence", 1.0, ("fades", "grows"),
+             _has_plain_recurrence),
         Step("give the gradient a shorter way back through time, such as attention", cases=("gated fades",)),
         Step("make the recurrent weights orthogonal, and start the gates open", "OrthogonalRecurrence", 0.7),
-        Step(_CLIP, "Clip", 0.4, ("grows",)),
+        Step(_CLIP, "Clip", 0.4, ("grows",), present=_clips),
         Step("train on shorter sequences", cases=("fades", "gated fades")),
     ),
     "missing normalization or skip": (
@@ -147,34 +238,35 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_NORMALIZE, "InsertNormalization", 0.9, applies=_not_normalized),
         Step(_PRE_NORM, "NormalizeFirst", 0.8, applies=_normalized),
         Step(_INITIALIZE, "InitializeAgain", 0.5),
-        Step(_ADAPTIVE, "ChangeOptimizer", 0.4),
+        Step(_ADAPTIVE, "ChangeOptimizer", 0.4, present=_scales_gradients),
     ),
     "learning rate too low": (
         Step("let the schedule advance each step: {\"scheduler\": ..., \"interval\": \"step\"}", cases=("epochs",)),
         Step("give that parameter group a rate near that of the others", cases=("group",)),
         Step("use the optimizer's own eps: 1e-8 in Adam", cases=("eps",)),
         Step("look at the schedule, which holds the rate at zero", cases=("zero",)),
-        Step("raise the learning rate", "RaiseLearningRate", 1.0, ("", "epochs", "group", "eps", "zero")),
+        Step("raise the learning rate", "RaiseLearningRate", 1.0, ("", "epochs", "group", "eps", "zero"),
+             number=_times("rate", 10, "ten times it")),
     ),
     "missing warm-up": (
-        Step(_WARM_UP, "WarmUp", 1.0),
+        Step(_WARM_UP, "WarmUp", 1.0, present=_warms_up),
         Step(_PRE_NORM, "NormalizeFirst", 0.9, applies=_normalized),
-        Step(_CLIP, "Clip", 0.5),
-        Step(_LOWER_RATE, "LowerLearningRate", 0.4),
+        Step(_CLIP, "Clip", 0.5, present=_clips),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.4, number=_a_tenth_of("rate")),
     ),
     "outlier batch": (
         Step("clean the data of NaN and Inf", cases=("not finite",)),
         Step("look at the batch of that step, and clean or drop it in the data", line=""),
         Step(_CLIP_OUTLIERS, "ClipOutliers", 1.0),
-        Step(_CLIP, "Clip", 0.8),
+        Step(_CLIP, "Clip", 0.8, present=_clips),
         Step(_SKIP, "SkipBadSteps", 0.6),
-        Step(_WARM_UP, "WarmUp", 0.1),
+        Step(_WARM_UP, "WarmUp", 0.1, present=_warms_up),
     ),
     "unguarded operation": (
         Step("guard the logs, roots and divisions there", "GuardOperations", 1.0, line="x = x.clamp(min=1e-6).log()"),
         Step("use torch's fused losses on raw outputs"),
         Step(_SKIP, "SkipBadSteps", 0.4),
-        Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2),
+        Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2, present=_is_not_float16),
     ),
     "frozen or detached part": (
         Step("return the loss with its graph, without detach(), item() or no_grad()", cases=("no graph",)),
@@ -191,7 +283,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     "precision underflow": (
         Step("keep the weights in float32, and compute in bfloat16 (precision=\"bf16-mixed\")", cases=("weights",)),
         Step("raise the learning rate, or use an optimizer with compensated sums", cases=("weights",)),
-        Step("use bfloat16", "UseBfloat16", 1.0, ("",)),
+        Step("use bfloat16", "UseBfloat16", 1.0, ("",), present=_is_bfloat16),
         Step("let the loss scaler find its scale", "ScaleLoss", 0.9, ("",), line="scaler = torch.amp.GradScaler()"),
         Step("compute the loss and its last layer in float32", cases=("",)),
     ),
@@ -200,7 +292,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("use a loss with a minimum"),
     ),
     "weight decay too strong": (
-        Step("lower the weight decay to 0.01 or less", line="AdamW(model.parameters(), weight_decay=0.01)"),
+        Step("lower the weight decay", line="", number=_a_tenth_of("weight_decay")),
     ),
     "clipping too hard": (
         Step("clip less: at the 90th percentile of the norms, or not at all", "RemoveClip", 1.0),
@@ -221,6 +313,9 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("give the clip the parameters that the optimizer holds", cases=("no gradients",)),
         Step("lower the clip's bound: to the 90th percentile of the norms", cases=("never met",)),
     ),
+    "shapes broadcast": (
+        Step("give output and target the same shape, such as by output.squeeze(1) or target.unsqueeze(1)", line=""),
+    ),
     "replicas out of sync": (
         Step("call the model that is wrapped (DDP's forward), not the module inside it", line=""),
         Step("start all processes from the same weights, and let each step of each process follow a backward pass"),
@@ -240,21 +335,22 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
 }  # fmt: skip
 
 
-def advice(cause: Cause, case: str = "", kinds: Sequence[str] = ()) -> tuple[str, ...]:
+def advice(cause: Cause, case: str = "", kinds: Sequence[str] = (), run: InUse | None = None) -> tuple[str, ...]:
     """Return what to do about a cause, the first thing to try first.
 
     Args:
         cause: of a Diagnosis.
         case: the form of the cause that was found; a Finding's kind where the cause is not known.
         kinds: of the network's layers; without them no step is left out for what the network has.
+        run: its settings; without them no step is left out for what the run has.
 
     Example:
         >>> advice("missing normalization or skip", kinds=("Linear", "LayerNorm"))[:2]
         ('add skip connections', 'normalize before each block, not after it')
     """
     steps = STEPS[cause]
-    told = [step for step in steps if step.is_for(case, kinds)] or [step for step in steps if step.is_for("", kinds)]
-    return tuple(step.text for step in (told or steps)[:_MOST_TOLD])
+    told = next(filter(None, ([s for s in steps if s.is_for(form, kinds, run)] for form in (case, ""))), list(steps))
+    return tuple(step.told(run) for step in told[:_MOST_TOLD])
 
 
 def fit_of(remedy: str, cause: str) -> float:

@@ -16,7 +16,7 @@ __all__ = [
 
 Kind = Literal[
     "vanishing", "exploding", "nonfinite", "dead", "saturated", "stalled", "spike",
-    "unmoved", "carried-over", "idle-clip", "out-of-sync", "not-learning",
+    "unmoved", "carried-over", "idle-clip", "out-of-sync", "broadcast", "not-learning",
 ]  # fmt: skip
 Severity = Literal["warning", "error"]
 
@@ -148,6 +148,7 @@ Cause = Literal[
     "step without effect",
     "clip without effect",
     "replicas out of sync",
+    "shapes broadcast",
     "not known",
 ]
 

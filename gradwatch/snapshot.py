@@ -65,6 +65,7 @@ class Snapshot:
         groups: the parameter groups that stepped: class of the optimizer and number of the group, such as ``Adam 0``;
             ``Adam-1 0`` is the first group of a second Adam.
         group_learning_rate, group_initial_rate: rate of each group, and what a schedule started from; NaN without one.
+        group_weight_decay: weight decay of each group; NaN where it has none.
         schedule_interval: ``step`` or ``epoch``, by which Lightning advances the schedule of the learning rate; empty
             without one.
         carried_over: parameters whose gradient still held that of an earlier step when this step's began.
@@ -73,6 +74,9 @@ class Snapshot:
         clip: the clip by norm that ran in this step: empty where none was seen, else ``norm``, or what is wrong with
             it: ``before backward``, ``no gradients``.
         clip_max_norm: bound of that clip; NaN where none was seen, or where the norm before it is not known.
+        broadcast: the shapes that the loss brought together by broadcasting, such as ``(N, 1) and (N,) to (N, N)`` for
+            N samples, where it compares each output with each target; empty where it does not.
+        classes: of the loss, where it is a mean cross-entropy over classes and nothing else; NaN where not, or unknown.
         calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
             first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
@@ -135,11 +139,14 @@ class Snapshot:
     groups: tuple[str, ...] = ()
     group_learning_rate: Array = _values("groups")
     group_initial_rate: Array = _values("groups")
+    group_weight_decay: Array = _values("groups")
     schedule_interval: str = ""
     carried_over: tuple[str, ...] = ()
     out_of_sync: Mapping[str, int] = field(default_factory=dict)
     clip: str = ""
     clip_max_norm: float = float("nan")
+    broadcast: str = ""
+    classes: float = float("nan")
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")
     total_norm_after: float = float("nan")
@@ -268,6 +275,6 @@ ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) 
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
 NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds")
-_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error")  # last: the order of a record's lines
+_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error", "classes")  # last: the order of a record
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
-_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation")
+_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation", "broadcast")

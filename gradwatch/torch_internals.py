@@ -182,6 +182,21 @@ def saved(node: Any, name: str) -> Any:
         return None
 
 
+def output_shape(node: Any, number: int) -> tuple[int, ...] | None:
+    """Return the shape of an output of an autograd node; None where the node does not tell.
+
+    ``_input_metadata`` is what a node knows of the gradients that it will be given. Seen in torch 2.13.
+
+    Example:
+        >>> output_shape(torch.nn.Linear(2, 3)(torch.ones(5, 2)).grad_fn, 0), output_shape(object(), 0)
+        ((5, 3), None)
+    """
+    try:
+        return tuple(int(size) for size in node._input_metadata[number].shape)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 # Fused operations on many tensors, seen in torch 2.4 to 2.13. Without them, one operation a tensor.
 def _norms(tensors: Sequence[Tensor], ord: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
     return [torch.linalg.vector_norm(tensor, ord, dtype=dtype) for tensor in tensors]

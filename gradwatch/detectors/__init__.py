@@ -6,14 +6,14 @@ from gradwatch.detectors.nonfinite import NonFinite
 from gradwatch.detectors.not_learning import NotLearning
 from gradwatch.detectors.spike import Spike
 from gradwatch.detectors.stalled import CutOff, Stalled
-from gradwatch.detectors.training_loop import CarriedOver, IdleClip, OutOfSync
+from gradwatch.detectors.training_loop import Broadcast, CarriedOver, IdleClip, OutOfSync
 from gradwatch.detectors.unmoved import Unmoved
 from gradwatch.detectors.vanishing import Vanishing
 from gradwatch.records import Detector
 
 __all__ = [
-    "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "NotLearning", "OutOfSync", "Saturated",
-    "Spike", "Stalled", "Unmoved", "Vanishing", "default_detectors",
+    "Broadcast", "CarriedOver", "CutOff", "Dead", "Exploding", "IdleClip", "NonFinite", "NotLearning", "OutOfSync",
+    "Saturated", "Spike", "Stalled", "Unmoved", "Vanishing", "default_detectors",
 ]  # fmt: skip
 
 
@@ -21,5 +21,5 @@ def default_detectors() -> list[Detector]:
     """A fresh set of all detectors with their default thresholds."""
     return [
         NonFinite(), Vanishing(), Exploding(), Dead(), Saturated(), Stalled(), CutOff(), Unmoved(), CarriedOver(),
-        IdleClip(), OutOfSync(), Spike(), NotLearning(),
+        IdleClip(), OutOfSync(), Broadcast(), Spike(), NotLearning(),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Faults of the training loop: gradients that nobody clears, a clip that can't clip, processes that drift apart."""
+"""Faults of the training loop: gradients not cleared, a clip that can't clip, processes that differ, wrong shapes."""
 
 from __future__ import annotations
 
@@ -147,6 +147,40 @@ class OutOfSync:
             message = f"replicas differ: {_tensors(tuple(apart))}{_rank(set(apart.values()))}."
             count = float(len(apart))
             yield Finding("out-of-sync", tuple(apart), snapshot.step, count, 0.0, message, severity="error")
+
+
+@dataclass
+class Broadcast:
+    """The loss compares each output with each target: of shapes such as (64, 1) and (64,) broadcasting makes (64, 64).
+
+    The best such an output can do is the mean of all targets. It is read from autograd's graph next to the loss, where
+    an output meets something without a gradient. Matrices of pairs that are made on purpose (``unsqueeze``, both sides
+    with a gradient, a softmax, a minimum or weights over the pairs) are none.
+
+    Args:
+        patience: measured steps in a row until it is a finding.
+
+    Raises:
+        ValueError: when the patience is not positive.
+
+    Example:
+        >>> [finding.message for finding in Broadcast()(Snapshot(0, (), broadcast="(N, 1) and (N,) to (N, N)"))]
+        ['broadcast: each output meets each target: shapes (N, 1) and (N,) to (N, N), N being the samples.']
+
+    References:
+        No threshold. torch warns of it in ``mse_loss``, not where the difference is written by hand.
+    """
+
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        require_whole(self, patience=self.patience)
+
+    def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
+        """Yield one finding about the loss."""
+        if snapshot.broadcast:
+            message = f"broadcast: each output meets each target: shapes {snapshot.broadcast}, N being the samples."
+            yield Finding("broadcast", ("loss",), snapshot.step, 1.0, 0.0, message)
 
 
 def _tensors(names: tuple[str, ...]) -> str:

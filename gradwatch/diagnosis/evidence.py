@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gradwatch.causes import InUse
 from gradwatch.layer_kinds import is_bounded, is_normalization, is_softmax
 from gradwatch.paths import main_path
 from gradwatch.progress import Progress
@@ -56,6 +57,25 @@ class Evidence:
     def nearest(self, step: int) -> Snapshot:
         """Return the Snapshot that is closest to a step."""
         return min(self.history, key=lambda snapshot: abs(snapshot.step - step))
+
+    @cached_property
+    def in_use(self) -> InUse:
+        """The settings that the run has, as far as Snapshots tell them."""
+        if not self.history:
+            return InUse()
+        first, last = self.first, self.last
+        rates = [snapshot.learning_rate for snapshot in self.history if snapshot.learning_rate > 0]
+        decays = last.group_weight_decay[~np.isnan(last.group_weight_decay)]
+        bounds = [snapshot.clip_max_norm for snapshot in self.history if snapshot.clip == "norm"]
+        return InUse(
+            optimizer=first.optimizer,
+            rate=max(rates, default=float("nan")),
+            weight_decay=float(decays.max()) if len(decays) else float("nan"),
+            clip=bounds[-1] if bounds else float("nan"),
+            warms_up=len(rates) > 1 and self.saw_start and rates[1] > rates[0],
+            input_rms=first.input_rms,
+            dtype=first.dtype,
+        )
 
     # Findings
 

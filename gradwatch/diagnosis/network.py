@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradwatch.diagnosis.data import LARGE_INPUT
 from gradwatch.diagnosis.evidence import (
     EARLY,
     LEARNS,
@@ -30,6 +31,9 @@ ORDINARY_WEIGHTS, ORDINARY_ACTIVATION = 0.45, 0.5
 LATER = 4  # Snapshots after the first: a branch that starts at zero (ReZero) has a gradient a step later
 # A cross-entropy over C classes starts near ln C: of 2 classes 0.69, of 100,000 classes 11.5.
 CLASSES_LOSS = (0.6, 12.0)
+# A first cross-entropy of so many times ln C, and so much above it. Logits of variance s^2 have about ln C + s^2 / 2;
+# the first loss of a network that knows nothing should be ln C (A. Karpathy, Neural networks: zero to hero, 2022).
+SURPRISE, ABOVE = 3.0, 5.0
 # A second softmax bounds the gradient at its input: norm times sqrt(batch) is 1 for equal outputs.
 BOUNDED_GRADIENT = (0.5, 1.3)
 ENOUGH = 20  # losses, after which biases alone would have shown that they suffice
@@ -232,6 +236,25 @@ def initialization_too_large(evidence: Evidence) -> Claim | None:
         return None
     text = f"{gains_in_words(evidence.first)} The last layer's output is {growth:.2g} times the first's."
     return Claim(text, about)
+
+
+@rule("initialization too large", {"logits": 0.75}, from_start=True)
+def large_first_loss(evidence: Evidence) -> Claim | None:
+    """The loss of the first step is far above that of a network that knows nothing, and something came of it."""
+    first = evidence.first
+    if not (first.step == 0 and first.classes > 1) or not first.input_rms <= LARGE_INPUT:
+        return None
+    even = float(np.log(first.classes))
+    early = tuple(f for f in evidence.found("exploding", "spike", "saturated") if f.step < 2 * EARLY)
+    about = early + evidence.found("not-learning")
+    # Without a finding nothing is said: such a loss comes down by itself, if slowly at a small rate.
+    if not max(SURPRISE * even, even + ABOVE) < first.loss < np.inf or not about:
+        return None
+    text = (
+        f"The first loss is {first.loss:.3g}; equal logits of {first.classes:.0f} classes would have "
+        f"ln {first.classes:.0f} = {even:.3g}. {evidence.loss_in_words}"
+    )
+    return Claim(text, about, "logits")
 
 
 def signal_growth(snapshot: Snapshot) -> float:

@@ -141,9 +141,13 @@ def weight_decay_too_strong(evidence: Evidence) -> Claim | None:
     """The weights have shrunk to nothing, and the loss does not come down."""
     first, last = evidence.first, evidence.last
     left = _median(last.weight_norm / np.where(first.weight_norm > 0, first.weight_norm, np.nan))
-    if len(evidence.history) < EARLY or not evidence.is_stuck() or not left < DECAYED:
+    decay = evidence.in_use.weight_decay
+    if len(evidence.history) < EARLY or not evidence.is_stuck() or not left < DECAYED or decay == 0:
         return None
-    text = f"The weights have shrunk to {left:.1g} of their first size in {last.step} steps. {evidence.loss_in_words}"
+    of = f" at a weight decay of {decay:.2g}" if decay > 0 else ""
+    text = (
+        f"The weights have shrunk to {left:.1g} of their first size in {last.step} steps{of}. {evidence.loss_in_words}"
+    )
     return Claim(text, evidence.found("vanishing", "dead", "stalled"))
 
 

@@ -57,7 +57,7 @@ class Rule(Generic[E]):
         if claim is None:
             return None
         kinds = evidence.first.kinds if evidence.history else ()
-        remedies = advice(self.cause, claim.case, kinds)
+        remedies = advice(self.cause, claim.case, kinds, evidence.in_use)
         strength = claim.case if claim.strength is None else claim.strength
         score = self.scores[strength if strength in self.scores else ""]
         return Diagnosis(self.cause, claim.evidence.strip(), score, claim.findings, remedies)
@@ -80,6 +80,60 @@ def rule(
     return lambda weigh: Rule(cause, by_case, weigh, from_start)
 
 
+# A cause, and what it brings about: where both are seen, the second is not told as the first thing that is wrong.
+# Only what follows in every run is here. Where a gradient has come down to nothing, weight decay, or Adam's momentum of
+# noise, is all that still moves the weights. Where a rate, a scale or an activation blows numbers up, units die and
+# operations overflow.
+_NO_GRADIENT: tuple[Cause, ...] = ("weight decay too strong", "learning rate too low")
+_BLOWN_UP: tuple[Cause, ...] = ("unguarded operation", "outlier batch", "dead ReLU")
+BRINGS_ABOUT: Mapping[Cause, tuple[Cause, ...]] = {
+    "gradients are not zeroed": ("learning rate too high", "missing warm-up", "clipping too hard", *_BLOWN_UP),
+    "shapes broadcast": ("unscaled target", *_NO_GRADIENT, "missing warm-up"),
+    "frozen or detached part": ("weight decay too strong",),
+    "zero-gradient head": ("dead ReLU", *_NO_GRADIENT),
+    "saturating activation": _NO_GRADIENT,
+    "initialization too small": _NO_GRADIENT,
+    "missing normalization or skip": _NO_GRADIENT,
+    "recurrent depth": _NO_GRADIENT,
+    "clipping too hard": _NO_GRADIENT,
+    "precision underflow": _NO_GRADIENT,
+    "unscaled input": ("initialization too large", "missing normalization or skip"),
+}
+
+
+def causes_first(answers: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """Return the answers, the strongest first, and none above one that brings it about.
+
+    A consequence gets a score below that of its cause. It is none if what it explains began before: its earliest
+    finding comes before the earliest one of the cause.
+
+    Example:
+        >>> decay = Diagnosis("weight decay too strong", "They shrink.", 0.85, (), ())
+        >>> faded = Diagnosis("missing normalization or skip", "It fades.", 0.7, (), ())
+        >>> [answer.cause for answer in causes_first([decay, faded])]
+        ['missing normalization or skip', 'weight decay too strong']
+    """
+    ranked = list(answers)
+    for _ in BRINGS_ABOUT:  # once a link of the longest chain
+        ranked = [_below_its_causes(answer, ranked) for answer in ranked]
+    return sorted(ranked, key=lambda answer: (-answer.score, -len(answer.findings)))
+
+
+_BELOW = 0.99  # the score of a consequence over that of its cause, where it would stand above it
+
+
+def _below_its_causes(answer: Diagnosis, all_of_them: Sequence[Diagnosis]) -> Diagnosis:
+    caps = [_BELOW * cause.score for cause in all_of_them if _follows(answer, cause)]
+    return replace(answer, score=min([answer.score, *caps]))
+
+
+def _follows(answer: Diagnosis, cause: Diagnosis) -> bool:
+    if answer.cause not in BRINGS_ABOUT.get(cause.cause, ()):
+        return False
+    began, first = (min((f.step for f in each.findings), default=-1) for each in (answer, cause))
+    return -1 in (began, first) or began >= first
+
+
 def ask(rules: Iterable[Rule[E]], evidence: E) -> list[Diagnosis]:
     """Return the answers of all rules, the strongest first; of equal ones the one that explains more.
 
@@ -87,7 +141,7 @@ def ask(rules: Iterable[Rule[E]], evidence: E) -> list[Diagnosis]:
     """
     with np.errstate(all="ignore"):  # NaN and Inf are what rules look for
         answers = [answer for each in rules if (answer := each(evidence)) is not None]
-    answers.sort(key=lambda answer: (-answer.score, -len(answer.findings)))
+    answers = causes_first(answers)
     merged: dict[str, Diagnosis] = {}
     for answer in answers:
         if first := merged.get(answer.cause):

@@ -32,6 +32,20 @@ def replicas_out_of_sync(evidence: Evidence) -> Claim | None:
     return Claim(about[0].message, about) if about else None
 
 
+@rule("shapes broadcast", 0.98)
+def shapes_broadcast(evidence: Evidence) -> Claim | None:
+    """The loss compares each output with each target."""
+    about = evidence.found("broadcast")
+    if not about:
+        return None
+    shapes = next((each.broadcast for each in evidence.history if each.broadcast), "")
+    text = (
+        f"The loss broadcasts output and target against each other, shapes {shapes} for N samples: each output meets "
+        f"the targets of all samples, and the best that it can learn is their mean. {evidence.loss_in_words}"
+    )
+    return Claim(text, about)
+
+
 @rule("step without effect", {"": 0.9, "skipped": 0.8, "put back": 0.9})
 def step_without_effect(evidence: Evidence) -> Claim | None:
     """The optimizer steps, and the weights stay as they are, or are put back."""

@@ -241,6 +241,8 @@ class Watcher:
         step, self.steps, latest = self.steps, self.steps + 1, None
         # First the trace, which goes into the Snapshot of this step; last the findings, since announcing one may raise.
         with self.contained():
+            if isinstance(loss, Tensor):
+                self._probe.look_at_end(loss)
             self.intake.trace.append(step, loss, self.norms if self._every_total else [], skipped)
         self._finish(step, loss_scale, skipped, should_learn=should_learn)
         self._clips.detach()

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradwatch.probe.loss_graph import read_end
 from gradwatch.probe.output_range import DISTANCES, bounded_before, given, node_name
 from gradwatch.torch_internals import saved
 
@@ -34,6 +35,7 @@ class Head:
         binary: the targets of a binary cross-entropy.
         bounded: for an activation in front of such a distance, its name and the share of the targets out of its range.
         surprise: the value of a cross-entropy over classes, and the number of classes.
+        broadcast: the shapes of output and target that were broadcast against each other; empty where none were.
         chance: the loss of a constant prediction, where the loss is a cross-entropy or a squared error and nothing
             else: ln C, or the variance of the targets; NaN elsewhere.
     """
@@ -44,6 +46,7 @@ class Head:
     binary: Tensor | None = None
     bounded: tuple[str, float] | None = None
     surprise: tuple[float, int] | None = None
+    broadcast: str = ""
     chance: float = math.nan
 
 
@@ -61,6 +64,7 @@ def read_head(loss: Tensor) -> Head:
         binary=next((target for target in binary if target is not None), None),
         bounded=next((pair for node in nodes if node_name(node) in DISTANCES for pair in _bounded(node)), None),
         surprise=surprise,
+        broadcast=read_end(loss).broadcast,
         chance=_chance(float(loss.detach()), surprise, squared) if loss.numel() == 1 else math.nan,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gradwatch.diagnosis.data import BEYOND
+from gradwatch.diagnosis.network import ABOVE, SURPRISE
 from gradwatch.diagnosis.ranking import Claim, Rule, ask, explain_no_learning, rule
 from gradwatch.preflight.first_pass import LARGE, FirstPass, measure
 from gradwatch.records import Diagnosis
@@ -16,9 +17,6 @@ OUTLIER = 100.0  # the largest sample over the median one
 # Geometric mean of chi over the blocks. Measured on half `develop` of tests/benchmarks/detection: 1.4 at most in the
 # healthy programs without normalization, 5.6 to 15 in the three whose weights are drawn too large.
 GROWTH, MIN_BLOCKS = 3.0, 2
-# A first cross-entropy of so many times ln C, and so much above it. Logits of variance s^2 have about ln C + s^2 / 2;
-# the first loss of a network that knows nothing should be ln C (A. Karpathy, Neural networks: zero to hero, 2022).
-SURPRISE, ABOVE = 3.0, 5.0
 
 
 @rule("frozen or detached part", 1.0)
@@ -94,6 +92,16 @@ def unscaled_target(seen: FirstPass) -> Claim | None:
     return Claim(text, seen.found("exploding"))
 
 
+@rule("shapes broadcast", 1.0)
+def shapes_broadcast(seen: FirstPass) -> Claim | None:
+    """The loss compares each output with each target."""
+    shapes = seen.recorder.head.broadcast
+    if not shapes:
+        return None
+    text = f"The loss broadcasts output and target against each other, shapes {shapes} for N samples."
+    return Claim(text, seen.found("broadcast"))
+
+
 @rule("dead ReLU", 0.9)
 def dead(seen: FirstPass) -> Claim | None:
     """No sample of the batch sets off these ReLUs; the layers before them get no gradient."""
@@ -164,8 +172,8 @@ def foreign(seen: FirstPass) -> Claim | None:
 
 
 _RULES: tuple[Rule[FirstPass], ...] = (
-    loss_without_graph, crash, head, bad_values, unscaled_input, unscaled_target, dead, large_weights, large_logits,
-    copies, foreign,
+    loss_without_graph, crash, head, bad_values, shapes_broadcast, unscaled_input, unscaled_target, dead, large_weights,
+    large_logits, copies, foreign,
 )  # fmt: skip
 
 

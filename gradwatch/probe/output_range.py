@@ -80,5 +80,5 @@ def given(node: Any) -> Iterator[Any]:
 
 
 def node_name(node: Any) -> str:
-    """Return the name of an autograd node without its ending."""
-    return str(node.name()).partition("Backward")[0]
+    """Return the name of an autograd node without its namespace and its ending."""
+    return str(node.name()).rpartition(":")[2].partition("Backward")[0]

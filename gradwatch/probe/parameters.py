@@ -29,6 +29,7 @@ class Settings:
         optimizer: its class's name.
         rates: learning rate of each parameter group; NaN where only a device knows it.
         initial_rates: the rates that a schedule started from; NaN without a schedule.
+        weight_decays: weight decay of each group; NaN where it has none.
         group_of: place of the group of each parameter, by the parameter's id.
 
     Example:
@@ -42,15 +43,18 @@ class Settings:
     rates: tuple[float, ...] = ()
     initial_rates: tuple[float, ...] = ()
     group_of: Mapping[int, int] = field(default_factory=dict)
+    weight_decays: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> Settings:
         """Read the settings of an optimizer that is about to step."""
         wrapped = getattr(optimizer, "optimizer", optimizer)  # LightningOptimizer
         groups = optimizer.param_groups
-        rates, initial = (tuple(_on_host(group.get(key)) for group in groups) for key in ("lr", "initial_lr"))
+        rates, initial, decays = (
+            tuple(_on_host(group.get(key)) for group in groups) for key in ("lr", "initial_lr", "weight_decay")
+        )
         group_of = {id(param): place for place, group in enumerate(groups) for param in group["params"]}
-        return cls(type(wrapped).__name__, rates, initial, group_of)
+        return cls(type(wrapped).__name__, rates, initial, group_of, decays)
 
     @property
     def learning_rate(self) -> float:
@@ -114,6 +118,7 @@ class Groups:
             "groups": tuple(held),
             "group_learning_rate": [_at(settings.rates, place) for settings, place in held.values()],
             "group_initial_rate": [_at(settings.initial_rates, place) for settings, place in held.values()],
+            "group_weight_decay": [_at(settings.weight_decays, place) for settings, place in held.values()],
         }
 
 

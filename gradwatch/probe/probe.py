@@ -15,8 +15,8 @@ from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
+from gradwatch.probe.loss_graph import LossEnd, read_end
 from gradwatch.probe.module_hooks import LossPass, sweep
-from gradwatch.probe.output_range import Reach, read_reach
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
@@ -31,8 +31,8 @@ from gradwatch.records import Array, Snapshot
 
 MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
 REPLICAS = "the comparison of replicas"
-REACH = "the range of the output"
-_REACHES = 3  # measured steps that it is read in: targets do not change
+LOSS_END = "the graph of the loss"
+_REACHES = 3  # measured steps in which the range of the output is read: targets do not change
 
 
 class Probe:
@@ -98,7 +98,7 @@ class Probe:
         self._updates = Updates(update_bytes)
         self._has_failed = self._is_over = False
         self.loss_pass = LossPass()
-        self._reach: Reach | None = None
+        self._loss_end: LossEnd | None = None  # of the step, where a loss was seen
         self._reaches = 0
         self._watch(self._find())
 
@@ -149,15 +149,17 @@ class Probe:
             self._watch(self._find(strict=False))
         self._hookable.begin_step()
         self.loss_pass.reset()
+        self._loss_end = None
         self._hooks.attach(self._scalars)
         self._times.attach(self._scalars)
         self.containment.run(CARRIED, self._hooks.carried.begin, used)
 
     def look_at_end(self, loss: Tensor) -> None:
-        """Read what the network's last activation can give, from the graph of a loss before its backward pass."""
-        if self._reaches < _REACHES and self._reach is None:
-            self._reaches += 1
-            self._reach = self.containment.run(REACH, read_reach, loss)
+        """Read the end of the graph of a measured step's loss, of the first that has one."""
+        if not self.is_attached or self._loss_end is not None or loss.grad_fn is None:
+            return
+        self._loss_end = self.containment.run(LOSS_END, partial(read_end, loss, with_reach=self._reaches < _REACHES))
+        self._reaches += 1
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -285,8 +287,8 @@ class Probe:
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
         used["frozen_size"] = float(self._watched.frozen_size)
-        reach, self._reach = self._reach, None
-        numbers = None if reach is None else Copy(reach.numbers)
+        end, self._loss_end = self._loss_end or LossEnd(), None
+        numbers = None if end.reach is None else Copy(end.reach.numbers)
         losses, totals = self._drained(trace)
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
@@ -295,7 +297,7 @@ class Probe:
         reading = StepReading(
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
-            faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs,
+            faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()
@@ -313,8 +315,8 @@ class Probe:
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"])}
-            if reach is not None and numbers is not None:
-                more |= {"last_activation": reach.activation}
+            if end.reach is not None and numbers is not None:
+                more |= {"last_activation": end.reach.activation}
                 more |= dict(zip(("out_of_reach", "least_error"), map(float, numbers.numbers()), strict=True))
             more |= before_clip(columns["total_norm"], clip[1], columns.pop("clipped"))
             if sums.failed:  # it makes no Snapshot: the losses go into the next one

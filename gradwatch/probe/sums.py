@@ -45,6 +45,7 @@ from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, a
 from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.layer_graph import Pairs
+from gradwatch.probe.loss_graph import LossEnd
 from gradwatch.probe.parameters import NONE, ParameterReading
 from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.replicas import Term, add_replicas
@@ -76,6 +77,7 @@ STEP_SUMS = (
     "graph",  # checksums of the processes' graphs of layers
     "clipped", "clips",  # total norm before a clip that came before the reading, processes that know it
     *CLIP_SUMS.values(),  # processes that saw such a clip
+    "broadcast", "classes", "classed",  # processes whose loss broadcasts, classes of losses, losses that have some
 )  # fmt: skip
 Index = Mapping[str, int]  # layer or parameter -> its place
 
@@ -136,6 +138,7 @@ class StepReading:
         clip: case and bound of the step's clip, and the total norm that it found, where that was not read before it.
         faults: place -> a shared part that failed in this process.
         replicas: what the checksums of the tensors add.
+        end: of the graph of the loss.
         pairs: of a layer, and one that takes its output; None where these are not known.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
@@ -156,6 +159,7 @@ class StepReading:
     faults: Mapping[int, OutOfService] = field(default_factory=dict)
     replicas: Sequence[Term] = ()
     pairs: Pairs | None = None
+    end: LossEnd = LossEnd()
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
@@ -181,6 +185,7 @@ class StepSums:
         self, index: ModelIndex, reading: StepReading, group: SingleProcess | AllRanks, activity: UnitActivity
     ) -> None:
         self._index, self._span, self._dtype = index, reading.span, reading.log.dtype
+        self._broadcast = reading.end.broadcast
         self._group, self._activity, self._replicas = group, activity, group.replicas
         self.scalars, self.failed = reading.scalars, False
         self.unwatched: list[str] = []
@@ -271,6 +276,8 @@ class StepSums:
             "input_rms": float(np.sqrt(sums["input"][0] / sums["inputs"][0])) if sums["inputs"][0] else np.nan,
             "loss_scale": float(loss_scale),
             "dtype": self._dtype,
+            "broadcast": self._broadcast if sums["broadcast"][0] == sums["processes"][0] else "",
+            "classes": sums["classes"][0] / sums["classed"][0] if sums["classed"][0] else np.nan,
             "ran": _ran(sums),
             # All processes make the same of it, or none makes anything.
             "pairs": self._pairs if sums["graph"][0] == self._graph * sums["processes"][0] else None,
@@ -322,6 +329,7 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     layout.count("learns", [0], float(reading.should_learn))
     layout.count("left_out", [index.params[name] for name in reading.left_out if name in index.params])
     _add_clip(layout, reading)
+    _add_end(layout, reading.end)
     for place, failure in reading.faults.items():
         if place < _MOST_PARTS:
             layout.count("faults", [place])
@@ -334,6 +342,13 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
         layout.add("skipped", [0], scalars.many([reading.skipped]))
     else:
         layout.count("skipped", [0], float(reading.skipped))
+
+
+def _add_end(layout: SumLayout, end: LossEnd) -> None:
+    layout.count("broadcast", [0], float(bool(end.broadcast)))
+    if end.classes == end.classes:
+        layout.count("classes", [0], end.classes)
+        layout.count("classed", [0])
 
 
 def _add_clip(layout: SumLayout, reading: StepReading) -> None:

@@ -89,6 +89,7 @@ def train_in_a_loop(
 def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
     if observer is not None:
         observer.before_backward(loss)
+    watcher.expect(loss)
     torch.autograd.backward(loss)
     if observer is not None:
         observer.after_backward(model)

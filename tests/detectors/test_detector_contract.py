@@ -44,6 +44,7 @@ SICK |= {
     ),
     "IdleClip": Snapshot(7, LAYERS, clip="before backward", clip_max_norm=1.5),
     "OutOfSync": Snapshot(7, LAYERS, out_of_sync={"a": -1, "b": -1}),
+    "Broadcast": Snapshot(7, LAYERS, broadcast="(N, 1) and (N,) to (N, N)"),
     "NotLearning": Snapshot(7, LAYERS, update_to_weight=[2] * 4, trace_step=np.arange(30), trace_loss=[2.0] * 30),
 }  # fmt: skip
 
@@ -52,7 +53,7 @@ KINDS = {
     "OutOfSync": "out-of-sync",
 }  # fmt: skip
 
-PLACES = {"Spike": ("loss",), "NotLearning": ("loss",), "IdleClip": ("clip_grad_norm_",)}
+PLACES = {"Spike": ("loss",), "Broadcast": ("loss",), "NotLearning": ("loss",), "IdleClip": ("clip_grad_norm_",)}
 
 every_detector = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 

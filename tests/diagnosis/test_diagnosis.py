@@ -58,6 +58,10 @@ def with_weights(model: nn.Module, deviation: float | None = None, bias: float =
     return model
 
 
+def against_all(output: Tensor, target: Tensor) -> Tensor:
+    return 0.5 * (output - target.squeeze(1)).square().mean()
+
+
 @dataclass(frozen=True)
 class Training:
     """The settings of a training; the defaults are healthy."""
@@ -183,6 +187,7 @@ SICK: dict[str, tuple[Cause, Training]] = {
     "gradients that pile up": ("gradients are not zeroed", replace(HEALTHY, clears=False)),
     "a step that does nothing": ("step without effect", replace(HEALTHY, optimizer=lambda p: Idle(p, lr=0.1))),
     "a clip before the backward pass": ("clip without effect", replace(HEALTHY, clips_early=True)),
+    "each output against each target": ("shapes broadcast", replace(REGRESSION, loss=against_all)),
     "a step too far": (
         "learning rate too high",
         replace(HEALTHY, optimizer=lambda params: torch.optim.SGD(params, lr=30.0)),
@@ -269,6 +274,18 @@ def test_the_cause_is_named_first(name: str) -> None:
     diagnoses = training.diagnose()
     assert diagnoses
     assert diagnoses[0].cause == cause, [f"{d.score:.2f} {d}" for d in diagnoses]
+
+
+@pytest.mark.parametrize("input_rms", [1.0, 100.0])
+@pytest.mark.parametrize("first_loss", [2.3, 30.0])
+def test_a_large_first_loss_is_named_where_something_came_of_it(first_loss: float, input_rms: float) -> None:
+    losses = {"loss": first_loss, "trace_step": [0], "trace_loss": [first_loss]}
+    first = Snapshot(0, ("a",), classes=10.0, input_rms=input_rms, **losses)
+    found = Finding("spike", ("loss",), 7, 90.0, 30.0, "The loss spikes.")
+    is_named = first_loss == 30.0 and input_rms == 1.0
+    diagnoses = diagnose([found], [first])
+    assert any("ln 10 = 2.3" in diagnosis.evidence for diagnosis in diagnoses) == is_named
+    assert not any("ln 10" in diagnosis.evidence for diagnosis in diagnose([], [first]))
 
 
 @pytest.mark.parametrize("name", TWINS)
