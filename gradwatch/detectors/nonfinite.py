@@ -10,6 +10,7 @@ import numpy as np
 
 from gradwatch.checks import require_whole
 from gradwatch.records import Finding, Snapshot
+from gradwatch.snapshot import Origin
 
 
 @dataclass
@@ -47,12 +48,18 @@ class NonFinite:
         """Yield one finding that tells where and since when."""
         self._skips = self._skips + 1 if snapshot.skipped else 0
         bad_steps = snapshot.trace_step[np.isinf(snapshot.trace_loss) | np.isinf(snapshot.trace_total_norm)]
+        if snapshot.origin is not None:
+            yield _of_origin(snapshot.origin, snapshot)
+            return
         forward, backward = first_bad_layers(snapshot)
         if len(bad_steps) == 0 and (forward or backward) is None:
             return
         if 0 < self._skips <= self.max_skips and not np.isinf(snapshot.trace_loss).any():
             return
         step = int(bad_steps[0]) if len(bad_steps) else snapshot.step
+        if weights_were_bad(snapshot):
+            yield _of_weights(snapshot, step)
+            return
         count = float(np.nansum(snapshot.nonfinite))
         places = ("loss",) if np.isinf(snapshot.trace_loss).any() else ()
         layers = tuple(dict.fromkeys([*places, *(layer for layer in (forward, backward) if layer is not None)]))
@@ -80,6 +87,35 @@ class NonFinite:
             places = "in the loss" if np.isinf(snapshot.trace_loss).any() else "in the gradients"
         places += f" ({count:.0f} entries of the parameters' gradients)" if count else ""
         return f"NaN or Inf {when}: {places}."
+
+
+def _of_origin(origin: Origin, snapshot: Snapshot) -> Finding:
+    seen = f", seen at step {snapshot.step}" if snapshot.step != origin.step else ""
+    if origin.source == "batch":
+        text = f"NaN or Inf at step {origin.step}{seen}: they are in the batch of that step."
+        return Finding("nonfinite", ("loss", "batch"), origin.step, 0.0, 0.0, text, "error", case="batch")
+    passes = "backward" if origin.way == "backward" else "forward"
+    text = f"NaN or Inf at step {origin.step}{seen}: they begin in the {passes} pass in {origin}."
+    layers = ("loss", origin.layer) if origin.layer else ("loss",)
+    return Finding("nonfinite", layers, origin.step, 0.0, 0.0, text, "error", case=origin.operation)
+
+
+def weights_were_bad(snapshot: Snapshot) -> bool:
+    """Return True if the weights held NaN or Inf before the step: then all that is computed from them does."""
+    return bool(np.isinf(snapshot.param_weight_norm).any() or np.isinf(snapshot.weight_norm).any())
+
+
+def _of_weights(snapshot: Snapshot, step: int) -> Finding:
+    """Date NaN of a step that was not measured: the loss of the step after it shows it at the latest."""
+    before = snapshot.trace_step[snapshot.trace_step < step]
+    names = tuple(np.array(snapshot.params, object)[np.isinf(snapshot.param_weight_norm)])
+    since = f"the losses are NaN or Inf from step {step} on" if step != snapshot.step else "no loss before it was"
+    between = f"lies between {step - 1} and {step}" if len(before) or step else "is the first"
+    text = (
+        f"NaN or Inf: the weights held them before step {snapshot.step} (in {len(names)} parameters); {since}. The "
+        f"step that did it {between}, and was not measured."
+    )
+    return Finding("nonfinite", ("loss",), step, float(len(names)), 0.0, text, "error", case="weights")
 
 
 def first_bad_layers(snapshot: Snapshot) -> tuple[str | None, str | None]:

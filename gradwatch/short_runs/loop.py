@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gradwatch.detectors import Stalled, Unmoved, default_detectors
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.places import raised_at
 from gradwatch.records import Detector, Finding
 from gradwatch.short_runs.batches import endless_batches
 from gradwatch.short_runs.run import Run
@@ -66,7 +67,7 @@ def train_in_a_loop(
         >>> run.steps, run.is_healthy
         (3, True)
     """
-    error = None
+    error, again = None, None
     with isolated():
         model = copy_without_trainer(module)
         model.train()
@@ -79,20 +80,36 @@ def train_in_a_loop(
                     observer.listen(model)
                 for inputs, targets in islice(endless_batches(data), steps):
                     model.zero_grad()
-                    _step(watcher, model, loss(call(model, inputs), targets), made, observer)
+                    again = partial(_loss, loss, model, inputs, targets)
+                    _step(watcher, model, again, made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
+            if again is not None:
+                watcher.seek_nan(lambda: (model, again), crashed=True)
+                watcher.close(quietly=True)
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
-    return Run(type(module).__name__, tuple(watcher.history), *found, error)
+    where = "" if error is None else str(raised_at(error, model))
+    return Run(type(module).__name__, tuple(watcher.history), *found, error, place=where)
 
 
-def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
+def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+    return loss(call(model, inputs), targets)
+
+
+def _step(
+    watcher: Watcher,
+    model: nn.Module,
+    again: Callable[[], Tensor],
+    optimizer: Optimizer,
+    observer: Observer | None,
+) -> None:
+    loss = again()
     if observer is not None:
         observer.before_backward(loss)
     torch.autograd.backward(loss)
     if observer is not None:
         observer.after_backward(model)
-    watcher.step(optimizer, loss.detach())
+    watcher.step(optimizer, loss.detach(), again=again)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
