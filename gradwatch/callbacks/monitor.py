@@ -24,6 +24,7 @@ from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
@@ -199,7 +200,7 @@ class GradientMonitor(ReleasesModule):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
-        self._again = StepAgain(trainer, pl_module, batch, batch_idx)
+        self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
         if self._step is None:
             self._step = StepInProgress()
             self._watcher.begin()
@@ -220,6 +221,7 @@ class GradientMonitor(ReleasesModule):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look if the step turned NaN, before the weights do."""
         if (again := self._again) is not None:
+            again.passed += 1
             self._watcher.seek_nan(again, again.batch, again.state)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -333,7 +335,9 @@ class GradientMonitor(ReleasesModule):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the same way after an error, which another error must not replace."""
         if isinstance(exception, Exception) and (again := self._again) is not None:
-            self._watcher.seek_nan(again, again.batch, again.state, crashed=True)
+            if may_be_of_nan(exception):
+                again.passed = 0
+                self._watcher.seek_nan(again, again.batch, again.state, crashed=True)
             if self._reports is not None:
                 self._reports.crash = crash_in_words(exception, pl_module)
         self.teardown(trainer, pl_module, "fit")

@@ -1,82 +1,77 @@
-"""A training step that can be computed again, on a copy of the module, to look at each of its operations."""
+"""A training step that can be computed again, to look at each of its operations."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from gradwatch.torch_internals import owners_of
+from gradwatch.probe.call_log import tensors_in
+from gradwatch.torch_internals import past_torch_function, version_of
 
 
 class StepAgain:
     """The batch of the current step, and the random numbers that it began with.
 
-    The copy has the same weights. It reads the Trainer, but logs nothing and changes nothing of it. A step with manual
-    optimization is computed up to its first backward pass.
-
     Attributes:
         batch: of the step; it is dropped at the end of the step.
         state: of torch's random numbers on the CPU.
+        passed: number of backward passes so far.
     """
 
     def __init__(self, trainer: Trainer, module: LightningModule, batch: Any, place: int) -> None:
-        self.batch, self.state = batch, torch.get_rng_state()
+        self.batch, self.state, self.passed = batch, torch.get_rng_state(), 0
         self._trainer, self._module, self._place = trainer, module, place
+        self._versions = _versions(batch)
 
     def __call__(self) -> tuple[nn.Module, Callable[[], object]]:
-        """Return a copy of the module, and a function that computes the step's loss with it.
+        """Return the module, and a function that computes the step's loss with it. Call it in a fork.
+
+        The step then logs nothing. With manual optimization, it ends at the backward pass that was the last one.
 
         Raises:
-            Exception: where the module can't be copied.
+            ValueError: where the batch is not what it was.
         """
-        reader = _Reader(self._trainer)
-        memo: dict[int, Any] = {id(owner): reader for owner in owners_of(self._module)}
-        copied = deepcopy(self._module, memo)
+        if isinstance(self.batch, Iterator) or _versions(self.batch) != self._versions:
+            raise ValueError("the step has changed its batch")
+        self._trainer.callbacks.clear()  # type: ignore[attr-defined]
+        self._trainer.loggers = []
         for name in ("log", "log_dict", "print"):
-            copied.__dict__[name] = _do_nothing
-        return copied, lambda: self._compute(copied)
+            self._module.__dict__[name] = _do_nothing
+        return self._module, self._compute
 
-    def _compute(self, copied: LightningModule) -> object:
-        losses: list[Tensor] = []
+    def _compute(self) -> object:
+        module, losses = self._module, list[Tensor]()
+        backward = module.manual_backward
 
-        def stop(loss: Tensor, *_: Any, **__: Any) -> None:
+        def stop(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             losses.append(loss)
-            raise _FirstBackward
+            if len(losses) == self.passed:
+                raise _LastBackward
+            backward(loss, *args, **kwargs)
 
-        copied.__dict__["manual_backward"] = stop
-        takes = inspect.signature(copied.training_step).parameters.values()
+        module.__dict__["manual_backward"] = stop
+        takes = inspect.signature(module.training_step).parameters.values()
         takes_one = len(takes) == 1 and all(one.kind != one.VAR_POSITIONAL for one in takes)
         given = (self.batch,) if takes_one else (self.batch, self._place)
-        with contextlib.redirect_stdout(io.StringIO()), self._trainer.precision_plugin.forward_context():
+        with self._trainer.precision_plugin.forward_context():
             try:
-                return copied.training_step(*given)
-            except _FirstBackward:
-                return losses[0]
+                return module.training_step(*given)
+            except _LastBackward:
+                return losses[-1]
 
 
-class _FirstBackward(BaseException):
-    """Ends a step of manual optimization at its first backward pass; no ``except Exception`` of the user's stops it."""
+class _LastBackward(BaseException):
+    """Ends a step of manual optimization at a backward pass; no ``except Exception`` of the user's stops it."""
 
 
-class _Reader:
-    """Reads a Trainer; what is written to it is kept here, and nothing is logged."""
-
-    logger = None
-    loggers: tuple[Any, ...] = ()
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.__dict__["_trainer"] = trainer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_trainer"], name)
+def _versions(batch: Any) -> list[int | None]:
+    with past_torch_function():
+        return [version_of(tensor) for tensor in tensors_in(batch) if not tensor.is_inference()]
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradwatch.pipeline.fork import call_in_fork, can_fork
+from gradwatch.probe.layers import named_parameters
+from gradwatch.probe.norms import is_plain, is_readable
 from gradwatch.probe.origin import find_origin
-from gradwatch.probe.shards import is_sharded
 from gradwatch.snapshot import Origin
 
 PART = "the search for the origin of NaN"
@@ -23,7 +27,8 @@ class OriginSearch:
     """Sees that a step on a CPU turns NaN, before its optimizer steps, and searches the operation that does it.
 
     Reading a number of a CPU is free, so each step's loss is read, and the gradients of two small parameters: the first
-    one, to which all gradients go, and one in the middle. Of another device nothing is read.
+    one, to which all gradients go, and one in the middle. Of another device nothing is read. The search computes the
+    step again in a forked process, so that code of the user's leaves no trace of a second run.
 
     Attributes:
         origin: what was found; None so far.
@@ -35,8 +40,8 @@ class OriginSearch:
 
     def __init__(self, model: nn.Module, *, is_shared: bool) -> None:
         self.origin: Origin | None = None
-        self._model = model
-        self._tries = 0 if is_shared else _MOST_TRIES
+        self._model: nn.Module | None = model
+        self._tries = 0 if is_shared or not can_fork() else _MOST_TRIES
         self._sample: list[nn.Parameter] | None = None
         self._is_bad = False
 
@@ -47,35 +52,28 @@ class OriginSearch:
 
     def note(self, loss: Tensor) -> None:
         """Look at a loss, before its backward pass or after it."""
-        if self.is_open and loss.is_cpu and loss.numel() == 1 and not loss.is_complex():
+        if self.is_open and is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
             self._is_bad |= not math.isfinite(loss.item())
 
-    def look(self, step: int, again: Callable[[], Again], batch: object = None, state: Tensor | None = None) -> bool:
-        """Look at the gradients; search if they, or the loss, are not finite. Return True if something was found.
+    def is_due(self) -> bool:
+        """Look at the gradients; return True if they, or the loss, are not finite."""
+        return self.is_open and (self._is_bad or self._has_bad_gradient())
+
+    def search(self, step: int, again: Callable[[], Again], batch: object = None, state: Tensor | None = None) -> bool:
+        """Search now; return True if something was found.
 
         Args:
             step: index of the optimizer step.
-            again: returns the model, or a copy of it, and a function that computes the loss again.
+            again: returns the model, and a function that computes the loss again; is called in the fork.
             batch: of the step.
             state: of torch's random numbers when it began.
         """
         if not self.is_open:
             return False
-        if not (self._is_bad or self._has_bad_gradient()):
-            return False
-        return self.search(step, again, batch, state)
-
-    def search(self, step: int, again: Callable[[], Again], batch: object = None, state: Tensor | None = None) -> bool:
-        """Search now; return True if something was found."""
-        if not self.is_open:
-            return False
         self._is_bad = False
         self._tries -= 1
-        try:
-            model, compute = again()
-            origin = find_origin(step, model, compute, batch, state)
-        except Exception:  # of the user's code, which was not made to run twice
-            return False
+        found = call_in_fork(partial(_search, step, again, batch, state))
+        origin = Origin.from_dict(found) if found else None
         if origin is not None and origin.source == "weights":  # too late: they were NaN before
             self._tries = 0
             return False
@@ -83,22 +81,38 @@ class OriginSearch:
         return origin is not None
 
     def _has_bad_gradient(self) -> bool:
-        if self._sample is None:
+        if self._sample is None and self._model is not None:
             self._sample = _sample(self._model)
-        grads = [param.grad.flatten() for param in self._sample if param.grad is not None and not param.grad.is_sparse]
-        if not grads:
-            return False
+        grads = [param.grad for param in self._sample or () if param.grad is not None]
         with torch.no_grad():
-            return not math.isfinite(sum(grad.sum().item() for grad in grads))
+            sums = [grad.sum().item() for grad in grads if is_readable(grad) and is_plain(grad)]
+        return not math.isfinite(sum(sums))
 
     def close(self) -> None:
         """Drop the references to the model's parameters."""
-        self._sample, self._tries = [], 0
+        self._model, self._sample, self._tries = None, [], 0
+
+
+def may_be_of_nan(error: BaseException) -> bool:
+    """Return True if code that is given NaN may raise such an error.
+
+    Example:
+        >>> may_be_of_nan(AssertionError()), may_be_of_nan(KeyError()), may_be_of_nan(torch.OutOfMemoryError())
+        (True, False, False)
+    """
+    kinds = (ValueError, AssertionError, ArithmeticError, RuntimeError)
+    return isinstance(error, kinds) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def _search(step: int, again: Callable[[], Again], batch: object, state: Tensor | None) -> dict[str, Any] | None:
+    origin = find_origin(step, *again(), batch, state)
+    return None if origin is None else dict(vars(origin))
 
 
 def _sample(model: nn.Module) -> list[nn.Parameter]:
-    if not any(param.is_cpu for param in model.parameters()):
+    params = [param for _, param, _ in named_parameters(model) if is_readable(param)]
+    if not all(param.is_cpu for param in params):
         return []
-    params = [p for p in model.parameters() if p.requires_grad and p.is_cpu and not is_sharded(p)]
+    params = [param for param in params if param.requires_grad and is_plain(param)]
     small = [param for param in params if param.numel() <= _SMALL]
     return [small[place] for place in sorted({0, len(small) // 2})][:_SAMPLED] if small else params[:1]

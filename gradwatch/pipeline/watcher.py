@@ -189,7 +189,12 @@ class Watcher:
             with self.contained():
                 self._probe.loss_pass.expect(loss)
                 self._probe.look_at_end(loss)
-        self.containment.run(PART, self._origins.note, loss)
+        self._note_if_nan(loss)
+
+    def _note_if_nan(self, loss: Tensor) -> None:
+        with self.containment.guard(PART), past_torch_function(), past_dispatch_modes():
+            if not self.containment.is_out(PART):
+                self._origins.note(loss)
 
     def seek_nan(
         self, again: Callable[[], Again], batch: Any = None, state: Tensor | None = None, *, crashed: bool = False
@@ -197,14 +202,17 @@ class Watcher:
         """Search for the operation that made NaN, after the backward pass of a step that turned NaN on a CPU.
 
         Args:
-            again: returns a model, and a function that computes the step's loss with it once more.
+            again: returns a model, and a function that computes the step's loss with it once more; is called in a fork.
             batch: of the step.
             state: of torch's random numbers when the step began.
             crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
         """
-        look = self._origins.search if crashed else self._origins.look
-        with self.containment.guard(PART), np.errstate(all="ignore"):
-            if not self.containment.is_out(PART) and look(self.steps, again, batch, state):
+        with self.containment.guard(PART):
+            if self.containment.is_out(PART):
+                return
+            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+                is_due = crashed or self._origins.is_due()
+            if is_due and self._origins.search(self.steps, again, batch, state):
                 assert self._origins.origin is not None
                 self.intake.note_origin(self._origins.origin)
 
@@ -305,12 +313,13 @@ class Watcher:
             loss: of this step; a device scalar is not waited for.
             scaler: the ``torch.amp.GradScaler`` that scaled the loss; call ``scaler.update()`` yourself.
             again: computes the loss of this step once more, such as ``lambda: loss_of(model(x), y)``. It is called only
-                at a step that turns NaN, and lets the finding name the operation and its line.
+                at a step that turns NaN on a CPU, in a fork of the process, where it changes nothing. It lets the
+                finding name the operation and its line.
             **kwargs: are passed to ``optimizer.step``.
         """
         if again is not None:
             if isinstance(loss, Tensor):
-                self.containment.run(PART, self._origins.note, loss.detach())
+                self._note_if_nan(loss)
             self.seek_nan(lambda: (self._probe.model, again))
         scale = LossScale(scaler, optimizer)
         if id(optimizer) not in self._read:

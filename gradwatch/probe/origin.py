@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.places import Place, names_of, running_place
 from gradwatch.probe.call_log import tensors_in
+from gradwatch.probe.layers import named_modules, named_parameters, own_buffers
+from gradwatch.probe.norms import is_plain, is_readable
+from gradwatch.probe.shards import is_sharded
 from gradwatch.snapshot import Origin
+from gradwatch.torch_internals import run_eagerly
 
 _MOST_CALLS = 1 << 18  # of one step
 _SPELLED = {"__rdiv__": "div", "__rtruediv__": "div", "true_divide": "div", "divide": "div", "__rpow__": "pow"}
@@ -102,7 +103,7 @@ def state_of(tensor: Tensor) -> int:
         >>> [state_of(torch.tensor([x, 1.0])) for x in (0.0, math.inf, math.nan)]
         [0, 1, 2]
     """
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta or tensor.is_nested:
+    if not is_readable(tensor) or is_sharded(tensor) or tensor.is_nested or tensor.itemsize == 1:
         return FINITE
     values = tensor.detach()
     values = values.coalesce().values() if values.is_sparse else values
@@ -116,7 +117,8 @@ def find_origin(
 ) -> Origin | None:
     """Compute a step's loss and its gradients again, and return where NaN or Inf first appears; None if nowhere.
 
-    Random numbers, buffers and gradients are afterwards as they were.
+    It runs code of the user's a second time, which counts, draws random numbers and adds to gradients. So the pipeline
+    calls it in a fork.
 
     Args:
         step: index of the optimizer step.
@@ -134,13 +136,9 @@ def find_origin(
         ('sqrt', 'backward')
     """
     listening = _Listening(names_of(model))
-    with ExitStack() as stack:
-        stack.enter_context(_everything_kept(model))
-        if hasattr(torch.compiler, "set_stance"):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if state is not None:
-            torch.set_rng_state(state)
-        stack.enter_context(torch.enable_grad())
+    if state is not None:
+        torch.set_rng_state(state)
+    with run_eagerly(), torch.enable_grad():
         try:
             with listening:
                 result = compute()
@@ -166,8 +164,7 @@ def _forward(step: int, listening: _Listening, bad: Tensor, model: nn.Module, ba
     else:
         call = None
     if call is None or call.bad_inputs:  # it came in from outside
-        own = [*model.parameters(), *model.buffers()]
-        if any(_storage(tensor) == _storage(other) for other in own):
+        if any(_storage(tensor) == _storage(own) for own in _own_tensors(model)):
             return Origin(step, "weights")
         place = path[-1].place if path else Place()
         return Origin(step, "batch", path[-1].name if path else "", "forward", place.layer, place.line, place.function)
@@ -187,14 +184,13 @@ def _backward(step: int, listening: _Listening, loss: Tensor, model: nn.Module) 
 
         return note
 
-    params = [param for param in model.parameters() if param.requires_grad]
-    handles = [node.register_hook(look(node)) for node in listening.nodes]
-    try:
-        grads = torch.autograd.grad(loss, params, allow_unused=True, retain_graph=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not any(grad is not None and state_of(grad) for grad in grads):
+    params = [param for _, param, _ in named_parameters(model)]
+    for param in params:
+        param.grad = None
+    for node in listening.nodes:
+        node.register_hook(look(node))
+    torch.autograd.backward(loss)
+    if not any(param.grad is not None and state_of(param.grad) for param in params):
         return None
     for node, (inward, outward) in seen.items():  # in the order in which they ran
         if any(inward) and not any(outward) and _arrives(node, seen, inward):
@@ -219,6 +215,11 @@ def _arrives(node: Any, seen: dict[Any, tuple[list[int], list[int]]], inward: li
     return False
 
 
+def _own_tensors(model: nn.Module) -> list[Tensor]:
+    params: list[Tensor] = [param for _, param, _ in named_parameters(model)]
+    return params + [buffer for _, module in named_modules(model) for _, buffer in own_buffers(module)]
+
+
 def _storage(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
@@ -236,26 +237,7 @@ def _takes_inf(args: Any, kwargs: Any) -> bool:
 def _extent(args: Any) -> str:
     """Return from where to where the numbers go that an operation is given."""
     for tensor in tensors_in(args)[:1]:
-        if tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_nested and tensor.numel():
+        if is_readable(tensor) and is_plain(tensor) and tensor.numel():
             low, high = tensor.detach().aminmax()
             return f"{float(low):.3g} to {float(high):.3g}"
     return ""
-
-
-@contextmanager
-def _everything_kept(model: nn.Module) -> Iterator[None]:
-    """Put random numbers and buffers back at the end."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 a user's code draws from it
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        with torch.no_grad():
-            for buffer, values in buffers:
-                buffer.copy_(values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.detectors import Stalled, Unmoved, default_detectors
+from gradwatch.pipeline.origin_search import may_be_of_nan
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import raised_at
 from gradwatch.records import Detector, Finding
@@ -67,7 +69,7 @@ def train_in_a_loop(
         >>> run.steps, run.is_healthy
         (3, True)
     """
-    error, again = None, None
+    error = None
     with isolated():
         model = copy_without_trainer(module)
         model.train()
@@ -81,15 +83,24 @@ def train_in_a_loop(
                 for inputs, targets in islice(endless_batches(data), steps):
                     model.zero_grad()
                     again = partial(_loss, loss, model, inputs, targets)
-                    _step(watcher, model, again, made, observer)
+                    with _crash_searched(watcher, model, again):
+                        _step(watcher, model, again, made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
-            if again is not None:
-                watcher.seek_nan(lambda: (model, again), crashed=True)
-                watcher.close(quietly=True)
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
     where = "" if error is None else str(raised_at(error, model))
     return Run(type(module).__name__, tuple(watcher.history), *found, error, place=where)
+
+
+@contextmanager
+def _crash_searched(watcher: Watcher, model: nn.Module, again: Callable[[], Tensor]) -> Iterator[None]:
+    """Search for NaN behind an error that the body raises."""
+    try:
+        yield
+    except Exception as error:
+        if may_be_of_nan(error):
+            watcher.seek_nan(lambda: (model, again), crashed=True)
+        raise
 
 
 def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
