@@ -23,8 +23,8 @@ from gradwatch.callbacks.trainer_checks import ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
-from gradwatch.pipeline.watcher import Watcher
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
+from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot

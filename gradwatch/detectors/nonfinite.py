@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,12 +40,18 @@ class NonFinite:
     max_skips: int = 10
     patience: int = field(default=1, init=False)
     _skips: int = field(default=0, init=False, repr=False)
+    _places: tuple[str, ...] = field(default=(), init=False, repr=False)  # of NaN in the step before
 
     def __post_init__(self) -> None:
         require_whole(self, max_skips=self.max_skips)
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding that tells where and since when."""
+        found = list(self._look(snapshot))
+        self._places = found[0].layers if found else ()
+        yield from found
+
+    def _look(self, snapshot: Snapshot) -> Iterator[Finding]:
         self._skips = self._skips + 1 if snapshot.skipped else 0
         bad_steps = snapshot.trace_step[np.isinf(snapshot.trace_loss) | np.isinf(snapshot.trace_total_norm)]
         if snapshot.origin is not None:
@@ -58,7 +64,8 @@ class NonFinite:
             return
         step = int(bad_steps[0]) if len(bad_steps) else snapshot.step
         if weights_were_bad(snapshot):
-            yield _of_weights(snapshot, step)
+            of_weights = _of_weights(snapshot, step)  # of the trouble that was found when they turned NaN, if it was
+            yield replace(of_weights, layers=self._places or of_weights.layers)
             return
         count = float(np.nansum(snapshot.nonfinite))
         places = ("loss",) if np.isinf(snapshot.trace_loss).any() else ()
@@ -68,13 +75,13 @@ class NonFinite:
             self._message(snapshot, step, count, forward, backward), severity="error",
         )  # fmt: skip
 
-    def state_dict(self) -> dict[str, int]:
-        """The number of steps skipped in a row, for a checkpoint."""
-        return {"skips": self._skips}
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps skipped in a row, and the places of NaN, for a checkpoint."""
+        return {"skips": self._skips, "places": list(self._places)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
-        self._skips = state["skips"]
+        self._skips, self._places = state["skips"], tuple(state.get("places", ()))
 
     def _message(self, snapshot: Snapshot, step: int, count: float, forward: str | None, backward: str | None) -> str:
         where = [

@@ -2,8 +2,8 @@
 
 A fork has all that this process has in memory, on pages that are copied when they are written. So code of the user's
 may run there a second time, with its counters, random numbers, metrics and global variables, and this process sees
-nothing of it. What is not memory is taken from the fork first: its open files lead nowhere, it can open no other, and it
-ends at once where it would remove a file, start a process, or send a signal.
+nothing of it. What is not memory is taken from the fork first: its open files lead nowhere, it can open no other, and
+it ends at once where it would remove a file, start a process, or send a signal.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ _OUTWARD_ROOMS = ("shutil.", "socket.", "tempfile.", "syslog.")
 
 def can_fork() -> bool:
     """Return True if a fork is known to be safe here: on Linux, where no GPU is used and no handler would see it."""
-    if sys.platform != "linux" or resource is None or torch.cuda.is_initialized():  # type: ignore[redundant-expr]
+    if sys.platform != "linux" or resource is None or _uses_gpu():
         return False
     handler = signal.getsignal(signal.SIGCHLD)
     return not callable(handler) or getattr(handler, "__module__", "").startswith("torch.")
+
+
+def _uses_gpu() -> bool:
+    return torch.cuda.is_initialized()  # type: ignore[no-untyped-call, no-any-return]
 
 
 def call_in_fork(function: Callable[[], dict[str, Any] | None], seconds: float = _SECONDS) -> dict[str, Any] | None:
@@ -155,9 +159,8 @@ def _limit(room: int) -> None:
 
 def _room() -> int:
     """Return how many bytes of addresses the fork may have; 0 for any number."""
-    with contextlib.suppress(OSError):
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
     free = [_first_number("/proc/meminfo", "MemAvailable:") * 1024]
     most, used = (_first_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     free += [most - used] if most else []
