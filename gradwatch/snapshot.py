@@ -21,6 +21,47 @@ def _values(along: str) -> Any:
     return field(default=None, metadata={"along": along})
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The operation that turned finite numbers into NaN or Inf, in the step that did it.
+
+    Attributes:
+        step: index of the optimizer step.
+        source: ``operation``; ``batch`` where the batch held NaN; ``weights`` where they did, before the step.
+        operation: its name in the user's words, such as ``sqrt``.
+        way: ``forward`` or ``backward``.
+        layer: the innermost module that ran; empty where none did, as in a loss.
+        line: file and line of the user's code.
+        function: the function that the line is in.
+        given: from where to where the numbers go that it was given.
+
+    Example:
+        >>> print(Origin(7, "operation", "sqrt", "backward", "encoder", "model.py:31", "magnitude", "0 to 2.5"))
+        the gradient of `sqrt` (given 0 to 2.5), layer encoder, model.py:31, in magnitude
+    """
+
+    step: int
+    source: str
+    operation: str = ""
+    way: str = ""
+    layer: str = ""
+    line: str = ""
+    function: str = ""
+    given: str = ""
+
+    def __str__(self) -> str:
+        what = f"{'the gradient of ' if self.way == 'backward' else ''}`{self.operation}`"
+        what += f" (given {self.given})" if self.given else ""
+        where = [f"layer {self.layer}" if self.layer else "", self.line, f"in {self.function}" if self.function else ""]
+        return ", ".join([what, *filter(None, where)])
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Origin:
+        """Return the Origin of which these are the fields; keys that are no field are ignored."""
+        given = {f.name: of_type(str, plain[f.name]) for f in fields(cls) if f.name != "step" and f.name in plain}
+        return cls(as_step(plain["step"]), **given)
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """One measured optimizer step, as columns over the layers, like a data frame.
@@ -93,6 +134,7 @@ class Snapshot:
         least_error: mean square of how far the targets are beyond its range: a squared error cannot be less.
         dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
         loss_scale: factor on the loss in the backward pass.
+        origin: the operation that made NaN at this step, or at an unmeasured one before it; None where none was found.
         trace_step, trace_loss, trace_total_norm: index, loss and, where asked for, total norm of every optimizer step
             since the last Snapshot, this one included. Non-finite values are ``inf``.
 
@@ -161,6 +203,7 @@ class Snapshot:
     least_error: float = float("nan")
     dtype: str = ""
     loss_scale: float = float("nan")
+    origin: Origin | None = None
     trace_step: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     trace_loss: Array = _values("trace_step")
     trace_total_norm: Array = _values("trace_step")
@@ -231,6 +274,7 @@ class Snapshot:
         plain |= {name: value for name in _TEXTS if (value := getattr(self, name))}
         plain |= {"skipped": True} if self.skipped else {}
         plain |= {"out_of_sync": dict(self.out_of_sync)} if self.out_of_sync else {}
+        plain |= {"origin": dict(vars(self.origin))} if self.origin else {}
         plain |= {name: values.tolist() for name in ARRAYS if not np.isnan(values := getattr(self, name)).all()}
         if self.calls:
             plain["calls"] = {layer: norms.tolist() for layer, norms in self.calls.items()}
@@ -261,12 +305,14 @@ class Snapshot:
         given |= {name: as_array(plain[name]) for name in ARRAYS if name in plain}
         calls, steps = of_type(dict, plain.get("calls", {})), of_type(list, plain.get("trace_step", []))
         apart = of_type(dict, plain.get("out_of_sync", {}))
+        origin = Origin.from_dict(of_type(dict, plain["origin"])) if "origin" in plain else None
         return cls(
             as_step(plain["step"]),
             skipped=of_type(bool, plain.get("skipped", False)),
             calls={layer: as_array(norms) for layer, norms in calls.items()},
             trace_step=np.array([as_step(step) for step in steps], np.int64),
             out_of_sync={of_type(str, name): of_type(int, rank) for name, rank in apart.items()},
+            origin=origin,
             **given,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -297,6 +298,16 @@ def is_compiled_function(function: Any) -> bool:
     Without the mark, layers in compiled code are taken for layers that nobody calls, and a warning names them.
     """
     return hasattr(function, "_torchdynamo_orig_callable")
+
+
+def run_eagerly() -> AbstractContextManager[Any]:
+    """Return a context in which compiled code runs as it is written (torch 2.6 and newer).
+
+    Where nothing has been compiled, nothing is imported for it, which takes seconds (module seen in torch 2.4 to 2.13;
+    under another name, compiled code stays compiled).
+    """
+    has_compiler = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if has_compiler else nullcontext()
 
 
 def is_compiled_in_place(module: nn.Module) -> bool:

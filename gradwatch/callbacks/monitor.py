@@ -16,13 +16,16 @@ from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.reports import Reports, open_reports
+from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
+from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 
@@ -133,6 +136,7 @@ class GradientMonitor(ReleasesModule):
         self._reports: Reports | None = None
         self._restored: dict[str, Any] | None = None
         self._step: StepInProgress | None = None
+        self._again: StepAgain | None = None
         self._past_lightning: StepsPastLightning | None = None
         self._has_read = False  # a step of an optimizer that holds parameters of the module
         self._is_unstepped = False  # gradients come, and no optimizer steps
@@ -196,6 +200,7 @@ class GradientMonitor(ReleasesModule):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
+        self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
         if self._step is None:
             self._step = StepInProgress()
             self._watcher.begin()
@@ -212,6 +217,12 @@ class GradientMonitor(ReleasesModule):
         """Note the loss, to tell its backward pass from others; with manual optimization a step may have several."""
         if pl_module.automatic_optimization:
             self._watcher.expect(loss)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look if the step turned NaN, before the weights do."""
+        if (again := self._again) is not None:
+            again.passed += 1
+            self._watcher.seek_nan(again, again.batch, again.state)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read the gradients.
@@ -248,7 +259,7 @@ class GradientMonitor(ReleasesModule):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the optimizer step, unless it goes on accumulating."""
-        step = self._step
+        step, self._again = self._step, None
         if step is None:
             return
         with self._watcher.contained():
@@ -323,6 +334,12 @@ class GradientMonitor(ReleasesModule):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the same way after an error, which another error must not replace."""
+        if isinstance(exception, Exception) and (again := self._again) is not None:
+            if may_be_of_nan(exception):
+                again.passed = 0
+                self._watcher.seek_nan(again, again.batch, again.state, crashed=True)
+            if self._reports is not None:
+                self._reports.crash = crash_in_words(exception, pl_module)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -345,7 +362,7 @@ class GradientMonitor(ReleasesModule):
 
     def _close_step(self, *, quietly: bool) -> None:
         step, past_lightning = self._step, self._past_lightning
-        self._step = self._past_lightning = None
+        self._step = self._past_lightning = self._again = None
         if past_lightning is not None:
             past_lightning.close()
         if step is not None:
@@ -355,7 +372,7 @@ class GradientMonitor(ReleasesModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and the records; the current fit stays with the original."""
-        return {**super().__getstate__(), "_step": None, "_reports": None, "_past_lightning": None}
+        return {**super().__getstate__(), "_step": None, "_again": None, "_reports": None, "_past_lightning": None}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step count, findings, memories of detectors and some of the Snapshots, for a checkpoint."""

@@ -36,6 +36,7 @@ class Reports:
         self._others = {f"logger {i} {type(logger).__name__}": logger for i, logger in enumerate(others)}
         self._record_part = f"record {record_path}"
         self._record = containment.run(self._record_part, JsonlRecord, record_path) if record_path else None
+        self.crash = ""  # the error that ended the fit, in words
         self._written: list[Finding] = []
         self._failures = 0  # number of failed parts that are in the record
         self._has_news = False
@@ -107,7 +108,7 @@ class Reports:
                 self._write_text(watcher, diagnoses)
             self._draw(watcher)
         self._write_failures()
-        notes = [*self._troubles(), *map(str, self._containment.failures)]
+        notes = [*([self.crash] if self.crash else []), *self._troubles(), *map(str, self._containment.failures)]
         if summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
             self._containment.run("summary", print_summary, *args)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gradwatch.diagnosis import data, network, numerics, optimization, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, explain_no_learning, unexplained
@@ -58,8 +60,10 @@ def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[D
         'saturating activation'
     """
     evidence = Evidence(findings, _of_one_model(history))
-    answers = explain_no_learning(findings, ask(RULES, evidence) if evidence.history else [])
-    return [*answers, *unexplained(evidence, answers)]
+    with np.errstate(all="ignore"):  # a run that turned NaN has Inf in its numbers
+        answers = ask(RULES if evidence.history else (numerics.unguarded_operation,), evidence)
+        answers = explain_no_learning(findings, answers)
+        return [*answers, *unexplained(evidence, answers)]
 
 
 def _of_one_model(history: Sequence[Snapshot]) -> Sequence[Snapshot]:

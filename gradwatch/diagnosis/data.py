@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradwatch.diagnosis.evidence import Evidence, is_rising
+from gradwatch.diagnosis.numerics import named_operation
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Array, Finding
@@ -22,6 +23,7 @@ WINDOW, FEW = 20, 2  # losses
 CALM = 2.0  # the spike over the largest loss before it
 PEAK = 5.0  # the spike over the median losses just before and after it
 SIDE = 4  # losses, on either side of a spike
+ORDINARY = 2.0  # times the largest input of the steps before: one bad row in a batch of many makes more of it
 
 
 @rule("unscaled input", 0.95, from_start=True)
@@ -89,6 +91,11 @@ def _large_target(evidence: Evidence) -> Claim | None:
 @rule("outlier batch", {"input": 0.95, "spike": 0.8, "nonfinite": 0.6})
 def outlier_batch(evidence: Evidence) -> Claim | None:
     """One step's loss stands out from calm losses before it, or one step's input was not finite."""
+    in_batch = tuple(finding for finding in evidence.found("nonfinite") if finding.case == "batch")
+    if in_batch:
+        return Claim(in_batch[0].message, in_batch, "not finite", "input")
+    if named_operation(evidence) is not None:
+        return None
     spikes, broken, history = evidence.found("spike"), evidence.found("nonfinite"), evidence.history
     bad = [snapshot.step for snapshot in history if np.isinf(snapshot.input_rms)]
     # A recurrent cell gets a state at each call, which a bad batch spoils for good.
@@ -104,10 +111,19 @@ def outlier_batch(evidence: Evidence) -> Claim | None:
                 f"{_median(evidence.losses_after(spike.step)):.3g}."
             )
             return Claim(text, spikes + broken, "spike")
-    if broken and not bad and not is_rising(evidence.losses_before(broken[0].step)):
+    if not broken or broken[0].case == "weights" or bad or _was_ordinary(evidence, broken[0].step):
+        return None
+    if not is_rising(evidence.losses_before(broken[0].step)):
         text = f"The loss was calm until step {broken[0].step}, and is NaN or Inf from there on."
         return Claim(text, broken + spikes, "nonfinite")
     return None
+
+
+def _was_ordinary(evidence: Evidence, step: int) -> bool:
+    """Return True if the input of a step is known, and not larger than that of others."""
+    sizes = {snapshot.step: snapshot.input_rms for snapshot in evidence.history}
+    others = [size for other, size in sizes.items() if other < step and np.isfinite(size)]
+    return bool(len(others) > 0 and sizes.get(step, np.nan) < ORDINARY * max(others))
 
 
 def _is_calm(past: Array, spike: Finding) -> bool:

@@ -101,7 +101,18 @@ class Evidence:
     def losses(self) -> Array:
         """The known loss of each step, in order; ``inf`` where it was NaN."""
         row = np.concatenate([snapshot.trace_loss for snapshot in self.history]) if self.history else np.empty(0)
-        return np.asarray(row[~np.isnan(row)])
+        return self._before_nan(np.asarray(row[~np.isnan(row)]))
+
+    @staticmethod
+    def _before_nan(row: Array) -> Array:
+        """Drop the losses after the one that is NaN for good, and it, where those before it did not grow.
+
+        They are of no training any more, and would make a rise of a loss that fell.
+        """
+        finite = np.flatnonzero(np.isfinite(row))
+        end = int(finite[-1]) + 1 if len(finite) else 0
+        is_calm = end >= MIN_LOSSES and np.isfinite(row[:end]).all() and not is_rising(row[:end])
+        return row[:end] if is_calm else row
 
     @cached_property
     def loss_fall(self) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gradwatch.diagnosis.evidence import Evidence, is_rising
 from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.records import Finding
 
 FEW_LOSSES = 2  # with no more before it, NaN or Inf came at once
 # Half precision: share of zeros in the gradient of the median layer, of the skipped steps, and the least loss scale.
@@ -14,16 +15,39 @@ STUCK = 0.2  # share of the loss
 ENDLESS = 100.0  # times the first loss, below zero
 
 
-@rule("unguarded operation", {"at once": 0.8, "backward": 0.65, "loss": 0.55})
+# Sums and products overflow where numbers have grown: that is a training that diverges, which no guard mends.
+GROWING = frozenset({
+    "add", "sub", "rsub", "neg", "mul", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear", "embedding",
+    "conv1d", "conv2d", "conv3d", "lstm", "gru", "rnn_tanh", "rnn_relu", "square", "sum", "mean", "cumsum", "getitem",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+})  # fmt: skip
+NO_OPERATION = ("", "batch", "weights")  # cases of a nonfinite finding
+
+
+def named_operation(evidence: Evidence) -> Finding | None:
+    """Return the finding that names an operation that a guard can mend; None where none does."""
+    named = (f for f in evidence.found("nonfinite") if f.case not in NO_OPERATION and f.case not in GROWING)
+    return next(named, None)
+
+
+@rule("unguarded operation", {"named": 0.97, "rising": 0.6, "at once": 0.8, "backward": 0.65, "loss": 0.55})
 def unguarded_operation(evidence: Evidence) -> Claim | None:
     """NaN or Inf appear while everything before was moderate."""
     about = evidence.found("nonfinite")
     if not about:
         return None
     past = evidence.losses_before(about[0].step)
+    named = named_operation(evidence)
+    if named is not None:
+        is_growing = len(past) > FEW_LOSSES and is_rising(past)
+        return Claim(named.message, about, named.case, "rising" if is_growing else "named")
+    if about[0].case == "batch" or not evidence.history:
+        return None
     if len(past) > FEW_LOSSES and is_rising(past):
         return None
     outputs = evidence.first.output_rms[~np.isnan(evidence.first.output_rms)]
+    if about[0].case == "weights":
+        return Claim(about[0].message, about, "loss")
     only_backward = about[0].layers[:1] != ("loss",) and np.isfinite(outputs).all()
     where = "in the backward pass alone" if only_backward else "in the loss"
     calm = f"the loss before it was {past[-1]:.3g}" if len(past) else "it was there at the first step"

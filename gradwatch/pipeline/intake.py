@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.scalars import Pending
 from gradwatch.probe.trace import Trace
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.snapshot import Origin
 
 _KEPT = 100  # in a checkpoint, which should stay small
 
@@ -134,6 +136,7 @@ class Intake:
         ledger: the findings.
         trace: losses and total norms since the last measured step, on the device.
         should_stop: a finding has opened and ``on_finding`` is ``"stop"``.
+        origin: the operation that made NaN, for the next Snapshot.
         on_snapshot: is called with each Snapshot, before anything is done about a finding in it.
     """
 
@@ -155,6 +158,7 @@ class Intake:
         self.containment.shared = self.ledger.parts
         self.trace = Trace()
         self.should_stop = False
+        self.origin: Origin | None = None
         self.on_snapshot: Callable[[Snapshot], object] | None = None
         self.schedule = schedule
         self._on_finding = require_on_finding(on_finding)
@@ -193,7 +197,7 @@ class Intake:
     def _process_rest(self) -> None:
         self.catch_up()
         self.trace.leave_device()
-        self._opened.extend(self.ledger.check_losses(self.trace.losses()))
+        self._opened.extend(self.ledger.check_losses(self._with_origin(self.trace.losses())))
 
     def announce(self) -> None:
         """Act on the findings that have opened.
@@ -212,7 +216,19 @@ class Intake:
         """Return the causes that are known by now; none where the rules fail, as a finding is announced anyway."""
         return self.containment.run("the diagnosis", diagnose, self.ledger.findings, tuple(self.history)) or []
 
+    def note_origin(self, origin: Origin) -> None:
+        """Take the operation that made NaN: the next step is measured, and its Snapshot tells of it."""
+        self.origin = origin
+        self.schedule.look_again()
+
+    def _with_origin(self, snapshot: Snapshot) -> Snapshot:
+        if self.origin is None or (snapshot.step < self.origin.step and snapshot.layers):
+            return snapshot
+        snapshot, self.origin = replace(snapshot, origin=self.origin), None
+        return snapshot
+
     def _process(self, snapshot: Snapshot) -> None:
+        snapshot = self._with_origin(snapshot)
         # History and ledger first: a report about the Snapshot shows the findings in it.
         self.history.add(snapshot)
         self._opened.extend(self.ledger.update(snapshot))

@@ -38,6 +38,10 @@ class Schedule:
         self._extra = self._MOST_EXTRA if self._is_regular(step) else self._extra - 1
         self._is_next_due = suspicious and self._extra > 0
 
+    def look_again(self) -> None:
+        """Measure the next step too."""
+        self._is_next_due = True
+
     def state_dict(self) -> dict[str, int | bool]:
         """Return the number of extra steps left, and if the next step is one, for a checkpoint."""
         return {"extra": self._extra, "look_again": self._is_next_due}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from gradwatch.pipeline.clips import Clips
 from gradwatch.pipeline.intake import Intake
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import LossScale
+from gradwatch.pipeline.origin_search import PART, Again, OriginSearch
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.parameters import Settings
 from gradwatch.probe.probe import Probe
@@ -97,6 +98,7 @@ class Watcher:
         self.containment.speaks = self._probe.is_speaker
         seen = partial(getattr, self._probe, "has_seen_gradients")
         self._clips = Clips(self._probe.model, seen, self.containment)
+        self._origins = OriginSearch(self._probe.model, is_shared=self.is_shared)
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
             detectors,
@@ -187,6 +189,32 @@ class Watcher:
             with self.contained():
                 self._probe.loss_pass.expect(loss)
                 self._probe.look_at_end(loss)
+        self._note_if_nan(loss)
+
+    def _note_if_nan(self, loss: Tensor) -> None:
+        with self.containment.guard(PART), past_torch_function(), past_dispatch_modes():
+            if not self.containment.is_out(PART):
+                self._origins.note(loss)
+
+    def seek_nan(
+        self, again: Callable[[], Again], batch: Any = None, state: Tensor | None = None, *, crashed: bool = False
+    ) -> None:
+        """Search for the operation that made NaN, after the backward pass of a step that turned NaN on a CPU.
+
+        Args:
+            again: returns a model, and a function that computes the step's loss with it once more; is called in a fork.
+            batch: of the step.
+            state: of torch's random numbers when the step began.
+            crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
+        """
+        with self.containment.guard(PART):
+            if self.containment.is_out(PART):
+                return
+            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+                is_due = crashed or self._origins.is_due()
+            if is_due and self._origins.search(self.steps, again, batch, state):
+                assert self._origins.origin is not None
+                self.intake.note_origin(self._origins.origin)
 
     @property
     def is_shared(self) -> bool:
@@ -272,7 +300,13 @@ class Watcher:
             self.intake.add(self._probe.finish(step, self.intake.trace, **known))
 
     def step(
-        self, optimizer: Optimizer, loss: Tensor | float | None = None, *, scaler: Any = None, **kwargs: Any
+        self,
+        optimizer: Optimizer,
+        loss: Tensor | float | None = None,
+        *,
+        scaler: Any = None,
+        again: Callable[[], Tensor] | None = None,
+        **kwargs: Any,
     ) -> Snapshot | None:
         """Read the gradients and step the optimizer, as ``GradScaler.step`` does; return what :meth:`end` returns.
 
@@ -280,8 +314,15 @@ class Watcher:
             optimizer: is stepped.
             loss: of this step; a device scalar is not waited for.
             scaler: the ``torch.amp.GradScaler`` that scaled the loss; call ``scaler.update()`` yourself.
+            again: computes the loss of this step once more, such as ``lambda: loss_of(model(x), y)``. It is called only
+                at a step that turns NaN on a CPU, in a fork of the process, where it changes nothing. It lets the
+                finding name the operation and its line.
             **kwargs: are passed to ``optimizer.step``.
         """
+        if again is not None:
+            if isinstance(loss, Tensor):
+                self._note_if_nan(loss)
+            self.seek_nan(lambda: (self._probe.model, again))
         scale = LossScale(scaler, optimizer)
         if id(optimizer) not in self._read:
             scale.unscale_()
@@ -299,6 +340,7 @@ class Watcher:
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._stepped = {}
+        self._origins.close()
         self._clips.detach()
         self._probe.detach()
         with self.contained():
@@ -318,7 +360,8 @@ class Watcher:
         self.intake.catch_up()  # before the Probe's: late numbers tell which units fired
         probe = self._probe.without_model()
         clips = Clips(probe.model, bool, self.containment)
-        return {**self.__dict__, "_probe": probe, "_clips": clips, "_read": {}, "_stepped": {}}
+        blank: dict[str, Any] = {"_probe": probe, "_clips": clips, "_read": {}, "_stepped": {}}
+        return {**self.__dict__, **blank, "_origins": OriginSearch(probe.model, is_shared=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.detectors import Stalled, Unmoved, default_detectors
+from gradwatch.pipeline.origin_search import may_be_of_nan
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.places import raised_at
 from gradwatch.records import Detector, Finding
 from gradwatch.short_runs.batches import endless_batches
 from gradwatch.short_runs.run import Run
@@ -79,21 +82,46 @@ def train_in_a_loop(
                     observer.listen(model)
                 for inputs, targets in islice(endless_batches(data), steps):
                     model.zero_grad()
-                    _step(watcher, model, loss(call(model, inputs), targets), made, observer)
+                    again = partial(_loss, loss, model, inputs, targets)
+                    with _crash_searched(watcher, model, again):
+                        _step(watcher, model, again, made, observer)
         except Exception as raised:  # a training that crashes is a result too
             error = raised
         found = tuple(watcher.findings), tuple(watcher.diagnosis())
-    return Run(type(module).__name__, tuple(watcher.history), *found, error)
+    where = "" if error is None else str(raised_at(error, model))
+    return Run(type(module).__name__, tuple(watcher.history), *found, error, place=where)
 
 
-def _step(watcher: Watcher, model: nn.Module, loss: Tensor, optimizer: Optimizer, observer: Observer | None) -> None:
+@contextmanager
+def _crash_searched(watcher: Watcher, model: nn.Module, again: Callable[[], Tensor]) -> Iterator[None]:
+    """Search for NaN behind an error that the body raises."""
+    try:
+        yield
+    except Exception as error:
+        if may_be_of_nan(error):
+            watcher.seek_nan(lambda: (model, again), crashed=True)
+        raise
+
+
+def _loss(loss: Loss, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+    return loss(call(model, inputs), targets)
+
+
+def _step(
+    watcher: Watcher,
+    model: nn.Module,
+    again: Callable[[], Tensor],
+    optimizer: Optimizer,
+    observer: Observer | None,
+) -> None:
+    loss = again()
     if observer is not None:
         observer.before_backward(loss)
     watcher.expect(loss)
     torch.autograd.backward(loss)
     if observer is not None:
         observer.after_backward(model)
-    watcher.step(optimizer, loss.detach())
+    watcher.step(optimizer, loss.detach(), again=again)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

@@ -29,6 +29,7 @@ class Run:
         diagnoses: their causes, the likeliest first.
         error: the exception that the training raised; None where it came to its end.
         chance: the loss of a constant prediction; NaN where it is not known.
+        place: layer and line of the user's code that raised the error; empty where unknown.
         metrics: logged in a validation after the last step; empty where there was none.
 
     Example:
@@ -44,6 +45,7 @@ class Run:
     error: Exception | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     chance: float = math.nan
+    place: str = ""
 
     @property
     def steps(self) -> int:
@@ -86,7 +88,8 @@ class Run:
     def trouble(self) -> str:
         """The crash, or the lack of any step, in a sentence; empty for a training that took place."""
         if self.error is not None:
-            return f"the training raised {type(self.error).__name__}: {self.error}"
+            text = f"{type(self.error).__name__}: {self.error}".strip().removesuffix(":")
+            return f"the training raised {text}" + (f" at {self.place}" if self.place else "")
         if not self.history:
             return "no optimizer step was made: expected batches, and a training_step that returns a loss"
         return ""

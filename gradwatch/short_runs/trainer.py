@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.callbacks.transform import GradientTransform
+from gradwatch.places import raised_at
 from gradwatch.short_runs.batches import RepeatedBatch, SameBatches
 from gradwatch.short_runs.loop import Observer, detectors_for, ignore_finding
 from gradwatch.short_runs.run import Interrupted, Run
@@ -109,7 +110,8 @@ def train_with_a_trainer(
         except (KeyboardInterrupt, SystemExit) as raised:  # a Trainer makes the second of the first
             interrupt = raised
         found = tuple(monitor.findings), tuple(monitor.diagnosis())
-    run = Run(type(module).__name__, tuple(monitor.history), *found, error, metrics)
+    where = "" if error is None else str(raised_at(error, model))
+    run = Run(type(module).__name__, tuple(monitor.history), *found, error, metrics, place=where)
     if interrupt is not None:
         raise Interrupted(run) from interrupt
     return run

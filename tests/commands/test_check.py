@@ -100,7 +100,10 @@ def test_a_crash_of_the_training_is_named_and_located(run: Any) -> None:
         '            raise RuntimeError("100%: boom,\\nreally")'
     )
     title = "title=gradwatch%3A crash::the training raised RuntimeError"
-    assert f"::error file=smoke_project.py,line={line},{title}: 100%25: boom,%0Areally\n" in out
+    assert (
+        f"::error file=smoke_project.py,line={line},{title}: 100%25: boom,%0Areally at smoke_project.py:{line}, in "
+        in out
+    )
     assert "Traceback" in err
     result = json.loads(run(*TARGET, "--model.init_args.fault=crash", "--json")[1])
     assert result["loss"] == {"first": None, "last": None}

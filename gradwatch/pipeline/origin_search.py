@@ -1,0 +1,118 @@
+"""The search for the operation that makes NaN, at the step that makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.pipeline.fork import call_in_fork, can_fork
+from gradwatch.probe.layers import named_parameters
+from gradwatch.probe.norms import is_plain, is_readable
+from gradwatch.probe.origin import find_origin
+from gradwatch.snapshot import Origin
+
+PART = "the search for the origin of NaN"
+_MOST_TRIES = 3  # a search takes two passes; NaN that comes back at each of them is not found by more
+_SAMPLED, _SMALL = 2, 4096  # parameters whose gradients are looked at in each step, and their largest size
+
+Again = tuple[nn.Module, Callable[[], object]]  # a model, and what computes its loss again
+
+
+class OriginSearch:
+    """Sees that a step on a CPU turns NaN, before its optimizer steps, and searches the operation that does it.
+
+    Reading a number of a CPU is free, so each step's loss is read, and the gradients of two small parameters: the first
+    one, to which all gradients go, and one in the middle. Of another device nothing is read. The search computes the
+    step again in a forked process, so that code of the user's leaves no trace of a second run.
+
+    Attributes:
+        origin: what was found; None so far.
+
+    Args:
+        model: is trained.
+        is_shared: several processes train: one of them may not compute a step alone.
+    """
+
+    def __init__(self, model: nn.Module, *, is_shared: bool) -> None:
+        self.origin: Origin | None = None
+        self._model: nn.Module | None = model
+        self._tries = 0 if is_shared or not can_fork() else _MOST_TRIES
+        self._sample: list[nn.Parameter] | None = None
+        self._is_bad = False
+
+    @property
+    def is_open(self) -> bool:
+        """Return True while it is worth searching."""
+        return self._tries > 0 and self.origin is None
+
+    def note(self, loss: Tensor) -> None:
+        """Look at a loss, before its backward pass or after it."""
+        if self.is_open and is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
+            self._is_bad |= not math.isfinite(loss.item())
+
+    def is_due(self) -> bool:
+        """Look at the gradients; return True if they, or the loss, are not finite."""
+        return self.is_open and (self._is_bad or self._has_bad_gradient())
+
+    def search(self, step: int, again: Callable[[], Again], batch: object = None, state: Tensor | None = None) -> bool:
+        """Search now; return True if something was found.
+
+        Args:
+            step: index of the optimizer step.
+            again: returns the model, and a function that computes the loss again; is called in the fork.
+            batch: of the step.
+            state: of torch's random numbers when it began.
+        """
+        if not self.is_open:
+            return False
+        self._is_bad = False
+        self._tries -= 1
+        found = call_in_fork(partial(_search, step, again, batch, state))
+        origin = Origin.from_dict(found) if found else None
+        if origin is not None and origin.source == "weights":  # too late: they were NaN before
+            self._tries = 0
+            return False
+        self.origin = origin
+        return origin is not None
+
+    def _has_bad_gradient(self) -> bool:
+        if self._sample is None and self._model is not None:
+            self._sample = _sample(self._model)
+        grads = [param.grad for param in self._sample or () if param.grad is not None]
+        with torch.no_grad():
+            sums = [grad.sum().item() for grad in grads if is_readable(grad) and is_plain(grad)]
+        return not math.isfinite(sum(sums))
+
+    def close(self) -> None:
+        """Drop the references to the model's parameters."""
+        self._model, self._sample, self._tries = None, [], 0
+
+
+def may_be_of_nan(error: BaseException) -> bool:
+    """Return True if code that is given NaN may raise such an error.
+
+    Example:
+        >>> may_be_of_nan(AssertionError()), may_be_of_nan(KeyError()), may_be_of_nan(torch.OutOfMemoryError())
+        (True, False, False)
+    """
+    kinds = (ValueError, AssertionError, ArithmeticError, RuntimeError)
+    return isinstance(error, kinds) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def _search(step: int, again: Callable[[], Again], batch: object, state: Tensor | None) -> dict[str, Any] | None:
+    origin = find_origin(step, *again(), batch, state)
+    return None if origin is None else dict(vars(origin))
+
+
+def _sample(model: nn.Module) -> list[nn.Parameter]:
+    params = [param for _, param, _ in named_parameters(model) if is_readable(param)]
+    if not all(param.is_cpu for param in params):
+        return []
+    params = [param for param in params if param.requires_grad and is_plain(param)]
+    small = [param for param in params if param.numel() <= _SMALL]
+    return [small[place] for place in sorted({0, len(small) // 2})][:_SAMPLED] if small else params[:1]
