@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -222,6 +223,8 @@ class Learning:
         losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
         if self._first_step < 0:
             self._first_step = int(snapshot.trace_step[0]) if len(snapshot.trace_step) else snapshot.step
+        if math.isnan(self.chance) and snapshot.classes > 1:
+            self.chance = math.log(snapshot.classes)
         self._diverged = self._diverged or bool(np.isinf(losses).any())
         self.progress.add(losses)
         self._count += int(np.isfinite(losses).sum())
@@ -267,18 +270,7 @@ class Learning:
         """Go on from such a state."""
         self.progress.load_state_dict(state["progress"])
         self.chance, self._optimizers = float(state["chance"]), set(state["optimizers"])
-        for name in (
-            "first_step",
-            "count",
-            "largest",
-            "latest",
-            "gradient",
-            "rate",
-            "grew_at",
-            "diverged",
-            "param",
-            "takes_turns",
-        ):
+        for name in _PLAIN:
             setattr(self, f"_{name}", state[name])
 
 

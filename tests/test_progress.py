@@ -89,6 +89,10 @@ class TestLearning:
         assert judge_run([run(noise(LONG))]).course == "no loss"  # it may be a fine-tune at its end
         assert judge_run([run(noise(LONG))], chance=2.3).course == "not learning"
 
+    def test_a_cross_entropy_tells_what_a_constant_prediction_has(self) -> None:
+        assert judge_run([run(noise(LONG), classes=10)]).course == "not learning"
+        assert judge_run([run(noise(LONG), classes=100)]).course == "no loss"  # it has learned before
+
     def test_next_to_no_updates_need_60_steps(self) -> None:
         assert judge_run([run(noise(80), update_norm=[1e-9])]).course == "not learning"
         assert judge_run([run(noise(80), update_norm=[1e-9], grad_norm=[1e-9])]).course != "not learning"  # converged

@@ -19,8 +19,8 @@ class NotLearning:
 
     Nothing is said where the loss is no measure of progress: it is negative, it has been lower and has risen since, it
     rises under ordinary updates, several optimizers step, or the run was resumed. Nor is anything said of a loss that
-    stays where it is under ordinary updates: the training may be a fine-tune at its end. A short check, which knows the
-    loss of a constant prediction, does say it.
+    stays where it is under ordinary updates: the training may be a fine-tune at its end. Where the loss of a constant
+    prediction is known (``ln C`` of a cross-entropy over C classes), and the loss stays there, it is said.
 
     Example:
         >>> losses = {"trace_step": range(30), "trace_loss": [2.31, 2.5] * 15}
