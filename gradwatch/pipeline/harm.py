@@ -35,9 +35,9 @@ class Harm:
     ``may_come_later`` that one which begins later comes with what the network learns, as units go to their bounds. NaN,
     Inf, and five losses of three times the first ones are harm at once. A loss that has come down by half beyond its
     noise is none, for as long as it stays there. A loss that measures no progress shows none either: one that was
-    negative, that of several optimizers, or, for a trouble that begins later, one that was lower before. But where the
-    layers in front of the trouble rest, the others learn without them, however far that brings the loss: the bias of a
-    last layer alone takes most of it where targets are large.
+    negative, that of several optimizers, or, for units that go to their bounds later, one that was lower before. But
+    where the layers in front of the trouble rest, the others learn without them, however far that brings the loss: the
+    bias of a last layer alone takes most of it where targets are large.
 
     A gradient that explodes may do so on huge losses, which fall by half without good: this lets off only mild ones.
 
@@ -88,12 +88,12 @@ class Harm:
         if not after or self._is_broken or (only_early and (is_late or over_calls)):
             return "hurts"
         judged, is_measure = self.judged, self._measures_progress
-        if is_late and judged.course == "no loss":  # lower before than now, as returns grow
+        comes_later = is_late and getattr(detector, "may_come_later", False)
+        if comes_later and judged.course == "no loss":  # lower before than now, as returns grow
             is_measure = False
         if not judged.steps or (is_measure and self._has_jumped(judged)):
             return "hurts"
         is_mild = finding.value < _MILD * finding.threshold
-        comes_later = is_late and getattr(detector, "may_come_later", False)
         does_well = _does_well(judged, _WELL_LATER if comes_later else _WELL)
         if only_early:
             if is_mild and does_well:
