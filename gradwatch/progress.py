@@ -174,6 +174,8 @@ def _comes_down(row: Array, known: Judgement) -> bool:
 def _was_below(row: Array, part: int, known: Judgement) -> bool:
     """Return True if the loss has been below its start and has risen since, as some losses do by nature."""
     typical = np.array([np.median(row[i : i + part]) for i in range(len(row) - part + 1)])
+    if typical.min() >= _WELL_BELOW_CHANCE * known.chance:  # it has fallen no further than to chance
+        return False
     return bool(known.start - typical.min() > max(_BEYOND_NOISE * known.noise, _LEAST_FALL * abs(known.start)))
 
 
@@ -259,7 +261,8 @@ class Learning:
         is_one_loss = len(self._optimizers) < 2 and not self._takes_turns
         is_measure = is_one_loss and self._first_step < _SEEN_FROM_START and not self._diverged
         rises = found.now - found.start > max(_BEYOND_NOISE * found.noise, _LEAST_FALL * found.start)
-        return found if is_known and is_measure and not (rises and not huge) else replace(found, course="no loss")
+        is_excused = rises and not huge and self.chance != self.chance
+        return found if is_known and is_measure and not is_excused else replace(found, course="no loss")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
