@@ -245,7 +245,7 @@ def names_of_our_own() -> set[str]:
 
 
 OURS = names_of_our_own()
-OF_PYTHON = {"_getframe"}
+OF_PYTHON = {"_getframe", "_exit"}
 READING = ("getattr", "hasattr", "setattr", "delattr")
 
 
@@ -326,3 +326,8 @@ def test_a_wrapper_of_somebody_else_around_ours_stays() -> None:
         assert told == [2.0]
     finally:
         module._clip_grads_with_norm_ = original
+
+
+def test_without_a_loaded_compiler_nothing_is_imported_to_run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    assert isinstance(torch_internals.run_eagerly(), nullcontext)
