@@ -178,12 +178,16 @@ class CallSums:
 
     @property
     def first_calls(self) -> list[int]:
-        """The layers with a used call, in the order of their first calls."""
-        used = np.flatnonzero(self.used)
+        """The layers that were called in the passes with a used call, in the order of their first used calls.
+
+        One without a used call (a head that the loss leaves out) has the place of its first call.
+        """
+        used, passes = np.flatnonzero(self.used), np.asarray(self._log.passes, np.intp)
         if not self._log.in_backward.isdisjoint(used.tolist()):
-            passes = np.asarray(self._log.passes, np.intp)[used]
-            used = used[np.lexsort((-self._first_arrivals()[used], passes))]
-        return list(dict.fromkeys(self.layers[used].tolist()))
+            used = used[np.lexsort((-self._first_arrivals()[used], passes[used]))]
+            return list(dict.fromkeys(self.layers[used].tolist()))
+        aside = ~self.used & np.isin(passes, passes[used]) & ~np.isin(self.layers, self.layers[used])
+        return list(dict.fromkeys(self.layers[np.sort(np.append(used, np.flatnonzero(aside)))].tolist()))
 
     def compared(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return the pairs of layers whose gradients came in the same passes.
