@@ -21,6 +21,7 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?!\$)(?P<output>.*?)```\n)?", re.DOTALL)
 # Lightning's own lines on stdout are left out, and the tables are as wide as a page.
 QUIET = {"PL_TRAINER_ENABLE_PROGRESS_BAR": "False", "PL_TRAINER_ENABLE_MODEL_SUMMARY": "False", "COLUMNS": "100"}
+SCRIPT = "train.py"  # where the code of a page stands, as a user would have it
 NUMBER = re.compile(r"<?[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 
 
@@ -36,7 +37,7 @@ BLOCKS = list(blocks())
 
 def printed(code: str, page: str) -> str:
     with redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, page, "exec"), {"__name__": "readme"})
+        exec(compile(code, SCRIPT, "exec"), {"__name__": "readme"})
     return out.getvalue()
 
 
@@ -79,7 +80,8 @@ def paste_again(page: Path) -> None:
             return found[0]
         code = f"from lightning.pytorch import seed_everything\nseed_everything(0, verbose=False)\n{found['code']}"
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-W", "ignore", "-c", code]
+            (Path(folder) / SCRIPT).write_text(code, encoding="utf-8")
+            command = [sys.executable, "-W", "ignore", SCRIPT]
             ran = subprocess.run(command, cwd=folder, env={**os.environ, **QUIET}, text=True, capture_output=True)
         if ran.returncode:
             raise SystemExit(f"{page}: {ran.stderr}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.progress import Judgement, Progress
 from gradwatch.records import Detector, Finding, Snapshot
 
@@ -23,7 +24,7 @@ _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of 
 _JUMP = 5  # losses, of which the median counts: where an actor falls, the critic's loss jumps for a few steps
 _EARLY = 20  # steps: what begins later is not owed to the start
 _MILD = 10.0  # times the threshold: normalization frees the scale of what stands before it, by so much
-_GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates
+_GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates; a recurrence without any has none
 _RESTS = 1e-6  # update over weight: a layer that moves by less learns nothing in 10,000 steps; 1e-3 is usual
 
 
@@ -101,7 +102,7 @@ class Harm:
         elif (does_well or not is_measure) and not _rests(finding, snapshot):
             return "harmless"
         if over_calls:
-            after = max(after, _GATES_OPEN)
+            after = _GATES_OPEN if _has_gates(finding, snapshot) else 0
         if snapshot.step - finding.step >= after:
             return "hurts"
         if is_last:  # it had no chance to hurt
@@ -131,6 +132,11 @@ class Harm:
         self._judged, self._optimizers = None, set(state["optimizers"])
         self._is_broken, self._was_negative = bool(state["broken"]), bool(state["negative"])
         self._latest = deque(state["latest"], maxlen=_JUMP)
+
+
+def _has_gates(finding: Finding, snapshot: Snapshot) -> bool:
+    kinds = dict(zip(snapshot.layers, snapshot.kinds, strict=True))
+    return all(is_gated_recurrent(kinds.get(layer, "")) for layer in finding.layers)
 
 
 def _does_well(judged: Judgement, share: float) -> bool:

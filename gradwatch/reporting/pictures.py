@@ -44,6 +44,7 @@ _COLOURS = {
     "idle-clip": "#ff66ff",
     "not-learning": "#aaaaaa",
     "out-of-sync": "#1a1aff",
+    "broadcast": "#00a087",
 }
 
 

@@ -151,7 +151,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def since(finding: Finding) -> str:
-    """Return the worst and the latest value in a sentence; empty where it was seen only as it opened.
+    """Return the worst and the latest value in a sentence; empty where both are as it opened.
 
     Example:
         >>> since(Finding("spike", ("loss",), 3, 9.0, 4.0, "it jumps", latest=(9, 5.0), worst=(5, 12.0)))
@@ -160,6 +160,8 @@ def since(finding: Finding) -> str:
     if finding.worst is None or finding.latest is None:
         return ""
     (at, worst), (now, latest) = finding.worst, finding.latest
+    if number(worst) == number(latest) == number(finding.value):
+        return ""
     if at == now:
         return f"Worst at the latest step, {now}: {number(worst)}."
     return f"Worst {number(worst)} at step {at}, latest {number(latest)} at step {now}."
