@@ -24,7 +24,8 @@ _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of 
 _JUMP = 5  # losses, of which the median counts: where an actor falls, the critic's loss jumps for a few steps
 _EARLY = 20  # steps: what begins later is not owed to the start
 _MILD = 10.0  # times the threshold: normalization frees the scale of what stands before it, by so much
-_GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates; a recurrence without any has none
+_FIRST = 5  # steps: what begins in them is owed to the start, and a recurrence without gates has none to open
+_GATES_OPEN = 150  # steps that a GRU over 59 time steps takes to open its gates
 _RESTS = 1e-6  # update over weight: a layer that moves by less learns nothing in 10,000 steps; 1e-3 is usual
 
 
@@ -60,12 +61,14 @@ class Harm:
         self._is_broken = self._was_negative = False
         self._latest: deque[float] = deque(maxlen=_JUMP)
         self._optimizers: set[str] = set()
+        self._cells: set[str] = set()  # layers that are called many times, in the last Snapshot with any
 
     def add(self, snapshot: Snapshot) -> None:
         """Take in the losses of a Snapshot."""
         losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
         self._progress.add(losses)
         self._judged = None
+        self._cells = set(snapshot.calls) or self._cells
         self._is_broken = self._is_broken or bool(np.isinf(losses).any())
         self._was_negative = self._was_negative or bool((losses < 0).any())
         if snapshot.optimizer:
@@ -83,7 +86,7 @@ class Harm:
         """Return the verdict on a finding at a step; at the last one nothing waits."""
         after = getattr(detector, "harm_after", 0)
         only_early = getattr(detector, "only_early", False)
-        over_calls = bool(snapshot.calls) and set(finding.layers) <= set(snapshot.calls)
+        over_calls = set(finding.layers) <= self._cells
         is_late = finding.step >= _EARLY
         # No norm takes out the scale of a recurrence.
         if not after or self._is_broken or (only_early and (is_late or over_calls)):
@@ -101,12 +104,13 @@ class Harm:
                 return "harmless"
         elif (does_well or not is_measure) and not _rests(finding, snapshot):
             return "harmless"
+        had_no_chance = (only_early and is_mild) or (over_calls and finding.step >= _FIRST)
         if over_calls:
-            after = _GATES_OPEN if _has_gates(finding, snapshot) else 0
+            after = _GATES_OPEN if _has_gates(finding, snapshot) else after if finding.step >= _FIRST else 0
         if snapshot.step - finding.step >= after:
             return "hurts"
-        if is_last:  # it had no chance to hurt
-            return "harmless" if only_early and is_mild and judged.course == "learns" else "hurts"
+        if is_last:
+            return "harmless" if had_no_chance and judged.course == "learns" else "hurts"
         return "waits"
 
     @property
