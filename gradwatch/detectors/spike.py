@@ -51,8 +51,8 @@ class Jump:
 # and more (tests/benchmarks/harm).
 _RESTLESS = 0.3
 _STAYS_UP = 2.0  # times the mean before the jump
-# Times the median, of the recent values and of the first ones: no loss has such a tail by nature. Those of
-# tests/benchmarks/harm stay below 30; a missing target that is read as -999 makes 5,000.
+# Times the median, of the recent values and of the first ones: taken for more than a tail by nature. It is a judgement,
+# from no table; a missing target that is read as -999 makes 5,000.
 _BY_NATURE = 100.0
 _RUNS_AWAY = 10.0  # times the first losses: a loss below zero that falls without end, and its gradient with it
 
