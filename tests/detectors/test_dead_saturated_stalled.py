@@ -126,7 +126,7 @@ class Spare(nn.Module):
         return self.used(x)
 
 
-@pytest.mark.parametrize(("lr", "opened"), [(0.5, []), (1e-9, ["stalled"])])
+@pytest.mark.parametrize(("lr", "opened"), [(5.0, []), (1e-9, ["stalled"])])
 def test_an_unused_layer_that_is_most_of_the_model_is_stalled_where_the_loss_stays(
     lr: float, opened: list[str]
 ) -> None:
