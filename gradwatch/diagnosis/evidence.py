@@ -85,7 +85,7 @@ class Evidence:
 
     def is_over_calls(self, finding: Finding) -> bool:
         """Return True if a finding is about a layer that runs several times a step, as a recurrent cell does."""
-        return any(layer in snapshot.calls for snapshot in self.history[:3] for layer in finding.layers)
+        return any(set(finding.layers) <= set(snapshot.calls) for snapshot in self.history[:3])
 
     @cached_property
     def faded_early(self) -> tuple[Finding, ...]:

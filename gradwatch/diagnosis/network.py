@@ -109,12 +109,16 @@ def _no_gradient(evidence: Evidence) -> Claim | None:
     if len(later) != len(norms) or not len(norms):
         return None
     zeros = (norms == 0) & (later == 0)
+    norm = norm_over_one_unit(first)
+    passes = any(size > 0 and not name.endswith("bias") for name, size in zip(first.params, norms, strict=True))
+    if passes and not norm:  # the head does; what is cut off, or beside it, has causes of its own
+        return None
     units_are_off = evidence.dead_at_start > NEARLY_ALL and not (first.weight_norm == 0).any()
     if zeros.mean() < MOSTLY or units_are_off or first.dtype == "float16":  # these have causes of their own
         return None
     about = evidence.found("stalled", "vanishing")
     count = f"{int(zeros.sum())} of {len(norms)} parameters had a gradient of exactly zero at first"
-    if norm := norm_over_one_unit(first):
+    if norm:
         text = f"{count}; {norm} is over a single unit: its output is its bias, whatever comes in."
         return Claim(f"{text} {evidence.loss_in_words}", about, "norm of one unit")
     last = first.kinds[-1] if first.kinds else ""
@@ -142,7 +146,7 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
 
 
 @rule(
-    "frozen or detached part", {"unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.7, "frozen": 0.6}
+    "frozen or detached part", {"unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.88, "frozen": 0.6}
 )
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
@@ -193,6 +197,8 @@ def _cut_off(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
     zeros = np.flatnonzero(norms == 0)
     dead = np.nan_to_num(evidence.last.dead_fraction, nan=0.0).max(initial=0.0)
     if not 0 < len(zeros) < len(norms) or dead > NEARLY_ALL or zeros[-1] != len(zeros) - 1:
+        return None
+    if not norms[len(zeros)] > FADED * np.nanmax(norms):  # it came down to zero step by step
         return None
     text = f"The gradient of the first {len(zeros)} of {len(norms)} parameters is exactly zero; of the rest it is not."
     return Claim(text, stalled, "cut off")
@@ -268,6 +274,7 @@ def signal_growth(snapshot: Snapshot) -> float:
 MIN_CALLS = 4
 GROWTH_OVER_CALLS = 30.0  # at the first step, before growth could last
 SOON = 20  # steps
+FADED = 1e-20  # of the largest gradient: float32 holds 1e-45, so a gradient that fades layer by layer passes here
 FALLS_LITTLE = 0.3  # share of the loss
 GRADIENT_TO_WEIGHT = 10.0  # usual: well below 1
 
