@@ -243,6 +243,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     ),
     "learning rate too low": (
         Step("let the schedule advance each step: {\"scheduler\": ..., \"interval\": \"step\"}", cases=("epochs",)),
+        Step("let the schedule last as long as the training, or advance once an epoch", cases=("ended",)),
         Step("give that parameter group a rate near that of the others", cases=("group",)),
         Step("use the optimizer's own eps: 1e-8 in Adam", cases=("eps",)),
         Step("look at the schedule, which holds the rate at zero", cases=("zero",)),
