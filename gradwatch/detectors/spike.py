@@ -108,7 +108,7 @@ class Spike:
     loud: float = 1.5
     sure: float = 10.0
     spread: float = 6.0
-    after: int = 4
+    after: int = 8
     patience: int = field(default=1, init=False)
     _waiting: list[Jump] = field(default_factory=list, init=False, repr=False)
     _histories: dict[str, RecentValues] = field(default_factory=dict, init=False, repr=False)
@@ -169,7 +169,7 @@ class Spike:
         for step, value in zip(np.asarray(steps).tolist(), np.asarray(values).tolist(), strict=True):
             if name == "loss":
                 found += self._that_stayed_up(value)
-            limits = self._limits(history)
+            limits = self._limits(history, value)
             if limits is not None and np.isfinite(value) and value > limits[0]:
                 jump = Jump(step, value, limits[0], limits[1])
                 waits = name == "loss" and limits[2] > _RESTLESS and value < limits[3]
@@ -197,17 +197,18 @@ class Spike:
         )
         yield Finding("spike", (name,), worst.step, worst.value, worst.limit, message)
 
-    def _limits(self, history: RecentValues) -> tuple[float, float, float, float] | None:
-        """Return the limit of the next value, mean and spread of the past, and a sure limit; None where unknown."""
+    def _limits(self, history: RecentValues, value: float) -> tuple[float, float, float, float] | None:
+        """Return the limit of the next value, mean and spread of the past, and a sure limit; None for no jump."""
         count = len(history.recent) - self.delay
         if count < self.start:
             return None
         past = np.array(list(islice(history.recent, count)))
         mean = float(past.mean())
-        if mean <= 0 or past.min() < 0:
+        if mean <= 0 or past.min() < 0 or not value > self.factor * mean:  # as at nearly every step
             return None
         logs = np.log(past[past > 0])
-        spread = _spread(logs)
+        latest = np.array(history.recent)  # with those of the delay: losses may have become restless lately
+        spread = _spread(np.log(latest[latest > 0]))
         level = sum(history.first) / len(history.first)
         tail = float(np.exp(min(np.median(logs) + self.spread * spread, _LARGEST)))
         sure = _BY_NATURE * float(max(np.exp(np.median(logs)), np.median(history.first)))
