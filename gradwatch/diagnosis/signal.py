@@ -11,6 +11,7 @@ import numpy as np
 from gradwatch.diagnosis.evidence import LEARNS, NO_PROGRESS, Evidence, weights_gain
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_activation, is_normalization
+from gradwatch.paths import Paths
 from gradwatch.records import Snapshot
 
 # By judgement, checked by tests/benchmarks/forward_signal. Slope of an activation between two layers: no usual one has
@@ -41,24 +42,30 @@ class Passage:
 def passages(snapshot: Snapshot) -> Iterator[Passage]:
     """Yield the passages with nothing but a function of the user's forward pass between two layers.
 
+    A layer that is called several times a step has no single slope behind it.
+
     Example:
-        >>> columns = {"weight_gain": [0.6, 0.6], "output_rms": [1, 5], "grad_output_rms": [6, 1], "gain": [np.nan, 0.5]}
+        >>> columns = {"weight_gain": [0.6, 0.6], "gain": [np.nan, 0.5]}
+        >>> columns |= {"output_rms": [1, 5], "grad_output_rms": [6, 1]}
         >>> [passage.slope for passage in passages(Snapshot(0, ("a", "b"), ("Linear", "Linear"), **columns))]
         [12.0]
     """
     known = np.flatnonzero(~np.isnan(snapshot.weight_gain)).tolist()
-    for a, b in pairwise(known):
+    for a, others in zip(known, Paths.of(snapshot, known).followers, strict=True):
+        b = known[min(others)] if others else a
+        names = snapshot.layers[a], snapshot.layers[b]
+        if a == b or any(name in snapshot.calls for name in names):
+            continue
         between = snapshot.kinds[a + 1 : b]
         if any(is_activation(kind) or is_normalization(kind) for kind in between):
             continue
         slope = snapshot.grad_output_rms[a] / (snapshot.gain[b] * snapshot.grad_output_rms[b])
-        names = snapshot.layers[a], snapshot.layers[b]
         yield Passage(names, float(slope), float(snapshot.output_rms[a]), float(snapshot.output_rms[b]))
 
 
 @rule("unbounded activation", 0.88)
 def unbounded_activation(evidence: Evidence) -> Claim | None:
-    """What stands between two layers is the steeper the more comes in: exp, a square or a cube."""
+    """A function between two layers is the steeper the more comes in: exp, a square or a cube."""
     about = evidence.found("nonfinite", "exploding", "spike")
     is_over = any(finding.is_open for finding in evidence.found("nonfinite"))
     if not about or evidence.loss_fall > (LEARNS if is_over else NO_PROGRESS):

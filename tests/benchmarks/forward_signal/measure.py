@@ -2,8 +2,8 @@
 
     cd tests/benchmarks && OMP_NUM_THREADS=1 python -m forward_signal.measure
 
-Each program is trained in a plain loop under `gradwatch.watch`. A fault counts where it diverges, or ends with a loss that
-is half a nat, or half of it, above its twin's; it is named where the first cause is one that an expert would accept. A
+Each program is trained in a plain loop under `gradwatch.watch`. A fault counts where it diverges, or ends with a loss
+that is above its twin's by half of that, or by half a nat; it is named where the first cause is one that an expert would accept. A
 healthy program, a twin, and a fault that does no harm, are accused where a cause of this benchmark is named, or, for
 those that learn, where anything is found.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from detection.intervals import wilson
@@ -65,49 +65,66 @@ def is_accused(program: Program, run: Run) -> bool:
     return wrong or (run.learns and not program.accepted and bool(run.kinds or run.causes))
 
 
+@dataclass
+class Tally:
+    """What was counted in a family of programs; each twin is trained once."""
+
+    verbose: bool
+    harmful: int = 0
+    found: int = 0
+    first: int = 0
+    three: int = 0
+    sound: int = 0
+    accused: int = 0
+    twins: dict[str, Run] = field(default_factory=dict)
+
+    def add(self, program: Program, seed: int) -> None:
+        """Train a program, and its twin where it has one."""
+        run = train(program.make(), program.steps)
+        if program.twin is not None:
+            twin = self._twin(program, f"{program.name.partition(', ')[2]} {seed}")
+            if run.last > twin.last + HARM * max(abs(twin.last), 1.0):
+                self._add_harmful(program, run)
+                return
+        self._add_sound(program, run)
+
+    def _twin(self, program: Program, key: str) -> Run:
+        if key not in self.twins:
+            assert program.twin is not None
+            self.twins[key] = train(program.twin(), program.steps)
+            self._add_sound(replace(program, name=f"twin of {program.name}", accepted=()), self.twins[key])
+        return self.twins[key]
+
+    def _add_harmful(self, program: Program, run: Run) -> None:
+        accepted = set(program.accepted)
+        self.harmful += 1
+        self.found += bool(run.kinds or run.causes)
+        self.first += bool(accepted & set(run.causes[:1]))
+        self.three += bool(accepted & set(run.causes[:3]))
+        if self.verbose and not accepted & set(run.causes[:1]):
+            print(f"  missed {program.name}: {run.first:.3g} to {run.last:.3g}", run.kinds, run.causes[:3])
+
+    def _add_sound(self, program: Program, run: Run) -> None:
+        self.sound += 1
+        if is_accused(program, run):
+            self.accused += 1
+            print(f"  ACCUSED {program.name}: {run.first:.3g} to {run.last:.3g}", run.kinds, run.causes, *run.evidence)
+
+
 def main(families: list[str] | None = None, seeds: int = 1, verbose: bool = True) -> None:
     """Measure and print."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     for family in families or list(FAMILIES):
-        counts = dict.fromkeys(("harmful faults", "found", "named first", "among three"), 0)
-        sound, accused = 0, 0
-        twins: dict[str, Run] = {}
-        for seed, program in ((seed, program) for seed in range(seeds) for program in FAMILIES[family](seed)):
-            run = train(program.make(), program.steps)
-            harmful = False
-            if program.twin is not None:
-                key, blamed = f"{program.name.partition(', ')[2]} {seed}", False
-                if key not in twins:
-                    twins[key] = train(program.twin(), program.steps)
-                    blamed = is_accused(replace(program, accepted=()), twins[key])
-                    sound, accused = sound + 1, accused + blamed
-                twin = twins[key]
-                harmful = run.last > twin.last + HARM * max(abs(twin.last), 1.0)
-                if blamed:
-                    print(f"  TWIN of {program.name}: {twin.first:.3g} to {twin.last:.3g} {twin.kinds} {twin.causes}")
-            hit = bool(set(program.accepted) & set(run.causes[:1]))
-            if harmful:
-                counts["harmful faults"] += 1
-                counts["found"] += bool(run.kinds or run.causes)
-                counts["named first"] += hit
-                counts["among three"] += bool(set(program.accepted) & set(run.causes[:3]))
-            else:
-                sound += 1
-                accused += (blamed := is_accused(program, run))
-                if blamed:
-                    print(
-                        f"  ACCUSED {program.name}: {run.first:.3g} to {run.last:.3g} {run.kinds} {run.causes} {run.evidence}"
-                    )
-            if harmful and not hit and verbose:
-                print(f"  missed {program.name}: {run.first:.3g} to {run.last:.3g} {run.kinds} {run.causes[:3]}")
-        total = counts.pop("harmful faults")
-        for what, count in counts.items():
-            if total:
-                low, high = wilson(count, total)
-                print(f"{family}: {what}: {count} of {total} ({low:.0%} to {high:.0%})", flush=True)
-        low, high = wilson(accused, sound)
-        print(f"{family}: accused: {accused} of {sound} without harm ({low:.0%} to {high:.0%})", flush=True)
+        tally = Tally(verbose)
+        for seed in range(seeds):
+            for program in FAMILIES[family](seed):
+                tally.add(program, seed)
+        counts = {"found": tally.found, "named first": tally.first, "among three": tally.three}
+        rows = [(what, count, tally.harmful) for what, count in counts.items() if tally.harmful]
+        for what, count, total in [*rows, ("accused, of those without harm", tally.accused, tally.sound)]:
+            low, high = wilson(count, total)
+            print(f"{family}: {what}: {count} of {total} ({low:.0%} to {high:.0%})", flush=True)
 
 
 if __name__ == "__main__":
