@@ -2,10 +2,10 @@
 
     cd tests/benchmarks && OMP_NUM_THREADS=1 python -m forward_signal.measure
 
-Each program is trained in a plain loop under `gradwatch.watch`. A fault counts where it diverges, or ends with a loss
-that is above its twin's by half of that, or by half a nat; it is named where the first cause is one that an expert would accept. A
-healthy program, a twin, and a fault that does no harm, are accused where a cause of this benchmark is named, or, for
-those that learn, where anything is found.
+Each program is trained in a plain loop under `gradwatch.watch`. A fault counts where it diverges, or ends with a
+loss that is above its twin's by half of that, or by half a nat; it is named where the first cause is one that an expert
+would accept. A healthy program, a twin, and a fault that does no harm, are accused where an unbounded activation is
+named, or, for those that are sound and learn, where anything is found.
 """
 
 from __future__ import annotations

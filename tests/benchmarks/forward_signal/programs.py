@@ -1,11 +1,13 @@
 """Programs whose signal goes wrong on its way forward, their repaired twins, and programs that look like them.
 
-The fault is an activation without bound (exp, a power). It counts only where its run comes to a worse loss than its
-twin's, which has GELU.
+Two kinds of fault: an activation without bound (exp, a power), whose twin has GELU, and a graph network so deep that
+all nodes come to look alike, whose twin adds the first layer's output to each layer's. A fault counts only where its
+run comes to a worse loss than its twin's.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -228,4 +230,52 @@ def others(seed: int) -> Iterator[Program]:
             yield Program(f"other trouble: {name}, {act_name}", make, ("",))
 
 
-FAMILIES: dict[str, Callable[[int], Iterator[Program]]] = {"unbounded": unbounded, "others": others}
+class Graph(nn.Module):
+    """Layers that average over neighbours, with the inputs' features added to each, or not."""
+
+    def __init__(self, adjacency: Tensor, depth: int, weights: str, keep: bool) -> None:
+        super().__init__()
+        self.adjacency, self.keep = adjacency, keep
+        self.first = nn.Linear(INPUTS, 32)
+        self.hidden = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth - 2))
+        self.last = nn.Linear(32, CLASSES)
+        for layer in [self.first, *self.hidden, self.last]:
+            if weights == "Xavier":
+                nn.init.xavier_uniform_(layer.weight)
+            elif weights == "He":
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = start = F.relu(self.adjacency @ self.first(x))
+        for layer in self.hidden:
+            y = self.adjacency @ layer(x)
+            x = F.relu(0.5 * y + 0.5 * start) if self.keep else F.relu(y)
+        return self.adjacency @ self.last(x)
+
+
+def alike(seed: int) -> Iterator[Program]:
+    """Yield graph networks of many averages, and twins that keep the first layer's output."""
+
+    def of(depth: int, weights: str, decay: float, keep: bool) -> Training:
+        torch.manual_seed(seed)
+        y = torch.randint(0, CLASSES, (300,))
+        edge = (torch.rand(300, 300) < torch.where(y[:, None] == y, 0.08, 0.01)).float()
+        edge = ((edge + edge.T) > 0).float().fill_diagonal_(1)
+        x = torch.randn(300, INPUTS) + 0.7 * F.one_hot(y, INPUTS)
+        model = Graph(edge / edge.sum(1, keepdim=True), depth, weights, keep)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=decay)
+        return Training(model, itertools.repeat((x, y)), entropy, optimizer)
+
+    for depth in (8, 16, 32):
+        for weights in ("torch's", "Xavier", "He"):
+            for decay in (0.0, 5e-4):
+                yield Program(
+                    f"graph, {depth} layers, {weights} weights, decay {decay}",
+                    lambda d=depth, w=weights, c=decay: of(d, w, c, False),  # type: ignore[misc]
+                    ("missing normalization or skip", "initialization too small"),
+                    lambda d=depth, w=weights, c=decay: of(d, w, c, True),  # type: ignore[misc]
+                    steps=150,
+                )
+
+
+FAMILIES: dict[str, Callable[[int], Iterator[Program]]] = {"unbounded": unbounded, "others": others, "alike": alike}
