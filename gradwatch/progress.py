@@ -15,6 +15,10 @@ from gradwatch.snapshot import Array, Snapshot
 
 Course = Literal["learns", "not learning", "too few steps", "no loss"]
 
+# Share of the first losses that is gone in a run that does well. Half: of the programs of tests/benchmarks/detection
+# (half "develop") and tests/benchmarks/blind that do harm and have such a finding, the best but one loses 0.44.
+DOES_WELL = 0.5
+
 _BLOCKS = 64  # kept; when there are more, neighbours are merged
 _TO_SEE_LEARNING = 6  # losses
 _PART = 16  # blocks at the start and at the end, at the most; at least one, and a quarter in between
@@ -58,6 +62,10 @@ class Judgement:
     now: float = float("nan")
     noise: float = float("nan")
     chance: float = float("nan")
+
+    def fell_by(self, share: float = DOES_WELL) -> bool:
+        """Return True for a run that learns and has lost more than this share of its first losses."""
+        return self.course == "learns" and self.start - self.now > share * abs(self.start)
 
     def __str__(self) -> str:
         if self.course == "too few steps":

@@ -216,7 +216,7 @@ class GradientMonitor(ReleasesModule):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss, to tell its backward pass from others; with manual optimization a step may have several."""
         if pl_module.automatic_optimization:
-            self._watcher.expect(loss)
+            self._watcher.expect(loss, trainer.accumulate_grad_batches)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look if the step turned NaN, before the weights do."""

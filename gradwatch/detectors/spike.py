@@ -69,7 +69,8 @@ class Spike:
 
     Some losses have a heavy tail by nature: batches of one sample, rare classes, an actor and its critic. A jump is
     held against the spread of the run's own values, in logarithms. Where losses vary by over a third from step to step,
-    only a loss that stays up after the jump is a spike, or one ``factor`` times as high as any before.
+    only a loss that stays up after the jump is a spike, or one of a hundred times the usual: where an agent falls, its
+    critic's loss may be eight times as high as any before, for one step.
 
     Args:
         factor: multiple of the mean that is a spike.
@@ -171,9 +172,7 @@ class Spike:
             limits = self._limits(history)
             if limits is not None and np.isfinite(value) and value > limits[0]:
                 jump = Jump(step, value, limits[0], limits[1])
-                waits = (
-                    name == "loss" and limits[2] > _RESTLESS and value < min(self.factor * history.highest, limits[3])
-                )
+                waits = name == "loss" and limits[2] > _RESTLESS and value < limits[3]
                 (self._waiting if waits else found).append(jump)
             history.append(value, self.start)
         return found

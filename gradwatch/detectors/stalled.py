@@ -33,7 +33,8 @@ class Stalled:
     - a bias alone, whose layer's weight has a gradient: it cancels in a difference, a normalization or a softmax;
     - one of a layer beside the way to the loss: never called, as many a library's model has some, an output that the
       loss leaves out, or a softmax over a single variable. The summary notes it as unused. These are a finding, of case
-      ``unused``, only where they are most of the model, or the run does not learn.
+      ``unused``, only where the run does not learn, or where they are most of the model and the loss has not come down
+      by half.
 
     A step in which no parameter has a gradient is :class:`CutOff`'s.
 
@@ -41,7 +42,7 @@ class Stalled:
         share: of the parameters; where more are without a gradient, those that had one before count too.
         steps: optimizer steps until it is a finding, of which at least 10 are measured, or all where these are fewer: a
             head that is used in one batch out of several, tasks that take turns in blocks of steps, and a branch that
-            starts at zero (ReZero, LoRA), are healthy. Where most of the model has no gradient, 10 are enough.
+            starts at zero (ReZero, LoRA), are healthy. Where most of the model is cut off, 10 are enough.
 
     Raises:
         ValueError: when a setting is not positive, or the share is above 1.
@@ -76,10 +77,13 @@ class Stalled:
         stalled = self._stalled(snapshot)
         beside = beside_the_way(snapshot) if len(stalled) else np.zeros(0, np.bool_)
         self._cut.update(snapshot.params[i] for i in stalled if not beside[i])
-        steps = min(self.steps, _MEASURED) if _is_most(snapshot, stalled) else self.steps
-        ripe = [i for i in stalled if self._is_ripe(snapshot, i, steps)]
-        cut = [i for i in ripe if snapshot.params[i] in self._cut]
-        unused = [i for i in ripe if snapshot.params[i] not in self._cut]
+        soon = min(self.steps, _MEASURED) if _is_most(snapshot, stalled) else self.steps
+        cut: list[int] = []
+        unused: list[int] = []
+        for place in stalled:
+            is_cut = snapshot.params[place] in self._cut
+            if self._is_ripe(snapshot, place, soon if is_cut else self.steps):
+                (cut if is_cut else unused).append(place)
         if cut:
             names = tuple(snapshot.params[i] for i in cut)
             none = int(np.isnan(norms[cut]).sum())
@@ -114,7 +118,8 @@ class Stalled:
         return snapshot.step - first + 1 >= steps and count >= min(steps, _MEASURED)
 
     def _does_harm(self, snapshot: Snapshot, unused: Sequence[int]) -> bool:
-        return _is_most(snapshot, unused) or self._learning.judge(is_suspect=True).course == "not learning"
+        judged = self._learning.judge(is_suspect=True)
+        return judged.course == "not learning" or (_is_most(snapshot, unused) and not judged.fell_by())
 
     def _finding(self, snapshot: Snapshot, names: tuple[str, ...], what: str, case: str) -> Finding:
         message = (

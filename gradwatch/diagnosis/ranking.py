@@ -89,7 +89,7 @@ _BLOWN_UP: tuple[Cause, ...] = ("unguarded operation", "outlier batch", "dead Re
 BRINGS_ABOUT: Mapping[Cause, tuple[Cause, ...]] = {
     "gradients are not zeroed": ("learning rate too high", "missing warm-up", "clipping too hard", *_BLOWN_UP),
     "shapes broadcast": ("unscaled target", *_NO_GRADIENT, "missing warm-up"),
-    "frozen or detached part": ("weight decay too strong",),
+    "frozen or detached part": ("weight decay too strong", "clip without effect", "initialization too small"),
     "zero-gradient head": ("dead ReLU", *_NO_GRADIENT),
     "saturating activation": _NO_GRADIENT,
     "initialization too small": ("step without effect", *_NO_GRADIENT),
@@ -97,7 +97,8 @@ BRINGS_ABOUT: Mapping[Cause, tuple[Cause, ...]] = {
     "recurrent depth": _NO_GRADIENT,
     "clipping too hard": _NO_GRADIENT,
     "precision underflow": _NO_GRADIENT,
-    "unscaled input": ("initialization too large", "missing normalization or skip"),
+    "unscaled input": ("initialization too large", "missing normalization or skip", "unguarded operation"),
+    "unscaled target": ("unguarded operation",),
 }
 
 

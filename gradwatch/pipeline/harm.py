@@ -9,16 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from gradwatch.layer_kinds import is_gated_recurrent
-from gradwatch.progress import Judgement, Progress
+from gradwatch.progress import DOES_WELL, Judgement, Progress
 from gradwatch.records import Detector, Finding, Snapshot
 
 Verdict = Literal["hurts", "waits", "harmless"]
 
-# Share of the first losses that is gone in a run that does well. Half: of the programs of tests/benchmarks/detection
-# (half "develop") and tests/benchmarks/blind that do harm and have such a finding, the best but one loses 0.44.
-_WELL = 0.5
-# The same for units that go to their bounds after the first steps, in layers that go on moving: the critics of PPO and
-# A2C on CartPole do (tests/benchmarks/ecosystem).
+# Share of the first losses that is gone in a run that does well, for units that go to their bounds after the first
+# steps, in layers that go on moving: the critics of PPO and A2C on CartPole do (tests/benchmarks/ecosystem).
 _WELL_LATER = 0.25
 _ROSE = 3.0  # times the first losses: more than a batch of one sample makes of a loss that stays
 _JUMP = 5  # losses, of which the median counts: where an actor falls, the critic's loss jumps for a few steps
@@ -88,8 +85,9 @@ class Harm:
         only_early = getattr(detector, "only_early", False)
         over_calls = set(finding.layers) <= self._cells
         is_late = finding.step >= _EARLY
+        is_mild = _is_mild(finding)
         # No norm takes out the scale of a recurrence.
-        if not after or self._is_broken or (only_early and (is_late or over_calls)):
+        if not after or self._is_broken or (only_early and not (is_mild if over_calls else not is_late)):
             return "hurts"
         judged, is_measure = self.judged, self._measures_progress
         comes_later = is_late and getattr(detector, "may_come_later", False)
@@ -97,8 +95,7 @@ class Harm:
             is_measure = False
         if not judged.steps or (is_measure and self._has_jumped(judged)):
             return "hurts"
-        is_mild = finding.value < _MILD * finding.threshold
-        does_well = _does_well(judged, _WELL_LATER if comes_later else _WELL)
+        does_well = judged.fell_by(_WELL_LATER if comes_later else DOES_WELL)
         if only_early:
             if is_mild and does_well:
                 return "harmless"
@@ -106,7 +103,8 @@ class Harm:
             return "harmless"
         had_no_chance = (only_early and is_mild) or (over_calls and finding.step >= _FIRST)
         if over_calls:
-            after = _GATES_OPEN if _has_gates(finding, snapshot) else after if finding.step >= _FIRST else 0
+            may_pass = finding.step >= _FIRST or is_mild
+            after = _GATES_OPEN if _has_gates(finding, snapshot) else after if may_pass else 0
         if snapshot.step - finding.step >= after:
             return "hurts"
         if is_last:
@@ -143,8 +141,11 @@ def _has_gates(finding: Finding, snapshot: Snapshot) -> bool:
     return all(is_gated_recurrent(kinds.get(layer, "")) for layer in finding.layers)
 
 
-def _does_well(judged: Judgement, share: float) -> bool:
-    return judged.course == "learns" and judged.start - judged.now > share * abs(judged.start)
+def _is_mild(finding: Finding) -> bool:
+    """Return True for a value within ten times its threshold, on either side."""
+    if not finding.value > 0 < finding.threshold:
+        return False
+    return max(finding.value / finding.threshold, finding.threshold / finding.value) < _MILD
 
 
 def _rests(finding: Finding, snapshot: Snapshot) -> bool:

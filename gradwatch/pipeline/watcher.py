@@ -183,12 +183,17 @@ class Watcher:
         self._clips.detach()
         self._probe.detach()
 
-    def expect(self, loss: Tensor) -> None:
-        """Note the loss before its backward pass: in this step only its gradients count, and no penalty's."""
+    def expect(self, loss: Tensor, divisor: int = 1) -> None:
+        """Note the loss before its backward pass: in this step only its gradients count, and no penalty's.
+
+        Args:
+            loss: of which backward() is called.
+            divisor: by which the user's loss was divided, as Lightning does by the number of accumulated batches.
+        """
         if self.is_measuring:
             with self.contained():
                 self._probe.loss_pass.expect(loss)
-                self._probe.look_at_end(loss)
+                self._probe.look_at_end(loss, divisor)
         self._note_if_nan(loss)
 
     def _note_if_nan(self, loss: Tensor) -> None:

@@ -42,8 +42,10 @@ class LossEnd:
     reach: Reach | None = None
 
 
-def read_end(loss: Tensor, *, with_reach: bool = False) -> LossEnd:
+def read_end(loss: Tensor, divisor: int = 1, *, with_reach: bool = False) -> LossEnd:
     """Read the graph of a loss. Before its backward pass more is known than after it; the reach costs some operations.
+
+    Lightning divides each loss by the number of accumulated batches, also by 1: this last division is passed over.
 
     Example:
         >>> import torch
@@ -52,11 +54,12 @@ def read_end(loss: Tensor, *, with_reach: bool = False) -> LossEnd:
         '(N, 1) and (N,) to (N, N)'
         >>> read_end((output.squeeze(1) - target).square().mean()).broadcast
         ''
-        >>> read_end(torch.nn.functional.cross_entropy(output.expand(8, 3), torch.zeros(8).long())).classes
-        3.0
+        >>> entropy = torch.nn.functional.cross_entropy(output.expand(8, 3), torch.zeros(8).long())
+        >>> read_end(entropy).classes, read_end(entropy / 4, 4).classes, read_end(entropy / 4).classes
+        (3.0, 3.0, nan)
     """
     broadcast = next((shapes for node in _nodes_near(loss.grad_fn) for shapes in _broadcasts(node)), "")
-    return LossEnd(broadcast, _classes(loss.grad_fn), read_reach(loss) if with_reach else None)
+    return LossEnd(broadcast, _classes(_undivided(loss.grad_fn, divisor)), read_reach(loss) if with_reach else None)
 
 
 def _nodes_near(start: Any) -> Iterator[Any]:
@@ -150,6 +153,13 @@ def _other_shape(name: str, node: Any, shape: Sequence[int], to: tuple[int, ...]
         if target is not None and 0 not in target.stride():
             return tuple(target.shape)  # it was made of such shapes itself, as a target of temporal differences may be
     return missing
+
+
+def _undivided(node: Any, divisor: int) -> Any:
+    """Return the node in front of a division by this number; the node itself where it is none."""
+    other = saved(node, "other") if node is not None and node_name(node) == "Div" else None
+    is_number = isinstance(other, Tensor) and other.dim() == 0 and other.device.type == "cpu"
+    return node.next_functions[0][0] if is_number and bool(other == divisor) else node
 
 
 def _classes(node: Any) -> float:

@@ -154,11 +154,12 @@ class Probe:
         self._times.attach(self._scalars)
         self.containment.run(CARRIED, self._hooks.carried.begin, used)
 
-    def look_at_end(self, loss: Tensor) -> None:
+    def look_at_end(self, loss: Tensor, divisor: int = 1) -> None:
         """Read the end of the graph of a measured step's loss, of the first that has one."""
         if not self.is_attached or self._loss_end is not None or loss.grad_fn is None:
             return
-        self._loss_end = self.containment.run(LOSS_END, partial(read_end, loss, with_reach=self._reaches < _REACHES))
+        read = partial(read_end, loss, divisor, with_reach=self._reaches < _REACHES)
+        self._loss_end = self.containment.run(LOSS_END, read)
         self._reaches += 1
 
     def sweep(self) -> None:

@@ -61,3 +61,11 @@ def test_healthy_networks_have_no_finding_in_300_steps(tmp_path: Path, make: Any
 def test_on_fashion_mnist(tmp_path: Path, data_dir: Path, make: Any) -> None:
     monitor = watched(tmp_path, lambda: make(784), ImageData("fashion-mnist", data_dir), steps=50)
     assert [finding.kind for finding in monitor.findings] == (["vanishing"] if make is Baseline else [])
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_classes_of_a_cross_entropy_are_known_in_a_trainer(tmp_path: Path, accumulated: int) -> None:
+    monitor = GradientMonitor(summary=False)
+    settings = {"max_steps": 3, "limit_val_batches": 0, "accumulate_grad_batches": accumulated}
+    trainer(tmp_path, monitor, **settings).fit(BatchNormCNN(), datamodule=ImageData("digits"))
+    assert [snapshot.classes for snapshot in monitor.history] == [10.0] * 3

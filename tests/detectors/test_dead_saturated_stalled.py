@@ -114,6 +114,26 @@ def test_a_branch_beside_a_network_that_learns_is_only_noted(
     assert unused_in_words(watcher.history) == f"{expected}, right.bias"
 
 
+class Spare(nn.Module):
+    """Keeps a wide layer for later, which holds most of the parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.used, self.spare = nn.Linear(32, 5), nn.Linear(32, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+@pytest.mark.parametrize(("lr", "opened"), [(5.0, []), (1e-9, ["stalled"])])
+def test_an_unused_layer_that_is_most_of_the_model_is_stalled_where_the_loss_stays(
+    lr: float, opened: list[str]
+) -> None:
+    watcher = train(Spare(), steps=60, lr=lr, detectors=[Stalled()])
+    assert [finding.kind for finding in watcher.findings] == opened
+
+
 def test_a_branch_beside_a_network_that_does_not_learn_is_stalled() -> None:
     loss = lambda model, step: classify(model, step) + torch.rand(())  # noqa: E731
     watcher = train(Branches(lambda a, b: a), loss, steps=130, lr=1e-9, detectors=[Stalled()])

@@ -125,3 +125,14 @@ def test_a_finding_keeps_its_words_and_tells_the_latest_and_the_worst() -> None:
     assert (finding.step, finding.layers, finding.value, finding.message) == (0, ("a",), 2.0, "it is 2.0")
     assert (finding.worst, finding.latest) == ((1, 5.0), (2, 3.0))
     assert Finding.from_dict(json.loads(json.dumps(finding.to_dict()))) == finding
+
+
+@pytest.mark.parametrize(("value", "opened"), [(3.0, []), (100.0, [1])])
+def test_what_grows_a_little_over_the_calls_of_a_cell_is_let_off_where_the_loss_falls(
+    value: float, opened: list[int]
+) -> None:
+    ledger, at = Ledger([Early(range(60), value)]), []
+    for step, loss in enumerate(losses("falls", 60)):
+        calls = {"a": np.ones(9)}
+        at += ledger.update(Snapshot(step, LAYERS, calls=calls, trace_step=[step], trace_loss=[loss])) and [step]
+    assert at == opened
