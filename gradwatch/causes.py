@@ -165,6 +165,12 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("normalize the gradients", "NormalizeGradients", 0.3, present=_scales_gradients),
         Step("standardize the inputs", "RescaleInputs", 0.3, present=_is_standardized),
     ),
+    "unbounded activation": (
+        Step("use an activation that grows no faster than its input there, such as GELU, Tanh or Softplus", line=""),
+        Step("normalize what that activation is given, such as by LayerNorm"),
+        Step(_CLIP, "Clip", 0.4, present=_clips),
+        Step(_LOWER_RATE, "LowerLearningRate", 0.3, number=_a_tenth_of("rate")),
+    ),
     "initialization too small": (
         Step("start one of the two at random and the other at zero, as LoRA does", cases=("zeros",)),
         Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),

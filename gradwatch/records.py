@@ -149,6 +149,7 @@ Cause = Literal[
     "clip without effect",
     "replicas out of sync",
     "shapes broadcast",
+    "unbounded activation",
     "not known",
 ]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis import data, network, numerics, optimization, small_updates, step
+from gradwatch.diagnosis import data, network, numerics, optimization, signal, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, explain_no_learning, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
@@ -20,6 +20,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     step.shapes_broadcast,
     step.step_without_effect,
     step.clip_without_effect,
+    signal.unbounded_activation,
     network.saturating_activation,
     network.dead_relu,
     network.initialization_too_small,

@@ -91,11 +91,19 @@ def _whole_layer_off(evidence: Evidence) -> Claim | None:
 @rule("missing normalization or skip", {"": 0.7, "normalized": 0.5}, from_start=True)
 def missing_normalization_or_skip(evidence: Evidence) -> Claim | None:
     """The gradient fades over depth though neither weights nor activations are out of the ordinary."""
-    first, faded = evidence.first, evidence.faded_early
+    first, faded = evidence.first, evidence.faded_early or _fades_from_start(evidence)
     if not faded or weights_gain(first) < ORDINARY_WEIGHTS or activation_gain(first) < ORDINARY_ACTIVATION:
         return None
     text = f"{gains_and_share_in_words(first)} No single layer is to blame: the depth is."
     return Claim(text, faded, "normalized" if evidence.normalizes else "")
+
+
+def _fades_from_start(evidence: Evidence) -> tuple[Finding, ...]:
+    """Return what vanishes in the first steps of a run that is stuck, and was faint at its first step already."""
+    if not evidence.is_stuck() or not share_at_first_layer(evidence.first) < LITTLE_AT_FIRST:
+        return ()
+    soon = (finding for finding in evidence.found("vanishing") if finding.step < EARLY)
+    return tuple(finding for finding in soon if not evidence.is_over_calls(finding))
 
 
 @rule("zero-gradient head", {"no gradient": 0.9, "norm of one unit": 0.93, "probabilities": 0.85}, from_start=True)

@@ -146,6 +146,11 @@ def of_the_head(params: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(params[-2:], lr=0.1)
 
 
+class Exp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
 class Encoder(nn.Module):
     """Post-norm attention layers over eight tokens, deep enough to want a warm-up."""
 
@@ -230,6 +235,7 @@ SICK: dict[str, tuple[Cause, Training]] = {
         "unbounded loss",
         replace(HEALTHY, loss=lambda out, y: -functional.cross_entropy(out, y), steps=60),
     ),
+    "exp between layers": ("unbounded activation", replace(HEALTHY, model=lambda: mlp(4, Exp))),
     "no warm-up": ("missing warm-up", replace(HEALTHY, model=Encoder, optimizer=adam(2e-2))),
 }
 
