@@ -32,8 +32,8 @@ class GuardOperations(ModelRemedy):
     """Run the model with the arguments of roots, logs, quotients, deviations and powers kept off singular points.
 
     It prints the lines where the batch gets to such a point: add the guard there yourself. A moved argument changes the
-    result slightly, and its gradient is 0. The output of a softmax or Sigmoid is kept above ``eps`` and has the slope of
-    its logarithm there, so that a log of it passes the gradient as ``log_softmax`` does.
+    result slightly, and its gradient is 0. A softmax or Sigmoid is kept above ``eps``, with the slope of its logarithm,
+    so that a log of it passes the gradient as ``log_softmax`` does.
 
     Args:
         eps: smallest distance from a singular point.
