@@ -45,7 +45,7 @@ def biases(module: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.GRU, 3), (nn.LSTM, 4)])
-def test_gates_keep_the_state_over_all_time_steps(kind: type[nn.RNNBase], gates: int) -> None:
+def test_gates_keep_the_state_over_all_time_steps(kind: type[nn.GRU | nn.LSTM], gates: int) -> None:
     setup = Setup(LastOutput(kind(2, 4, batch_first=True)), batch=torch.zeros(3, MANY, 2))
     found = biases(OrthogonalRecurrence().apply(setup).module).view(gates, 4)
     assert found[1].sigmoid().tolist() == pytest.approx([1 - 1 / MANY] * 4, abs=1e-6)
@@ -68,9 +68,9 @@ def test_calls_of_a_cell_are_its_time_steps() -> None:
 def test_the_patch_draws_the_same_weights() -> None:
     setup = Setup(LastOutput(nn.RNN(2, 4, batch_first=True)), batch=torch.zeros(3, MANY, 2))
     changed = ReplaceRecurrence("LSTM").apply(setup).module
-    names = {"model": LastOutput(nn.RNN(2, 4, batch_first=True)), "nn": nn}
-    exec(ReplaceRecurrence("LSTM").patch(setup), names)
-    assert torch.equal(biases(changed), biases(names["model"]))
+    by_hand = LastOutput(nn.RNN(2, 4, batch_first=True))
+    exec(ReplaceRecurrence("LSTM").patch(setup), {"model": by_hand, "nn": nn})
+    assert torch.equal(biases(changed), biases(by_hand))
 
 
 def test_a_plain_recurrence_has_no_gate_to_open() -> None:
