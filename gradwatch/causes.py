@@ -166,6 +166,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("standardize the inputs", "RescaleInputs", 0.3, present=_is_standardized),
     ),
     "initialization too small": (
+        Step("start one of the two at random and the other at zero, as LoRA does", cases=("zeros",)),
         Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),
         Step(_INITIALIZE, "InitializeAgain", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
@@ -242,6 +243,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     ),
     "learning rate too low": (
         Step("let the schedule advance each step: {\"scheduler\": ..., \"interval\": \"step\"}", cases=("epochs",)),
+        Step("let the schedule last as long as the training, or advance once an epoch", cases=("ended",)),
         Step("give that parameter group a rate near that of the others", cases=("group",)),
         Step("use the optimizer's own eps: 1e-8 in Adam", cases=("eps",)),
         Step("look at the schedule, which holds the rate at zero", cases=("zero",)),
@@ -306,6 +308,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("if gradients are to be accumulated, step the optimizer after the last of the batches only"),
     ),
     "step without effect": (
+        Step("call zero_grad() before backward(), not between backward() and step()", cases=("cleared",)),
         Step("look at what writes to these weights after the step, such as a load_state_dict() or a copy",
              cases=("put back",)),
         Step("look at why the loss scaler skips each step: gradients that are NaN or Inf", cases=("skipped",)),

@@ -24,6 +24,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     network.dead_relu,
     network.initialization_too_small,
     network.initialization_too_large,
+    network.first_overflow,
     network.large_first_loss,
     optimization.learning_rate_too_high,
     optimization.missing_warm_up,

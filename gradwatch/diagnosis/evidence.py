@@ -22,6 +22,7 @@ MIN_LOSSES = 8  # with fewer nothing is said about the loss
 NO_PROGRESS = 0.1  # share of the first loss; a run that has lost less is stuck
 LEARNS = 0.5  # share of the first loss; a run that has lost more does well
 _START, _END, _END_PART = 3, 5, 10  # losses at the start; at the end at least so many, or a tenth
+_AT_CHANCE = 0.98  # of ln C, as in gradwatch/progress.py
 _RECENT, _WINDOW = 3, 20  # losses
 _RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over the first
 
@@ -129,6 +130,13 @@ class Evidence:
     def is_stuck(self, least: float = NO_PROGRESS) -> bool:
         """Return True if the loss is known to have lost less than a share."""
         return bool(self.loss_fall < least)
+
+    @cached_property
+    def is_at_chance(self) -> bool:
+        """Return True if the loss is known to be no better than that of a constant prediction, ln C."""
+        end = max(_END, len(self.losses) // _END_PART)
+        is_known = len(self.losses) >= MIN_LOSSES and self.first.classes > 1
+        return bool(is_known and np.median(self.losses[-end:]) > _AT_CHANCE * np.log(self.first.classes))
 
     @cached_property
     def still_learns(self) -> bool:

@@ -17,9 +17,10 @@ from gradwatch.diagnosis.evidence import (
     weights_gain,
 )
 from gradwatch.diagnosis.norms import norm_over_one_unit, small_norms
+from gradwatch.diagnosis.numerics import is_overflow
 from gradwatch.diagnosis.optimization import LARGE_UPDATE
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
+from gradwatch.layer_kinds import is_gated_recurrent, is_normalization, is_rectifier
 from gradwatch.paths import main_path
 from gradwatch.records import Finding, Snapshot
 
@@ -110,8 +111,7 @@ def _no_gradient(evidence: Evidence) -> Claim | None:
         return None
     zeros = (norms == 0) & (later == 0)
     norm = norm_over_one_unit(first)
-    passes = any(size > 0 and not name.endswith("bias") for name, size in zip(first.params, norms, strict=True))
-    if passes and not norm:  # the head does; what is cut off, or beside it, has causes of its own
+    if _passes_some(first) and not norm:  # the head does; what is cut off, or beside it, has causes of its own
         return None
     units_are_off = evidence.dead_at_start > NEARLY_ALL and not (first.weight_norm == 0).any()
     if zeros.mean() < MOSTLY or units_are_off or first.dtype == "float16":  # these have causes of their own
@@ -123,6 +123,15 @@ def _no_gradient(evidence: Evidence) -> Claim | None:
         return Claim(f"{text} {evidence.loss_in_words}", about, "norm of one unit")
     last = first.kinds[-1] if first.kinds else ""
     return Claim(f"{count}; the last layer is a {last}. {evidence.loss_in_words}", about, "no gradient")
+
+
+def _passes_some(snapshot: Snapshot) -> bool:
+    """Return True if a weight has a gradient, or most layers have one at their output."""
+    at_outputs = snapshot.grad_output_norm[np.isfinite(snapshot.grad_output_norm)]
+    if len(at_outputs) and np.median(at_outputs) > 0:
+        return True
+    norms = zip(snapshot.params, snapshot.param_grad_norm, strict=True)
+    return any(norm > 0 and not name.endswith("bias") for name, norm in norms)
 
 
 def _softmax_twice(evidence: Evidence) -> Claim | None:
@@ -156,12 +165,15 @@ def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
 def _all_weights_frozen(evidence: Evidence) -> Claim | None:
     """Look for a network of which only biases learn, and that does not learn: a filter on names went wrong."""
     last = evidence.last
-    are_biases = bool(last.params) and all(name.endswith("bias") for name in last.params)
-    if not are_biases or not last.frozen_size > last.param_size.sum() or not evidence.is_stuck():
+    norms = tuple(f"{n}." for n, kind in zip(last.layers, last.kinds, strict=True) if is_normalization(kind))
+    are_small = bool(last.params) and all(name.endswith("bias") or name.startswith(norms) for name in last.params)
+    if not are_small or not last.frozen_size > last.param_size.sum():
+        return None
+    if not (evidence.is_stuck() or evidence.is_at_chance):
         return None
     text = (
-        f"{last.frozen_size:.0f} entries of the parameters are frozen, all weights among them; only the "
-        f"{len(last.params)} biases learn, {', '.join(last.params[:2])} and so on. {evidence.loss_in_words}"
+        f"{last.frozen_size:.0f} entries of the parameters are frozen, all weights among them; only "
+        f"{', '.join(last.params[:3])}{' and so on' if len(last.params) > 3 else ''} learn. {evidence.loss_in_words}"
     )
     return Claim(text, (), "frozen") if len(evidence.losses) >= ENOUGH else None
 
@@ -179,13 +191,15 @@ def _beside_optimizer_or_loss(evidence: Evidence) -> Claim | None:
         return None
     unused = tuple(finding for finding in stalled if finding.case == "unused")
     if unused and len(unused) == len(stalled):
+        if _all_zero(last):
+            return None
         return Claim(
             f"{unused[0].message[0].upper()}{unused[0].message[1:]} {evidence.loss_in_words}", unused, "unused"
         )
     named = {name for finding in stalled for name in finding.layers}
     unreached = [name for name in evidence.params_never_reached if name in named]
     if not unreached:
-        return _cut_off(evidence, stalled)
+        return _cut_off(evidence, stalled) or _times_frozen_zeros(evidence, stalled)
     some = ", ".join(unreached[:3])
     text = f"The .grad of {len(unreached)} of {len(last.params)} parameters is None, among them {some}."
     return Claim(text, stalled, "no gradient")
@@ -204,6 +218,22 @@ def _cut_off(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
     return Claim(text, stalled, "cut off")
 
 
+def _times_frozen_zeros(evidence: Evidence, stalled: tuple[Finding, ...]) -> Claim | None:
+    """Look for gradients that are all zero, though layers have one at their outputs: frozen weights of zero cut it."""
+    last = evidence.last
+    if not last.frozen_size > 0 or (last.param_grad_norm != 0).any() or not _passes_some(last) or _all_zero(last):
+        return None
+    text = (
+        f"The gradient of all {len(last.params)} parameters is exactly zero, though gradients reach the layers: what "
+        f"they are multiplied with is zero, and frozen. {evidence.loss_in_words}"
+    )
+    return Claim(text, stalled, "frozen")
+
+
+def _all_zero(snapshot: Snapshot) -> bool:
+    return bool(len(snapshot.params)) and bool((snapshot.param_weight_norm == 0).all())
+
+
 # Gain of the weights alone: torch's own have 0.58, He's 1.41; 1 to 1.41 keeps the gradient's size.
 SMALL, LARGE = 0.5, 1.75
 SMALLISH = 0.75
@@ -213,10 +243,23 @@ HARDLY_FALLS = 0.05  # share of the loss
 SIGNAL_GROWTH = 100.0  # of the output's RMS, from the first layer to the last
 
 
-@rule("initialization too small", {"norms": 0.92, "small": 0.85, "smallish": 0.55}, from_start=True)
+@rule("initialization too small", {"zeros": 0.92, "norms": 0.92, "small": 0.85, "smallish": 0.55}, from_start=True)
 def initialization_too_small(evidence: Evidence) -> Claim | None:
     """The weights alone shrink the signal or the gradient at each layer, more than the activations do."""
-    return small_norms(evidence) or _small_weights(evidence)
+    return _zeros_times_zeros(evidence) or small_norms(evidence) or _small_weights(evidence)
+
+
+def _zeros_times_zeros(evidence: Evidence) -> Claim | None:
+    """Look for weights that start at zero and are multiplied with each other, so that none can leave it."""
+    last = evidence.last
+    stalled = evidence.found("stalled")
+    if not stalled or not _all_zero(last) or (last.param_grad_norm != 0).any() or not _passes_some(last):
+        return None
+    text = (
+        f"All {len(last.params)} parameters that should learn, {last.params[0]} and so on, are zero and have a "
+        f"gradient of zero: each is multiplied with another that is zero. {evidence.loss_in_words}"
+    )
+    return Claim(text, stalled, "zeros")
 
 
 def _small_weights(evidence: Evidence) -> Claim | None:
@@ -242,6 +285,15 @@ def initialization_too_large(evidence: Evidence) -> Claim | None:
         return None
     text = f"{gains_in_words(evidence.first)} The last layer's output is {growth:.2g} times the first's."
     return Claim(text, about)
+
+
+@rule("initialization too large", {"overflow": 0.7}, from_start=True)
+def first_overflow(evidence: Evidence) -> Claim | None:
+    """Numbers overflow in the very first forward pass, in a sum or a product, though the input is of ordinary size."""
+    about = tuple(f for f in evidence.found("nonfinite") if f.step == 0 and is_overflow(f))
+    if not about or evidence.first.input_rms > LARGE_INPUT:
+        return None
+    return Claim(f"Before any step was made: {about[0].message}", about, "overflow")
 
 
 @rule("initialization too large", {"logits": 0.75}, from_start=True)

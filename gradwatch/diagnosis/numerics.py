@@ -26,8 +26,13 @@ NO_OPERATION = ("", "batch", "weights")  # cases of a nonfinite finding
 
 def named_operation(evidence: Evidence) -> Finding | None:
     """Return the finding that names an operation that a guard can mend; None where none does."""
-    named = (f for f in evidence.found("nonfinite") if f.case not in NO_OPERATION and f.case not in GROWING)
+    named = (f for f in evidence.found("nonfinite") if f.case not in NO_OPERATION and not is_overflow(f))
     return next(named, None)
+
+
+def is_overflow(finding: Finding) -> bool:
+    """Return True if a sum, a product or a whole power turned NaN or Inf: what it was given had grown too large."""
+    return finding.case in GROWING or finding.case.startswith("pow(")
 
 
 @rule("unguarded operation", {"named": 0.97, "rising": 0.6, "at once": 0.8, "backward": 0.65, "loss": 0.55})
@@ -41,7 +46,7 @@ def unguarded_operation(evidence: Evidence) -> Claim | None:
     if named is not None:
         is_growing = len(past) > FEW_LOSSES and is_rising(past)
         return Claim(named.message, about, named.case, "rising" if is_growing else "named")
-    if about[0].case == "batch" or not evidence.history:
+    if about[0].case == "batch" or is_overflow(about[0]) or not evidence.history:
         return None
     if len(past) > FEW_LOSSES and is_rising(past):
         return None
@@ -92,7 +97,7 @@ def unbounded_loss(evidence: Evidence) -> Claim | None:
     """The loss has fallen far below zero, ever faster, until numbers overflow."""
     row = evidence.losses[np.isfinite(evidence.losses)]
     about = evidence.found("exploding", "nonfinite", "spike")
-    if not about or len(row) <= FEW_LOSSES or not row[-1] < -ENDLESS * max(abs(float(row[0])), 1.0):
+    if not about or len(row) <= FEW_LOSSES or not row.min() < -ENDLESS * max(abs(float(row[0])), 1.0):
         return None
-    text = f"The loss fell from {row[0]:.3g} to {row[-1]:.3g}, and the numbers grow with it: it has no lower bound."
+    text = f"The loss fell from {row[0]:.3g} to {row.min():.3g}, and the numbers grow with it: it has no lower bound."
     return Claim(text, about)

@@ -15,6 +15,7 @@ from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.records import Finding, Snapshot
 
 USUAL, TINY = 1e-3, 1e-6  # of the weights, a step: what is usual, and what no training can live on
+TOO_SMALL = 5e-6  # of all groups; preference training of language models at a rate of 5e-7 moves by 2.5e-5
 VISIBLE = 1e-5  # what other groups do, where one of them is far too slow
 SMALL = 1e-4  # of the weights, a step, where a schedule holds the rate down
 HELD_DOWN = 0.01  # of the rate that a schedule starts from
@@ -58,10 +59,11 @@ class GroupSteps:
 
     @property
     def is_warming_up(self) -> bool:
-        """Return True if the rate rises from step to step, and not just now and then."""
+        """Return True if the rate rises from step to step, and not just now and then, up to the latest."""
         pairs = list(zip(self.steps, self.rates, strict=True))
         rises = [b > a for (i, a), (j, b) in pairwise(pairs) if j == i + 1]
-        return bool(rises) and sum(rises) >= WARMS_UP * len(rises)
+        still = len(self.rates) > 1 and self.rates[-1] > self.rates[-2]
+        return still and bool(rises) and sum(rises) >= WARMS_UP * len(rises)
 
     @property
     def later_updates(self) -> tuple[float, ...]:
@@ -109,7 +111,7 @@ def _groups_in(snapshot: Snapshot) -> Iterator[_GroupStep]:
         yield label, names, snapshot.step, rate, initial, update / weight, grad / weight, of_rate
 
 
-@rule("learning rate too low", {"": 0.85, "epochs": 0.92, "zero": 0.9, "group": 0.88, "eps": 0.87})
+@rule("learning rate too low", {"": 0.85, "epochs": 0.92, "ended": 0.92, "zero": 0.9, "group": 0.88, "eps": 0.87})
 def learning_rate_too_low(evidence: Evidence) -> Claim | None:
     """The updates are too small to change the weights, though the gradient is not."""
     groups = groups_of(evidence.history)
@@ -119,6 +121,7 @@ def learning_rate_too_low(evidence: Evidence) -> Claim | None:
         return None
     return (
         _held_down(evidence, groups, about)
+        or _ended(evidence, groups, about)
         or _zero_rate(groups, about)
         or _one_group(groups, about)
         or (_large_epsilon(evidence, groups, about) if evidence.saw_start else None)
@@ -147,6 +150,31 @@ def _held_down(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
         f"{group.share_of_schedule:.2%} of {group.initial_rates[-1]:.3g}.{how} {evidence.loss_in_words}"
     )
     return Claim(text, about, "epochs" if by_epoch or group.rates[-1] > 0 else "zero")
+
+
+def _ended(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Claim | None:
+    """Look for a schedule that has brought the rate down to next to nothing by half of the run, and left it there."""
+    if not evidence.is_stuck(LEARNS):
+        return None
+    since = [_low_since(group) for group in groups]
+    group, last = groups[0], evidence.last.step
+    if any(step is None or step > last / 2 or last - step < EARLY for step in since) or group.gradient_is_small:
+        return None
+    text = (
+        f"From step {since[0]} on, of {last + 1}, the schedule gives {group} a learning rate of less than "
+        f"{HELD_DOWN:.0%} of {max(group.rates):.3g}; at the end it is {group.rates[-1]:.2g}. {evidence.loss_in_words}"
+    )
+    return Claim(text, about, "ended")
+
+
+def _low_since(group: GroupSteps) -> int | None:
+    """Return the measured step from which on the rate is a hundredth of its highest, or less; None where it is not."""
+    step = None
+    for number, rate in zip(reversed(group.steps), reversed(group.rates), strict=True):
+        if not rate < HELD_DOWN * max(group.rates):
+            break
+        step = number
+    return step
 
 
 def _zero_rate(groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Claim | None:
@@ -201,7 +229,7 @@ def _all_small(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
     if len(evidence.losses) < EARLY or not evidence.is_stuck() or evidence.loss_fall > LEARNS:
         return None
     for group in groups:
-        is_small = max(group.later_updates) < TINY
+        is_small = max(group.later_updates) < TOO_SMALL
         if not is_small or group.is_warming_up or group.gradient_is_small or not group.rates[-1] > 0:
             return None
     group = groups[0]

@@ -46,9 +46,30 @@ def shapes_broadcast(evidence: Evidence) -> Claim | None:
     return Claim(text, about)
 
 
-@rule("step without effect", {"": 0.9, "skipped": 0.8, "put back": 0.9})
+@rule("step without effect", {"": 0.9, "cleared": 0.93, "skipped": 0.8, "put back": 0.9})
 def step_without_effect(evidence: Evidence) -> Claim | None:
     """The optimizer steps, and the weights stay as they are, or are put back."""
+    return _cleared(evidence) or _unmoved(evidence)
+
+
+def _cleared(evidence: Evidence) -> Claim | None:
+    """Look for a run in which gradients reach the layers, and no parameter has one when the optimizer steps."""
+    about = tuple(finding for finding in evidence.found("stalled") if finding.case == "no gradient")
+    last = evidence.last
+    if not about or not len(last.params) or not np.isnan(last.param_grad_norm).all() or last.frozen_size > 0:
+        return None
+    owns = np.array([any(name.startswith(f"{layer}.") for name in last.params) for layer in last.layers], np.bool_)
+    reached = owns & (last.grad_output_norm > 0)
+    if not owns.any() or not reached[owns].all():
+        return None
+    text = (
+        f"Gradients reach the outputs of all {int(owns.sum())} layers, and when the optimizer steps no parameter has "
+        f"one: something clears them between backward() and step()."
+    )
+    return Claim(text, about, "cleared")
+
+
+def _unmoved(evidence: Evidence) -> Claim | None:
     about = tuple(f for f in evidence.found("unmoved") if f.case in ("no effect", "skipped", "put back"))
     if not about:
         return None

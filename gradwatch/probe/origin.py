@@ -69,8 +69,9 @@ class _Listening(TorchFunctionMode):
             if not state and not tensor.requires_grad:
                 continue
             if call is None:
-                spelled = _SPELLED.get(name, name.rstrip("_") if not name.startswith("__") else name.strip("_"))
-                call = _Call(spelled, running_place(frame, self._names), extent, _takes_inf(args, kwargs), given)
+                call = _Call(
+                    _spelled(name, args), running_place(frame, self._names), extent, _takes_inf(args, kwargs), given
+                )
                 call.is_intended = call.is_intended or not tensors_in((args, kwargs))
             if state:
                 call.state = max(call.state, state)
@@ -94,6 +95,19 @@ class _Listening(TorchFunctionMode):
         """Return the call that made a tensor what it is."""
         known = self._made.get(id(tensor))
         return known[1] if known is not None else self._by_storage.get(_storage(tensor))
+
+
+def _spelled(name: str, args: Any) -> str:
+    """Return the name of an operation in the user's words; a whole power, which can only overflow, with its exponent.
+
+    Example:
+        >>> _spelled("__rtruediv__", ()), _spelled("sqrt_", ()), _spelled("pow", (0, 2)), _spelled("pow", (0, 0.5))
+        ('div', 'sqrt', 'pow(2)', 'pow')
+    """
+    name = _SPELLED.get(name, name.rstrip("_") if not name.startswith("__") else name.strip("_"))
+    exponent = args[1] if name == "pow" and len(args) > 1 else None
+    is_whole = isinstance(exponent, int | float) and exponent > 0 and exponent == int(exponent)
+    return f"pow({exponent:g})" if is_whole else name
 
 
 def state_of(tensor: Tensor) -> int:

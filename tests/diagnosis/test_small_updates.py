@@ -76,3 +76,27 @@ def test_weights_in_half_precision_are_not_the_rate_s_fault() -> None:
     first = diagnose([lost], history)[0]
     assert (first.cause, first.findings) == ("precision underflow", (lost,))
     assert first.remedies[0].startswith("keep the weights in float32")
+
+
+def decayed(end: int, factor: float = 0.0) -> list[Snapshot]:
+    """A rate that falls in a line to a share of its start."""
+    rates = [1e-3 * max(1 - n / end, factor) for n in range(60)]
+    return [step(n, (rate, rate), (rate, rate), trace_loss=[1 - n / 1000]) for n, rate in enumerate(rates)]
+
+
+def test_a_schedule_that_ends_before_half_of_a_run_that_has_not_learned() -> None:
+    (found,) = too_low(decayed(10))
+    assert found.evidence.startswith("From step 10 on, of 60, the schedule gives parameter group Adam 0 (body.weight)")
+    assert found.remedies[0] == "let the schedule last as long as the training, or advance once an epoch"
+    learns = [step(n, (0.1, 0.1), (0.0, 0.0) if n > 9 else (1e-3, 1e-3), trace_loss=[0.8**n]) for n in range(60)]
+    assert too_low(decayed(60)) == too_low(decayed(10, 0.1)) == too_low(learns) == []
+
+
+def test_a_warm_up_that_is_over_hides_no_rate_that_is_too_low() -> None:
+    rates = [1e-9 * min(n + 1, 10) for n in (*range(20), 50, 100)]
+    history = [
+        step(n, (30 * rate, 30 * rate), (rate, rate)) for n, rate in zip((*range(20), 50, 100), rates, strict=True)
+    ]
+    (found,) = too_low(history)
+    assert "at most 3.0e-07x" in found.evidence
+    assert too_low(history[:10]) == []
