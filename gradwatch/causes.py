@@ -270,7 +270,6 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_SKIP, "SkipBadSteps", 0.4),
         Step("replace an activation of your own that grows fast, such as an exp or a square, by ReLU",
              "ReplaceActivations of the user's own", 0.35),
-        Step(_NORMALIZE, "InsertNormalization", 0.3, applies=_not_normalized),
         Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2, present=_is_not_float16),
     ),
     "frozen or detached part": (
