@@ -274,6 +274,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("guard the logs, roots and divisions there", "GuardOperations", 1.0, line="x = x.clamp(min=1e-6).log()"),
         Step("use torch's fused losses on raw outputs"),
         Step(_SKIP, "SkipBadSteps", 0.4),
+        Step("replace an activation of your own that grows fast, such as an exp or a square, by ReLU",
+             "ReplaceActivations of the user's own", 0.35),
         Step("use bfloat16, whose range is that of float32", "UseBfloat16", 0.2, present=_is_not_float16),
     ),
     "frozen or detached part": (

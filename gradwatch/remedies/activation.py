@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from gradwatch.layer_kinds import BOUNDED, activation_name, is_activation
 from gradwatch.remedies.initialization import initialization_code, initialize_pairs
-from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup, copy_of
 from gradwatch.remedies.surgery import construction_of, path_of, replace_module
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
+
+_FAR, _TIMES = 1e3, 10.0  # an argument, and the factor on it that no activation in use gives; the square gives 1e3
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class ReplaceActivations(ModelRemedy):
 
     @property
     def key(self) -> str:
-        """Its name in the table of advice: ReLUs die, bounded activations saturate."""
+        """Its name in the table of advice: ReLUs die, bounded activations saturate, a user's own may grow too fast."""
+        if not any(map(activation_name, self.kinds)):
+            return "ReplaceActivations of the user's own"
         return "ReplaceActivations of rectifiers" if "ReLU" in self.kinds else super().key
 
     def change(self, setup: Setup) -> Setup:
@@ -102,3 +107,28 @@ class ReplaceActivations(ModelRemedy):
         """Return the layers before the replaced activations, paired with the new activation."""
         new: Any = Event("", self.to)
         return [(layer, new) for layer, after in hidden_pairs(events) if after is not None and after.name in names]
+
+
+def fast_growing(setup: Setup) -> tuple[str, ...]:
+    """Return the classes of the user's own layers without weights that grow as a square or faster, such as an exp.
+
+    Example:
+        >>> class Square(nn.Module):
+        ...     def forward(self, x):
+        ...         return x * x
+        >>> fast_growing(Setup(nn.Sequential(nn.Linear(2, 2), Square(), nn.Linear(2, 1))))
+        ('Square',)
+    """
+    parts = [event.module for event in events_of(setup.module, setup.batch) if event.module is not None]
+    return tuple(dict.fromkeys(type(part).__name__ for part in parts if _grows_fast(part)))
+
+
+def _grows_fast(part: nn.Module) -> bool:
+    if type(part).__module__.startswith("torch.") or any(True for _ in part.parameters()):
+        return False
+    try:
+        with torch.no_grad():
+            value = copy_of(part)(torch.full((1, 1), _FAR))
+        return bool((value.abs() > _TIMES * _FAR).any())
+    except Exception:  # the user's code, which may want another shape: then it is no activation
+        return False

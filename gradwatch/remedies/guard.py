@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.checks import require_positive
@@ -20,6 +21,10 @@ _ROOTS = {"sqrt", "rsqrt", "log", "log2", "log10"}
 _ARCS = {"acos", "asin", "arccos", "arcsin"}
 _QUOTIENTS = {"div", "true_divide", "divide", "__truediv__"}
 _DIVISOR_FIRST = {"__rtruediv__", "__rdiv__", "reciprocal"}
+_IN_LOGS: dict[str, Callable[..., Tensor]] = {
+    "softmax": nn.functional.log_softmax, "sigmoid": nn.functional.logsigmoid
+}  # fmt: skip
+_ABOVE = 1.001  # times eps: no rounding of a probability takes it below eps, where a log would be moved
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class GuardOperations(ModelRemedy):
     """Run the model with the arguments of roots, logs, quotients, deviations and powers kept off singular points.
 
     It prints the lines where the batch gets to such a point: add the guard there yourself. A moved argument changes the
-    result slightly, and its gradient is 0.
+    result slightly, and its gradient is 0. A softmax or Sigmoid is kept above ``eps``, with the slope of its logarithm,
+    so that a log of it passes the gradient as ``log_softmax`` does.
 
     Args:
         eps: smallest distance from a singular point.
@@ -101,6 +107,7 @@ class Guarded(TorchFunctionMode):
     def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps, self.operations = eps, 0
+        self._floor = eps * _ABOVE
         self.places: list[str] = []
 
     def __enter__(self) -> Any:
@@ -119,6 +126,8 @@ class Guarded(TorchFunctionMode):
             return func(**kwargs)
         if name == "std" and _is_number(args[0]):
             return self._deviation(args, kwargs)
+        if name in _IN_LOGS and _is_number(args[0]):
+            return self._probability(func, _IN_LOGS[name], args, kwargs)
         return func(*self._moved(name, args), **kwargs)
 
     def _moved(self, name: str, args: Any) -> Any:
@@ -137,6 +146,17 @@ class Guarded(TorchFunctionMode):
             return args
         return (*args[:position], self._record(values, moved), *args[position + 1 :])
 
+    def _probability(self, func: Any, in_logs: Callable[..., Tensor], args: Any, kwargs: Any) -> Tensor:
+        """Return the probabilities, those below eps moved to it with a gradient that a log brings back to its size."""
+        plain: Tensor = func(*args, **kwargs)
+        options = {key: value for key, value in kwargs.items() if key != "_stacklevel"}
+        low = (plain < self.eps) & (args[0] > -math.inf)  # what a mask of -inf shuts out stays shut out
+        if not bool(low.any()):
+            return plain
+        logs = in_logs(*args[:2], **options)
+        slope = (logs - logs.detach()).to(plain.dtype)  # 0, with the gradient of the logarithm
+        return torch.where(low, self._floor * (1 + slope), plain)
+
     def _deviation(self, args: Any, kwargs: Any) -> Tensor:
         """Return the root of the variance, at least eps; eps for a single value, which has no variance."""
         variance = torch.var(*args, **kwargs)
@@ -149,7 +169,8 @@ class Guarded(TorchFunctionMode):
     def _record(self, values: Tensor, moved: Tensor) -> Tensor:
         self.operations += 1
         place = users_line("torch")
-        if place and place not in self.places and bool((values != moved).any()):
+        # A probability that was kept at eps would have gone below.
+        if place and place not in self.places and bool(((values != moved) | (values == self._floor)).any()):
             self.places.append(place)
         return moved
 

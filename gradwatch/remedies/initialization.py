@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradwatch.checks import require_one_of
 from gradwatch.layer_kinds import activation_name, is_bounded, is_conv1d_of_transformers, weight_outputs_first
-from gradwatch.remedies.recurrent import draw_recurrent_, recurrent_names
+from gradwatch.remedies.recurrent import draw_recurrent_, drawing_code, recurrent_names, time_steps
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
 from gradwatch.remedies.surgery import path_of
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
@@ -58,8 +58,9 @@ class InitializeAgain(ModelRemedy):
     def change(self, setup: Setup) -> Setup:
         """Draw recurrent weights, then the others."""
         recurrent = recurrent_names(setup.module)
+        steps = time_steps(setup) if recurrent else {}
         for name in recurrent:
-            draw_recurrent_(setup.module.get_submodule(name), self.seed)
+            draw_recurrent_(setup.module.get_submodule(name), self.seed, steps.get(name, 0))
         pairs = hidden_pairs(events_of(setup.module, setup.batch))
         if pairs or not recurrent:
             initialize_pairs(setup.module, pairs, self.scheme, self.seed)
@@ -67,9 +68,10 @@ class InitializeAgain(ModelRemedy):
 
     def patch(self, setup: Setup) -> str:
         """Return two lines a layer and one a recurrent network."""
-        recurrent = [path_of(setup.module, name) for name in recurrent_names(setup.module)]
+        recurrent = recurrent_names(setup.module)
+        steps = time_steps(setup) if recurrent else {}
         lines = ["from gradwatch.remedies import draw_recurrent_"] if recurrent else []
-        lines += [f"draw_recurrent_({path})" for path in recurrent]
+        lines += [drawing_code(path_of(setup.module, name), steps.get(name, 0)) for name in recurrent]
         pairs = hidden_pairs(events_of(setup.module, setup.batch))
         return "\n".join([*lines, initialization_code(setup.module, pairs, self.scheme)])
 

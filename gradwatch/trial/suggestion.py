@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from gradwatch.causes import STEPS
 from gradwatch.layer_kinds import RECTIFIERS
 from gradwatch.records import Array, Snapshot
-from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.activation import ReplaceActivations, fast_growing
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead, RemoveLastActivation
@@ -82,11 +82,12 @@ def suggest(
     if not scores:
         return []
     flow = Flow(setup.module, history, setup.batch)
-    # Norms near zero are a fault whatever else follows from them.
+    # Norms near zero, and activations that grow fast, are a fault whatever else follows from them.
     hinted = (ResetNormalization, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
+    own = _own(setup)
     for remedy in candidates(setup, history):
-        sure = 2.0 if isinstance(remedy, hinted) else 1.0
+        sure = 2.0 if isinstance(remedy, hinted) or remedy in own else 1.0
         ranked += [(sure * _worth(one, remedy, scores, flow), one) for one in _applicable(remedy, setup, scores)]
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
     return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
@@ -121,7 +122,7 @@ def bounding(setup: Setup, history: Sequence[Snapshot] = ()) -> list[Remedy]:
     """
     factor = rate_factor(setup.module, history)
     steps = Clip(usual_norm(history)), LowerLearningRate(min(factor, _OTHERWISE)), SkipBadSteps()
-    network = InsertNormalization("batch"), InsertNormalization(), InitializeAgain(), GuardOperations()
+    network = InsertNormalization("batch"), InsertNormalization(), InitializeAgain(), GuardOperations(), *_own(setup)
     tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*network, *steps))
     return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)] if history else []
 
@@ -189,6 +190,7 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     """Yield every remedy with the settings that the history speaks for, the simpler of two alike first."""
     yield ResetNormalization()
     yield from (ReplaceActivations(), ReplaceActivations("SELU"), ReplaceActivations("LeakyReLU", RECTIFIERS))
+    yield from _own(setup)
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
     yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
@@ -209,6 +211,12 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     yield from (Clip(usual_norm(history)), ClipOutliers(), SkipBadSteps(), NormalizeGradients())
     yield _inputs(setup, history)
     yield _targets(setup, history)
+
+
+def _own(setup: Setup) -> list[ReplaceActivations]:
+    """Return the remedy of the user's own activations that grow fast, if there are some."""
+    kinds = fast_growing(setup)
+    return [ReplaceActivations(kinds=kinds)] if kinds else []
 
 
 def _inputs(setup: Setup, history: Sequence[Snapshot]) -> RescaleInputs:

@@ -50,6 +50,31 @@ def test_elsewhere_nothing_changes(name: str) -> None:
     assert guarded.places == []
 
 
+def test_a_log_of_a_softmax_passes_the_gradient_of_log_softmax() -> None:
+    # In float32 the third probability is 0; the -inf is a mask.
+    x = torch.tensor([[0.0, 40.0, -200.0], [1.0, 2.0, -torch.inf]], requires_grad=True)
+    target = torch.tensor([2, 0])
+    with Guarded(1e-6) as guarded:
+        loss = -torch.softmax(x, 1).gather(1, target[:, None]).log().mean()
+        (found,) = torch.autograd.grad(loss, x)
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(x, target), x)
+    torch.testing.assert_close(found, expected)
+    assert len(guarded.places) == 1
+
+
+def test_a_log_of_a_sigmoid_passes_the_gradient_of_logsigmoid() -> None:
+    x = torch.tensor([-120.0, -2.0, 3.0], requires_grad=True)
+    with Guarded(1e-6):
+        (found,) = torch.autograd.grad(x.sigmoid().log().sum(), x)
+    (expected,) = torch.autograd.grad(nn.functional.logsigmoid(x).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_shuts_out_what_it_did() -> None:
+    with Guarded(1e-6):
+        assert torch.softmax(torch.tensor([0.0, 1.0, -torch.inf]), 0)[2] == 0
+
+
 def test_what_is_done_in_place_or_by_keyword_is_left_as_it_is() -> None:
     x = torch.tensor([4.0])
     with Guarded(1e-6):

@@ -220,3 +220,22 @@ def test_rescaled_targets_leave_the_loss_of_standardized_ones() -> None:
     standardized = (targets - targets.mean()) / targets.std(correction=0)
     assert result["loss"].item() == pytest.approx((logits - standardized).square().mean().item(), rel=1e-3)
     assert treated(inputs).mean().item() == pytest.approx(targets.mean().item(), rel=0.5)
+
+
+class Exp(nn.Module):
+    """An activation of the user's own, in float32 infinite from 89 on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+class Swish(nn.Module):
+    """One that grows no faster than its argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sigmoid()
+
+
+def test_an_own_activation_that_grows_fast_is_replaced_before_its_nan_is_skipped() -> None:
+    assert suggest([Cause("unguarded operation")], of(mlp(Exp), 8))[0] == ReplaceActivations(kinds=("Exp",))
+    assert ReplaceActivations(kinds=("Swish",)) not in suggest([Cause("unguarded operation")], of(mlp(Swish), 8))
