@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis import data, network, numerics, optimization, signal, small_updates, step
+from gradwatch.diagnosis import data, network, numerics, optimization, parts, signal, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, explain_no_learning, unexplained
 from gradwatch.records import Diagnosis, Finding, Snapshot
@@ -35,8 +35,8 @@ RULES: tuple[Rule[Evidence], ...] = (
     data.unscaled_target,
     data.outlier_batch,
     network.missing_normalization_or_skip,
-    network.zero_gradient_head,
-    network.frozen_or_detached_part,
+    parts.zero_gradient_head,
+    parts.frozen_or_detached_part,
     numerics.unguarded_operation,
     numerics.precision_underflow,
     small_updates.learning_rate_too_low,
