@@ -256,6 +256,11 @@ class Learning:
             self._rate = snapshot.learning_rate
             self._grew_at = self._count if grew else 0
 
+    @property
+    def is_one_loss(self) -> bool:
+        """Return True unless several optimizers step, each with a loss of its own (a GAN, an actor and a critic)."""
+        return len(self._optimizers) < 2 and not self._takes_turns
+
     def judge(self, *, is_suspect: bool = False) -> Judgement:
         """Return the judgement of all steps so far; ``is_suspect`` where something else was found, so no plateau."""
         huge = self._largest > _HUGE_UPDATE
@@ -266,8 +271,7 @@ class Learning:
         if found.course != "not learning":
             return found
         is_known = huge or tiny or self.chance == self.chance
-        is_one_loss = len(self._optimizers) < 2 and not self._takes_turns
-        is_measure = is_one_loss and self._first_step < _SEEN_FROM_START and not self._diverged
+        is_measure = self.is_one_loss and self._first_step < _SEEN_FROM_START and not self._diverged
         rises = found.now - found.start > max(_BEYOND_NOISE * found.noise, _LEAST_FALL * found.start)
         is_excused = rises and not huge and self.chance != self.chance
         return found if is_known and is_measure and not is_excused else replace(found, course="no loss")

@@ -81,7 +81,7 @@ class NonFinite:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
-        self._skips, self._places = state["skips"], tuple(state.get("places", ()))
+        self._skips, self._places = state["skips"], tuple(state["places"])
 
     def _message(self, snapshot: Snapshot, step: int, count: float, forward: str | None, backward: str | None) -> str:
         where = [

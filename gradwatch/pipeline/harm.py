@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradwatch.layer_kinds import is_gated_recurrent
-from gradwatch.progress import DOES_WELL, Judgement, Progress
+from gradwatch.progress import DOES_WELL, Judgement, Learning
 from gradwatch.records import Detector, Finding, Snapshot
 
 Verdict = Literal["hurts", "waits", "harmless"]
@@ -53,30 +53,27 @@ class Harm:
     """
 
     def __init__(self) -> None:
-        self._progress = Progress()
+        self._learning = Learning()
         self._judged: Judgement | None = None
         self._is_broken = self._was_negative = False
         self._latest: deque[float] = deque(maxlen=_JUMP)
-        self._optimizers: set[str] = set()
         self._cells: set[str] = set()  # layers that are called many times, in the last Snapshot with any
 
     def add(self, snapshot: Snapshot) -> None:
         """Take in the losses of a Snapshot."""
         losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
-        self._progress.add(losses)
+        self._learning.add(snapshot)
         self._judged = None
         self._cells = set(snapshot.calls) or self._cells
         self._is_broken = self._is_broken or bool(np.isinf(losses).any())
         self._was_negative = self._was_negative or bool((losses < 0).any())
-        if snapshot.optimizer:
-            self._optimizers.add(snapshot.optimizer)
         self._latest.extend(losses[~np.isnan(losses)].tolist())
 
     @property
     def judged(self) -> Judgement:
         """The course of the loss so far."""
         if self._judged is None:
-            self._judged = self._progress.judge()
+            self._judged = self._learning.progress.judge()
         return self._judged
 
     def of(self, detector: Detector, finding: Finding, snapshot: Snapshot, *, is_last: bool = False) -> Verdict:
@@ -113,7 +110,7 @@ class Harm:
 
     @property
     def _measures_progress(self) -> bool:
-        return not self._was_negative and len(self._optimizers) < 2
+        return not self._was_negative and self._learning.is_one_loss
 
     def _has_jumped(self, judged: Judgement) -> bool:
         return bool(self._latest) and float(np.median(self._latest)) > _ROSE * abs(judged.start)
@@ -126,12 +123,12 @@ class Harm:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
         plain = {"broken": self._is_broken, "negative": self._was_negative, "latest": list(self._latest)}
-        return {"progress": self._progress.state_dict(), "optimizers": sorted(self._optimizers), **plain}
+        return {"learning": self._learning.state_dict(), **plain}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
-        self._progress.load_state_dict(state["progress"])
-        self._judged, self._optimizers = None, set(state["optimizers"])
+        self._learning.load_state_dict(state["learning"])
+        self._judged = None
         self._is_broken, self._was_negative = bool(state["broken"]), bool(state["negative"])
         self._latest = deque(state["latest"], maxlen=_JUMP)
 
