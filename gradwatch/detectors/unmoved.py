@@ -20,6 +20,7 @@ _CLEARLY = 16.0  # an update that is so many times what is surely lost would sho
 _SAME = 1e-6  # of a norm: the rounding of its sum
 # In the names of optimizers that divide a gradient by its own size: they move each entry by about the learning rate.
 _SELF_SCALING = ("adam", "lion", "rmsprop", "adagrad", "lamb")
+_EPSILON = 1e-8  # torch's in Adam and RMSprop; a gradient far below it moves nothing
 _IN_WORDS: Mapping[str, str] = {
     "no optimizer": "no optimizer holds them",
     "rate zero": "their learning rate is zero",
@@ -193,13 +194,17 @@ def rates_of(snapshot: Snapshot) -> Array:
 def asked_updates(snapshot: Snapshot) -> Array:
     """Return the norm of the update that the optimizer was asked for, without momentum; NaN where it is unknown.
 
-    An optimizer that divides a gradient by its own size moves each entry by about the learning rate.
+    An optimizer that divides a gradient by its own size moves each entry by about the learning rate, unless it is small
+    beside the epsilon that is added to its size.
     """
     coefficient = snapshot.clip_coefficient if np.isfinite(snapshot.clip_coefficient) else 1.0
     rates = rates_of(snapshot)
     groups = snapshot.param_groups or ("",) * len(snapshot.params)
     scales_itself = np.array([any(kind in group.lower() for kind in _SELF_SCALING) for group in groups], np.bool_)
-    asked: Array = rates * np.where(scales_itself, np.sqrt(snapshot.param_size), coefficient * snapshot.param_grad_norm)
+    roots = np.sqrt(snapshot.param_size)
+    per_entry = snapshot.param_grad_norm / np.maximum(roots, 1.0)
+    scaled = roots * per_entry / (per_entry + _EPSILON)
+    asked: Array = rates * np.where(scales_itself, scaled, coefficient * snapshot.param_grad_norm)
     return asked
 
 

@@ -61,6 +61,9 @@ def test_a_part_in_no_optimizer_waits_longer_as_its_turn_may_come() -> None:
 
 
 HEALTHY: dict[str, Callable[[int], Snapshot]] = {
+    "with one far below Adam's epsilon": lambda n: step(
+        n, param_grad_norm=[1e-20, 1.0], param_groups=("Adam 0", "Adam 1"), groups=("Adam 0", "Adam 1")
+    ),
     "without a gradient": lambda n: step(n, param_grad_norm=[0.0, 1.0]),
     "with a gradient of None": lambda n: step(n, param_grad_norm=[NAN, 1.0]),
     "a gradient too small to show": lambda n: step(n, param_grad_norm=[1e-9, 1.0]),
