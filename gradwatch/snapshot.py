@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradwatch.layer_kinds import is_activation
 from gradwatch.plain_values import as_array, as_names, as_number, as_step, of_type
 
 Array = npt.NDArray[np.float64]
@@ -260,6 +261,18 @@ class Snapshot:
             '60 time steps'
         """
         return f"{len(self.calls[layer])} {'time steps' if self.takes_steps(layer) else 'calls'}"
+
+    def recurrent_calls(self) -> list[tuple[str, Array]]:
+        """Return the calls of each layer but activations: one that is called at many depths is no recurrence.
+
+        Example:
+            >>> calls = {"cell": np.ones(9), "act": np.ones(9)}
+            >>> snapshot = Snapshot(0, ("cell", "act"), kinds=("RNNCell", "ReLU"), calls=calls)
+            >>> [layer for layer, _ in snapshot.recurrent_calls()]
+            ['cell']
+        """
+        kinds = dict(zip(self.layers, self.kinds, strict=True))
+        return [(layer, norms) for layer, norms in self.calls.items() if not is_activation(kinds.get(layer, ""))]
 
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:

@@ -59,7 +59,7 @@ class Exploding:
         """Yield what explodes over depth, over calls and in total."""
         heavy = snapshot.grad_to_weight_ratio > self.grad_to_weight
         yield from self._over_depth(snapshot, heavy)
-        for layer, norms in snapshot.calls.items():
+        for layer, norms in snapshot.recurrent_calls():
             rise = rises(norms)
             if len(norms) >= self.min_calls and rise[0] > self.growth and heavy[snapshot.layers.index(layer)]:
                 where = f"over the {snapshot.calls_as_text(layer)} of layer {layer}"

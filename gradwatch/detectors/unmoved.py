@@ -201,9 +201,7 @@ def asked_updates(snapshot: Snapshot) -> Array:
     rates = rates_of(snapshot)
     groups = snapshot.param_groups or ("",) * len(snapshot.params)
     scales_itself = np.array([any(kind in group.lower() for kind in _SELF_SCALING) for group in groups], np.bool_)
-    roots = np.sqrt(snapshot.param_size)
-    per_entry = snapshot.param_grad_norm / np.maximum(roots, 1.0)
-    scaled = roots * per_entry / (per_entry + _EPSILON)
+    scaled = np.minimum(snapshot.param_grad_norm, _EPSILON * np.sqrt(snapshot.param_size)) / _EPSILON
     asked: Array = rates * np.where(scales_itself, scaled, coefficient * snapshot.param_grad_norm)
     return asked
 

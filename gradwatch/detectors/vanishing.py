@@ -63,7 +63,7 @@ class Vanishing:
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield what vanishes over depth, then over calls."""
         yield from self._over_depth(snapshot)
-        for layer, norms in snapshot.calls.items():
+        for layer, norms in snapshot.recurrent_calls():
             shares, kind = fall(norms), snapshot.kinds[snapshot.layers.index(layer)]
             ratio = self.ratio ** (2 if is_gated_recurrent(kind) else 1)
             if len(norms) >= self.min_calls and shares[0] < ratio:

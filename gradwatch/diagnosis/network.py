@@ -211,7 +211,7 @@ def recurrent_depth(evidence: Evidence) -> Claim | None:
 def _overflowing(evidence: Evidence) -> Claim | None:
     """Look for numbers that overflow in the first steps, before growth over the calls could last."""
     about = tuple(finding for finding in evidence.found("nonfinite", "exploding") if finding.step < EARLY)
-    for layer, calls in evidence.first.calls.items() if about else ():
+    for layer, calls in evidence.first.recurrent_calls() if about else ():
         rise = calls[0] / calls[-1] if len(calls) > MIN_CALLS and 0 < calls[-1] < np.inf else 0.0
         if rise > GROWTH_OVER_CALLS:
             span = evidence.first.calls_as_text(layer)

@@ -166,7 +166,7 @@ def find_origin(
         return _backward(step, listening, loss, model) if loss.requires_grad else None
 
 
-def _forward(step: int, listening: _Listening, bad: Tensor, model: nn.Module, batch: Any) -> Origin:
+def _forward(step: int, listening: _Listening, bad: Tensor, model: nn.Module, batch: Any) -> Origin | None:
     """Follow a tensor that is not finite back to the call whose inputs still were."""
     path: list[_Call] = []
     tensor = bad
@@ -180,6 +180,8 @@ def _forward(step: int, listening: _Listening, bad: Tensor, model: nn.Module, ba
     if call is None or call.bad_inputs:  # it came in from outside
         if any(_storage(tensor) == _storage(own) for own in _own_tensors(model)):
             return Origin(step, "weights")
+        if not any(map(state_of, tensors_in(batch))):
+            return None  # from neither, such as a value that was kept from an earlier step
         place = path[-1].place if path else Place()
         return Origin(step, "batch", path[-1].name if path else "", "forward", place.layer, place.line, place.function)
     if call.is_intended:  # Inf of a mask, and what made NaN of it

@@ -20,7 +20,7 @@ from gradwatch.paths import unused_in_words
 from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values
-from gradwatch.reporting.text import clip_text, listed, number, open_kinds, percent, shortened, since
+from gradwatch.reporting.text import clip_text, evidence_beyond, listed, number, open_kinds, percent, shortened, since
 
 MOST_ROWS = 40
 _HELP = {  # head of a column -> the line below the table that explains it
@@ -107,6 +107,8 @@ class Summary:
 
     def _course(self) -> str:
         judgement = self._judgement
+        if judgement.course == "learns" and math.isinf(self.snapshot.loss):
+            return f"loss {judgement.start:.3g} -> {judgement.now:.3g}, then NaN or Inf"
         return str(judgement) if self.history and judgement.steps else ""
 
     def _findings(self) -> Iterator[RenderableType]:
@@ -158,14 +160,14 @@ def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[Rende
     style = "dim" if not finding.is_open else "bold red" if finding.severity == "error" else "bold yellow"
     yield Text(f"{finding.kind} since step {finding.step}, {until}: {listed(finding.layers)}", style=style)
     if finding.is_open:
-        advice = [line for diagnosis in diagnoses for line in _advice(diagnosis)]
+        advice = [line for diagnosis in diagnoses for line in _advice(diagnosis, finding.message)]
         lines = [*filter(None, (finding.message, since(finding))), *advice]
         yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
 
 
-def _advice(diagnosis: Diagnosis) -> list[str]:
+def _advice(diagnosis: Diagnosis, said: str = "") -> list[str]:
     tries = [f"Try first: {'; then '.join(diagnosis.remedies[:2])}."] if diagnosis.remedies else []
-    return [f"Cause: {diagnosis.cause}. {diagnosis.evidence}", *tries]
+    return [f"Cause: {diagnosis.cause}. {evidence_beyond(diagnosis, said)}".rstrip(), *tries]
 
 
 def layer_table(

@@ -172,8 +172,22 @@ def in_words(finding: Finding) -> str:
     return " ".join(filter(None, (finding.message, since(finding))))
 
 
+def evidence_beyond(diagnosis: Diagnosis, said: str) -> str:
+    """Return the evidence without what the finding's message has said already.
+
+    Example:
+        >>> nan = Diagnosis("unguarded operation", "NaN in `log`. The loss was 2.", 0.9, (), ())
+        >>> evidence_beyond(nan, "NaN in `log`.")
+        'The loss was 2.'
+    """
+    evidence = diagnosis.evidence
+    for text in filter(None, (said, said[:1].upper() + said[1:])):
+        evidence = evidence.replace(text, "")
+    return evidence.strip()
+
+
 def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
-    causes = (f"Cause: **{d.cause}**. {d.evidence} {_tries(d)}" for d in diagnoses)
+    causes = (f"Cause: **{d.cause}**. {evidence_beyond(d, finding.message)} {_tries(d)}" for d in diagnoses)
     return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {in_words(finding)}", *causes])
 
 

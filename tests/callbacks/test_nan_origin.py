@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from models import trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
 from gradwatch import GradientMonitor, watch
@@ -257,3 +258,28 @@ def test_weights_that_were_nan_are_dated() -> None:
 def test_an_origin_comes_back_from_a_record() -> None:
     snapshot = Snapshot(3, ("a",), origin=Origin(2, "operation", "log", "forward", "a", "m.py:3", "f", "0 to 1"))
     assert Snapshot.from_dict(snapshot.to_dict()).origin == snapshot.origin
+
+
+class Keeps(LightningModule):
+    """Multiplies its loss by a number that it keeps outside of parameters and buffers, and that turns NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.kept = nn.Linear(4, 1), [torch.ones(())]
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        if batch_idx == 5:
+            self.kept[0] = torch.full((), float("nan"))
+        loss: Tensor = self.net(batch[0]).square().mean() * self.kept[0]
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def test_a_batch_of_finite_numbers_is_not_blamed_for_a_number_that_was_kept(tmp_path: Path) -> None:
+    monitor = GradientMonitor(summary=False)
+    loader = DataLoader(TensorDataset(torch.randn(80, 4)), batch_size=8)
+    trainer(tmp_path, monitor, max_epochs=1).fit(Keeps(), loader)
+    assert [finding.kind for finding in monitor.findings] == ["nonfinite"]
+    assert monitor.findings[0].case != "batch"
