@@ -267,9 +267,11 @@ class Keeps(LightningModule):
         super().__init__()
         self.net, self.kept = nn.Linear(4, 1), [torch.ones(())]
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if batch_idx == 5:
             self.kept[0] = torch.full((), float("nan"))
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         loss: Tensor = self.net(batch[0]).square().mean() * self.kept[0]
         return loss
 
@@ -278,7 +280,7 @@ class Keeps(LightningModule):
 
 
 def test_a_batch_of_finite_numbers_is_not_blamed_for_a_number_that_was_kept(tmp_path: Path) -> None:
-    monitor = GradientMonitor(summary=False)
+    monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
     loader = DataLoader(TensorDataset(torch.randn(80, 4)), batch_size=8)
     trainer(tmp_path, monitor, max_epochs=1).fit(Keeps(), loader)
     assert [finding.kind for finding in monitor.findings] == ["nonfinite"]
