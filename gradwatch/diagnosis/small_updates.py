@@ -15,7 +15,9 @@ from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.records import Finding, Snapshot
 
 USUAL, TINY = 1e-3, 1e-6  # of the weights, a step: what is usual, and what no training can live on
-TOO_SMALL = 5e-6  # of all groups; preference training of language models at a rate of 5e-7 moves by 2.5e-5
+# Of all groups, by Adam, whose steps do not wait for a larger gradient: what is too small for any training of some
+# hundred steps. Preference training of language models at a rate of 5e-7 moves by 2.5e-5.
+TOO_SMALL = 5e-6
 VISIBLE = 1e-5  # what other groups do, where one of them is far too slow
 SMALL = 1e-4  # of the weights, a step, where a schedule holds the rate down
 HELD_DOWN = 0.01  # of the rate that a schedule starts from
@@ -56,6 +58,11 @@ class GroupSteps:
         """Largest share of its initial rate that a schedule has given it; NaN without a schedule."""
         shares = [rate / first for rate, first in zip(self.rates, self.initial_rates, strict=True) if first > 0]
         return max(shares, default=float("nan"))
+
+    @property
+    def is_adam(self) -> bool:
+        """Return True for an Adam, which moves each entry by about the rate."""
+        return self.label.startswith(("Adam", "NAdam"))
 
     @property
     def is_warming_up(self) -> bool:
@@ -211,10 +218,9 @@ def _one_group(groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Clai
 def _large_epsilon(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Claim | None:
     """Look for an Adam that moves no entry by more than a little of its rate, from the first step on."""
     for group in groups:
-        is_adam = group.label.startswith(("Adam", "NAdam"))
         shares = np.array(group.of_rate)
         is_held = len(shares) >= EARLY and bool((shares < OF_RATE).all()) and not group.gradient_is_small
-        if is_adam and is_held and evidence.is_stuck(A_FIFTH):
+        if group.is_adam and is_held and evidence.is_stuck(A_FIFTH):
             text = (
                 f"At a learning rate of {group.rates[-1]:.3g} no parameter of {group} moves by more than "
                 f"{shares.max():.1e}x the rate, where {group.label.split()[0]} moves each entry by about the rate: its "
@@ -229,7 +235,7 @@ def _all_small(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
     if len(evidence.losses) < EARLY or not evidence.is_stuck() or evidence.loss_fall > LEARNS:
         return None
     for group in groups:
-        is_small = max(group.later_updates) < TOO_SMALL
+        is_small = max(group.later_updates) < (TOO_SMALL if group.is_adam else TINY)
         if not is_small or group.is_warming_up or group.gradient_is_small or not group.rates[-1] > 0:
             return None
     group = groups[0]

@@ -75,9 +75,10 @@ def main(programs: list[str] | None = None) -> None:
         monitor, twin = watched(one, False), watched(one, True)
         hit = is_named(one, monitor)
         named, accused = named + hit, accused + bool(twin.findings or twin.diagnosis())
-        if not hit or twin.findings:
+        if not hit or twin.findings or twin.diagnosis():
             said = [f"{d.cause}: {d.evidence}" for d in monitor.diagnosis()][:1]
-            print(f"{name}: {said or 'nothing'}; twin: {[f.message for f in twin.findings]}")
+            of_twin = [*(f.message for f in twin.findings), *map(str, twin.diagnosis())]
+            print(f"{name}: {said or 'nothing'}; twin: {of_twin}")
     for title, count in (("operation and line named first", named), ("twins accused", accused)):
         low, high = wilson(count, len(chosen))
         print(f"{title}: {count} of {len(chosen)} ({low:.0%} to {high:.0%})")
