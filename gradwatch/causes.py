@@ -314,6 +314,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
     ),
     "step without effect": (
         Step("call zero_grad() before backward(), not between backward() and step()", cases=("cleared",)),
+        Step("let the forward pass use the parameters themselves, not their .data or copies", cases=("cleared",)),
         Step("look at what writes to these weights after the step, such as a load_state_dict() or a copy",
              cases=("put back",)),
         Step("look at why the loss scaler skips each step: gradients that are NaN or Inf", cases=("skipped",)),

@@ -7,7 +7,6 @@ import numpy as np
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.norms import norm_over_one_unit
 from gradwatch.diagnosis.ranking import Claim, rule
-from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Finding, Snapshot
 
 MOSTLY = 0.5  # more than this share of the parameters makes it a matter of the whole
@@ -89,9 +88,8 @@ def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
 def _all_weights_frozen(evidence: Evidence) -> Claim | None:
     """Look for a network of which only biases learn, and that does not learn: a filter on names went wrong."""
     last = evidence.last
-    norms = tuple(f"{n}." for n, kind in zip(last.layers, last.kinds, strict=True) if is_normalization(kind))
-    are_small = bool(last.params) and all(name.endswith("bias") or name.startswith(norms) for name in last.params)
-    if not are_small or not last.frozen_size > last.param_size.sum():
+    are_biases = bool(last.params) and all(name.endswith("bias") for name in last.params)
+    if not are_biases or not last.frozen_size > last.param_size.sum():
         return None
     if not (evidence.is_stuck() or evidence.is_at_chance):
         return None

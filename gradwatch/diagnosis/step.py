@@ -64,7 +64,7 @@ def _cleared(evidence: Evidence) -> Claim | None:
         return None
     text = (
         f"Gradients reach the outputs of all {int(owns.sum())} layers, and when the optimizer steps no parameter has "
-        f"one: something clears them between backward() and step()."
+        f"one: something clears them between backward() and step(), or the forward pass runs on copies of the weights."
     )
     return Claim(text, about, "cleared")
 
