@@ -30,7 +30,7 @@ class Harm:
     """Takes in the losses of a run, and judges whether a trouble does harm.
 
     A detector says so itself where its findings need harm: ``harm_after`` is the number of steps that a trouble has to
-    show it, ``only_early`` that one which begins later, or over the calls of a cell, is a finding at once, and
+    show it, ``only_early`` that one which begins later, or a strong one over a cell's calls, is a finding at once, and
     ``may_come_later`` that one which begins later comes with what the network learns, as units go to their bounds. NaN,
     Inf, and five losses of three times the first ones are harm at once. A loss that has come down by half beyond its
     noise is none, for as long as it stays there. A loss that measures no progress shows none either: one that was
@@ -98,9 +98,9 @@ class Harm:
                 return "harmless"
         elif (does_well or not is_measure) and not _rests(finding, snapshot):
             return "harmless"
-        had_no_chance = (only_early and is_mild) or (over_calls and finding.step >= _FIRST)
+        may_pass = is_mild or finding.step >= _FIRST
+        had_no_chance = (only_early and is_mild) or (over_calls and may_pass)
         if over_calls:
-            may_pass = finding.step >= _FIRST or is_mild
             after = _GATES_OPEN if _has_gates(finding, snapshot) else after if may_pass else 0
         if snapshot.step - finding.step >= after:
             return "hurts"
