@@ -161,7 +161,7 @@ def _held_down(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Fi
 
 def _ended(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Claim | None:
     """Look for a schedule that has brought the rate down to next to nothing by half of the run, and left it there."""
-    if not evidence.is_stuck(LEARNS):
+    if not evidence.is_stuck(A_FIFTH):  # a schedule that waits for a plateau ends where the loss has come down
         return None
     since = [_low_since(group) for group in groups]
     group, last = groups[0], evidence.last.step
