@@ -46,7 +46,7 @@ def shapes_broadcast(evidence: Evidence) -> Claim | None:
     return Claim(text, about)
 
 
-@rule("step without effect", {"": 0.9, "cleared": 0.93, "skipped": 0.8, "put back": 0.9})
+@rule("step without effect", {"": 0.9, "cleared": 0.89, "skipped": 0.8, "put back": 0.9})
 def step_without_effect(evidence: Evidence) -> Claim | None:
     """The optimizer steps, and the weights stay as they are, or are put back."""
     return _cleared(evidence) or _unmoved(evidence)

@@ -158,8 +158,9 @@ def _other_shape(name: str, node: Any, shape: Sequence[int], to: tuple[int, ...]
 def _undivided(node: Any, divisor: int) -> Any:
     """Return the node in front of a division by this number; the node itself where it is none."""
     other = saved(node, "other") if node is not None and node_name(node) == "Div" else None
-    is_number = isinstance(other, Tensor) and other.dim() == 0 and other.device.type == "cpu"
-    return node.next_functions[0][0] if is_number and bool(other == divisor) else node
+    if not isinstance(other, Tensor) or other.dim() or other.device.type != "cpu":
+        return node
+    return node.next_functions[0][0] if other.numpy() == divisor else node  # on the host, so nothing is waited for
 
 
 def _classes(node: Any) -> float:
