@@ -26,7 +26,7 @@ _PART = 16  # blocks at the start and at the end, at the most; at least one, and
 # tests/test_progress.py, with fewer).
 _BEYOND_NOISE, _TREND = 4.0, 3.0
 _LEAST_FALL = 2e-3  # of the start: a loss that comes down by less in so many steps makes no progress that helps
-_BELOW_CHANCE = 0.98  # of the loss of a constant prediction
+BELOW_CHANCE = 0.98  # of the loss of a constant prediction
 _WELL_BELOW_CHANCE = 0.8  # a run that starts there has learned before
 
 # Losses that are needed to say that a run does not learn. Where the updates are as large as the weights, a rest before
@@ -134,7 +134,7 @@ class Progress:
         relative = _spread(row) * (2 / part) ** 0.5
         noise = relative * float(np.hypot(max(abs(start), abs(now)), scale))
         known = Judgement("too few steps", self._count, needed, start, now, noise, chance)
-        at_chance = bool(start >= _WELL_BELOW_CHANCE * chance and now > _BELOW_CHANCE * chance)
+        at_chance = bool(start >= _WELL_BELOW_CHANCE * chance and now > BELOW_CHANCE * chance)
         # The first loss is that of the untrained network: what has jumped up and comes down to it has learned nothing.
         if ends[0] > row[0] and ends[1] >= row[0] + relative:
             known = replace(known, start=scale * float(np.sinh(row[0])))

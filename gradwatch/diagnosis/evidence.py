@@ -11,7 +11,7 @@ import numpy as np
 from gradwatch.causes import InUse
 from gradwatch.layer_kinds import is_bounded, is_normalization, is_softmax
 from gradwatch.paths import main_path
-from gradwatch.progress import Progress
+from gradwatch.progress import BELOW_CHANCE, Progress
 from gradwatch.records import Array, Finding, Snapshot
 
 # Where a constant of this room names no source, it follows from the mechanism in its rule and was checked on half
@@ -22,7 +22,6 @@ MIN_LOSSES = 8  # with fewer nothing is said about the loss
 NO_PROGRESS = 0.1  # share of the first loss; a run that has lost less is stuck
 LEARNS = 0.5  # share of the first loss; a run that has lost more does well
 _START, _END, _END_PART = 3, 5, 10  # losses at the start; at the end at least so many, or a tenth
-_AT_CHANCE = 0.98  # of ln C, as in gradwatch/progress.py
 _RECENT, _WINDOW = 3, 20  # losses
 _RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over the first
 
@@ -136,7 +135,7 @@ class Evidence:
         """Return True if the loss is known to be no better than that of a constant prediction, ln C."""
         end = max(_END, len(self.losses) // _END_PART)
         is_known = len(self.losses) >= MIN_LOSSES and self.first.classes > 1
-        return bool(is_known and np.median(self.losses[-end:]) > _AT_CHANCE * np.log(self.first.classes))
+        return bool(is_known and np.median(self.losses[-end:]) > BELOW_CHANCE * np.log(self.first.classes))
 
     @cached_property
     def still_learns(self) -> bool:
