@@ -132,10 +132,11 @@ class Evidence:
 
     @cached_property
     def is_at_chance(self) -> bool:
-        """Return True if the loss is known to be no better than that of a constant prediction, ln C."""
+        """Return True if the loss is known to be no better than that of a constant prediction."""
         end = max(_END, len(self.losses) // _END_PART)
-        is_known = len(self.losses) >= MIN_LOSSES and self.first.classes > 1
-        return bool(is_known and np.median(self.losses[-end:]) > BELOW_CHANCE * np.log(self.first.classes))
+        known = [snapshot.chance for snapshot in self.history if snapshot.chance > 0]
+        is_known = len(self.losses) >= MIN_LOSSES and bool(known)
+        return bool(is_known and np.median(self.losses[-end:]) > BELOW_CHANCE * np.median(known))
 
     @cached_property
     def still_learns(self) -> bool:

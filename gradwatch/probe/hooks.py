@@ -14,6 +14,7 @@ from gradwatch.containment import Containment
 from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.carried import CarriedGradients
+from gradwatch.probe.constant_prediction import ConstantReader
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.layer_graph import LayerGraph, Pairs
 from gradwatch.probe.layers import is_scripted, own_parameters
@@ -36,6 +37,7 @@ from gradwatch.torch_internals import (
 _MOST_CALLS = 1 << 16
 GRAPH = "the graph of the layers"
 CARRIED = "the gradients of earlier steps"  # the part that is out of service where looking at them fails
+CONSTANT = "the loss of a constant prediction"
 _INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
 
@@ -58,6 +60,7 @@ class LayerHooks(StepHooks):
         log: calls and gradients since the hooks were attached.
         carried: gradients of earlier steps, which it looks at before a backward pass adds to them.
         graph: which layers take the output of which.
+        constant: tells the loss of a constant prediction.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class LayerHooks(StepHooks):
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
         self.carried = CarriedGradients()
+        self.constant = ConstantReader()
         self.graph = LayerGraph([name for name, module in layers.items() if not own_parameters(module)])
         self._made: list[tuple[int, Any]] = []  # new edges of the call that is being read, and their nodes
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
@@ -94,6 +98,7 @@ class LayerHooks(StepHooks):
         self.log.unwatched |= self._failed
         self.log.hooked = frozenset(name for name, _, _ in self._hooks)
         self.graph.begin(self._mark)
+        self.constant.begin()
         self._made.clear()
         self._pass = self._arrived = 0
         self._first = None
@@ -114,6 +119,7 @@ class LayerHooks(StepHooks):
         self._inputs_before.clear()
         self._made.clear()
         self.carried.end()
+        self.constant.end()
 
     @property
     def pairs(self) -> Pairs | None:
@@ -149,6 +155,7 @@ class LayerHooks(StepHooks):
         if type(output[0]) is Tensor:
             if not output[0].is_meta:
                 read(call, output[0])
+                self.constant.note(outputs[0], output[0])
         else:
             self._read_first(call, read, output[0])
 
@@ -305,6 +312,8 @@ class LayerHooks(StepHooks):
         if self.carried.is_open:
             self._containment.run(CARRIED, self.carried.look, self._scalars)
         if (type(grad) is Tensor and grad.is_cpu) or (is_readable(grad) and not is_batched(grad)):
+            if self.constant.is_open:
+                self._containment.run(CONSTANT, self.constant.receive, edge, grad)
             slot = self._scalars.norm(grad)  # before the lists below, which must stay equally long: it may fail
             self.log.arrivals.append(edge)
             self.log.slots.append(slot)

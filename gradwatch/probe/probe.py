@@ -299,11 +299,13 @@ class Probe:
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
             faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
+            constant=self._hooks.constant.numbers,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
         assembly, updates, self.since = self._assembly, self._updates, step + 1
+        constant = self._hooks.constant if reading.constant is not None else None
         self.rest()
         self._has_called = self._has_called or bool(log.layers)
         is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
@@ -313,6 +315,8 @@ class Probe:
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
+            if constant is not None:
+                constant.learn(columns["chance"])
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"])}
