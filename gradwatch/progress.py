@@ -145,10 +145,12 @@ class Progress:
             if not rests:
                 return replace(known, course="learns")
             return replace(known, course="not learning" if self._count >= needed else "too few steps")
-        if row.min() < 0 or start < _WELL_BELOW_CHANCE * chance:
+        if row.min() < 0:
             return replace(known, course="no loss")
         if self._count < needed:
             return known
+        if start < _WELL_BELOW_CHANCE * chance:
+            return replace(known, course="no loss")
         return replace(
             known, course="no loss" if may_rise and _was_below(scale * np.sinh(row), part, known) else "not learning"
         )
@@ -286,7 +288,10 @@ class Learning:
         is_sound = self._gradient > _SOUND_GRADIENT or self.chance == self.chance
         tiny = is_suspect or (self._latest < _TINY_UPDATE and is_sound)
         needed = _WITH_LARGE_UPDATES if huge else _TO_SEE_NONE if tiny else _ON_A_PLATEAU
-        found = self.progress.judge(needed + self._grew_at, self.chance, may_rise=not huge)
+        needed += self._grew_at
+        if self._latest < _TINY_UPDATE:  # a warm-up that moves nothing in so many steps will not end in time
+            needed = min(needed, _ON_A_PLATEAU)
+        found = self.progress.judge(needed, self.chance, may_rise=not huge)
         if found.course != "not learning":
             return found
         is_known = huge or tiny or self.chance == self.chance

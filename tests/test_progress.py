@@ -126,6 +126,11 @@ class TestLearning:
     def test_unknown_updates_are_not_taken_for_none(self) -> None:
         assert judge_run([run(noise(80), update_norm=[math.nan])]).course == "too few steps"
 
+    def test_a_rate_that_grows_for_ever_and_moves_nothing_is_not_waited_for(self) -> None:
+        history = [run(noise(10), 10 * i, learning_rate=1e-9 * (i + 1), update_norm=[1e-9]) for i in range(32)]
+        assert judge_run(history).course == "not learning"
+        assert judge_run(history[:29]).course == "too few steps"
+
     def test_steps_of_a_rate_that_grows_do_not_count(self) -> None:
         history = [run(noise(10), 10 * i, learning_rate=1e-4 * (i + 1), update_norm=[1e-9]) for i in range(8)]
         assert judge_run(history).course == "too few steps"

@@ -17,7 +17,7 @@ from torch.nn import functional
 from gradwatch.probe.norms import is_plain
 
 CONSTANT_SUMS = ("squared", "spread", "binary", "entropy")  # the numbers that are read, in this order
-MOST_ENTRIES = 1 << 20  # of an output: larger ones are images or words over a vocabulary, whose reading would cost time
+MOST_ENTRIES = 1 << 17  # of an output, which take some 10 ms: larger ones are images, or words over a vocabulary
 _MIN_SAMPLES = 8  # with fewer, a batch says little of how much the targets differ
 _NO_LABEL = 0.01  # a target further from 0 and 1 is none of a binary cross-entropy
 # Relative. A penalty, a weight of classes or a smoothing of labels changes a loss by more; half precision by less.
