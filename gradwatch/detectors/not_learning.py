@@ -21,8 +21,8 @@ class NotLearning:
     Nothing is said where the loss is no measure of progress: it is negative, it has been lower and has risen since, it
     rises under ordinary updates, several optimizers step, or the run was resumed. Nor is anything said of a loss that
     stays where it is under ordinary updates: the training may be a fine-tune at its end. Where the loss of a constant
-    prediction is known, and the loss stays there, it is said: ``ln C`` of a cross-entropy over C classes, the variance of
-    the targets of a mean squared error, the entropy of the labels of a binary cross-entropy.
+    prediction is known, and the loss stays there, it is said: ``ln C`` of a cross-entropy over C classes, the variance
+    of the targets of a mean squared error, the entropy of the labels of a binary cross-entropy.
 
     Example:
         >>> losses = {"trace_step": range(30), "trace_loss": [2.31, 2.5] * 15}

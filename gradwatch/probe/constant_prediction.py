@@ -69,7 +69,8 @@ def _binary(given: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     mean = labels.mean(0)
     # A few samples seem to be more of one label than they are: the correction is that of Miller, 1955.
     few = ((mean > 0) & (mean < 1)).float() / (2 * len(labels))
-    entropy = (functional.binary_cross_entropy(mean, mean, reduction="none") + few).clamp(max=math.log(2)).mean()
+    entropies = few - torch.xlogy(mean, mean) - torch.xlogy(1.0 - mean, 1.0 - mean)
+    entropy = entropies.clamp(max=math.log(2)).mean()  # torch's function of it ends a CUDA process at a NaN
     return functional.binary_cross_entropy_with_logits(logits, labels) + off, entropy + off
 
 
@@ -136,4 +137,4 @@ def constant_loss(numbers: Sequence[float], loss: float) -> float:
     known = spread if math.isclose(squared, loss, rel_tol=_SAME) else math.nan
     if math.isclose(binary, loss, rel_tol=_SAME):
         known = entropy
-    return known if known > 0 else math.nan  # equal targets: any constant may be right
+    return known if 0 < known < math.inf else math.nan  # equal targets: any constant may be right

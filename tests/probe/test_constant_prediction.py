@@ -97,3 +97,7 @@ def test_only_the_first_measured_steps_and_some_later_ones_are_read() -> None:
 def test_few_samples_and_large_outputs_are_not_read() -> None:
     for shape in ((), (4, 2), (MOST_ENTRIES + 1,)):
         assert read_constant(torch.zeros(shape), torch.zeros(shape)) is None
+
+
+def test_what_is_not_finite_tells_nothing() -> None:
+    assert all(map(math.isnan, chances(lambda output, target: functional.mse_loss(output * math.nan, target), NUMBERS)))
