@@ -20,7 +20,6 @@ EARLY = 10  # steps: what is wrong so soon comes from the set-up of the training
 SETTLED = 2  # steps after which the weights are what training has made of them
 MIN_LOSSES = 8  # with fewer nothing is said about the loss
 NO_PROGRESS = 0.1  # share of the first loss; a run that has lost less is stuck
-LEARNS = 0.5  # share of the first loss; a run that has lost more does well
 _START, _END, _END_PART = 3, 5, 10  # losses at the start; at the end at least so many, or a tenth
 _RECENT, _WINDOW = 3, 20  # losses
 _RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over the first

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import LEARNS, NO_PROGRESS, Evidence, weights_gain
+from gradwatch.diagnosis.evidence import NO_PROGRESS, Evidence, weights_gain
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_activation, is_normalization
 from gradwatch.paths import Paths
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Snapshot
 
 # By judgement, checked by tests/benchmarks/forward_signal. Slope of an activation between two layers: no usual one has
@@ -68,7 +69,7 @@ def unbounded_activation(evidence: Evidence) -> Claim | None:
     """A function between two layers is the steeper the more comes in: exp, a square or a cube."""
     about = evidence.found("nonfinite", "exploding", "spike")
     is_over = any(finding.is_open for finding in evidence.found("nonfinite"))
-    if not about or evidence.loss_fall > (LEARNS if is_over else NO_PROGRESS):
+    if not about or evidence.loss_fall > (DOES_WELL if is_over else NO_PROGRESS):
         return None
     steep = _steepening(evidence)
     if steep is not None:
