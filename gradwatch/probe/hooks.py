@@ -21,6 +21,7 @@ from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
+from gradwatch.probe.sampled_code import Layers, code_layers
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded
 from gradwatch.torch_internals import (
@@ -302,6 +303,11 @@ class LayerHooks(StepHooks):
         except Exception as error:
             if not is_batched(grad):
                 self._fail(self._layer_of(edge), error)
+
+    def code_layers(self, loss_node: Any) -> Layers:
+        """Return the layers that give the mean and the deviation of a sampled code, if the loss has one."""
+        makers = {edge: self.log.layers[call] for call, edge in self.log.outputs}
+        return code_layers(loss_node, lambda node: makers.get(node.metadata.get(self._mark, NONE)))
 
     def _layer_of(self, edge: int) -> str:
         """Return the layer whose output, or else input, an edge is."""

@@ -20,6 +20,7 @@ from gradwatch.probe.module_hooks import LossPass, sweep
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
+from gradwatch.probe.sampled_code import Layers
 from gradwatch.probe.scalars import Copy, DeviceScalars, Pending
 from gradwatch.probe.sums import StepReading, StepSums, checksum
 from gradwatch.probe.tensor_parallel import ParallelHooks
@@ -33,6 +34,8 @@ MEASURING = "the measured steps"  # the part that is out of service when the rea
 REPLICAS = "the comparison of replicas"
 LOSS_END = "the graph of the loss"
 _REACHES = 3  # measured steps in which the range of the output is read: targets do not change
+CODE = "the layers of a sampled code"
+_CODES = 2  # measured steps in which they are looked for
 
 
 class Probe:
@@ -100,6 +103,7 @@ class Probe:
         self.loss_pass = LossPass()
         self._loss_end: LossEnd | None = None  # of the step, where a loss was seen
         self._reaches = 0
+        self._codes: Layers = ()  # that give the mean and the deviation of a sampled code
         self._watch(self._find())
 
     def _watch(self, layers: Mapping[str, nn.Module]) -> None:
@@ -161,6 +165,8 @@ class Probe:
         read = partial(read_end, loss, divisor, with_reach=self._reaches < _REACHES)
         self._loss_end = self.containment.run(LOSS_END, read)
         self._reaches += 1
+        if not self._codes and self._reaches <= _CODES:
+            self._codes = self.containment.run(CODE, self._hooks.code_layers, loss.grad_fn) or ()
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -287,7 +293,7 @@ class Probe:
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
-        used["frozen_size"] = float(self._watched.frozen_size)
+        used |= {"frozen_size": float(self._watched.frozen_size), "code": self._codes}
         end, self._loss_end = self._loss_end or LossEnd(), None
         numbers = None if end.reach is None else Copy(end.reach.numbers)
         losses, totals = self._drained(trace)
