@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gradwatch.plain_values import of_type
 from gradwatch.probe.norms import is_plain
 
 CONSTANT_SUMS = ("squared", "spread", "binary", "entropy")  # the numbers that are read, in this order
@@ -116,6 +117,14 @@ class ConstantReader:
             return
         with torch.no_grad():
             self.numbers = read_constant(held[1], grad)
+
+    def state_dict(self) -> list[int]:
+        """Return what a checkpoint needs: a run that goes on reads the steps that it would have read."""
+        return [self._steps, self._known]
+
+    def load_state_dict(self, state: Sequence[int]) -> None:
+        """Go on from such a state."""
+        self._steps, self._known = (of_type(int, value) for value in state)
 
     def learn(self, constant: float) -> None:
         """Take in what came of a step's numbers."""

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwatch.containment import Containment, RaisedOnPurpose
 from gradwatch.probe.columns import Assembly, before_clip
 from gradwatch.probe.compiled import HookableLayers
+from gradwatch.probe.constant_prediction import ConstantReader
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
@@ -55,6 +56,7 @@ class Probe:
         ranks: the processes; None where this one trains alone.
         since: the first step whose loss is in no Snapshot yet.
         activity: the units of the ReLUs that fired so far.
+        constant: tells the loss of a constant prediction.
         loss_pass: is given the loss before its backward pass; without it all backward passes count.
         schedule_interval: by which a trainer advances the schedules of the learning rate; empty where unknown.
 
@@ -90,7 +92,7 @@ class Probe:
         self.is_attached = False
         self.total: Tensor | None = None
         self.since = 0
-        self.activity = UnitActivity()
+        self.activity, self.constant = UnitActivity(), ConstantReader()
         self.schedule_interval = ""
         self._eagerly = eagerly
         self._find = partial(find_layers, self.model, include, exclude)
@@ -120,8 +122,11 @@ class Probe:
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
-            return LayerHooks(layers, self.containment, self.loss_pass)
-        return ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+            hooks = LayerHooks(layers, self.containment, self.loss_pass)
+        else:
+            hooks = ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+        hooks.constant = self.constant
+        return hooks
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -216,6 +221,7 @@ class Probe:
         blank = Probe(nn.Module(), containment=self.containment)
         blank._layers = dict.fromkeys(self._layers, blank.model)  # their names
         blank.activity.load_state_dict(self.activity.state_dict())
+        blank.constant.load_state_dict(self.constant.state_dict())
         return blank
 
     def read(
@@ -305,13 +311,13 @@ class Probe:
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
             faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
-            constant=self._hooks.constant.numbers,
+            constant=self.constant.numbers,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
         assembly, updates, self.since = self._assembly, self._updates, step + 1
-        constant = self._hooks.constant if reading.constant is not None else None
+        constant = self.constant if reading.constant is not None else None
         self.rest()
         self._has_called = self._has_called or bool(log.layers)
         is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
