@@ -187,6 +187,7 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
         Step(_CLIP, "Clip", 0.4, present=_clips),
         Step(_LOWER_RATE, "LowerLearningRate", 0.3, number=_a_tenth_of("rate")),
+        Step("multiply each branch of n residual sums by n ** -0.5", "ScaleBranches", 1.0),
     ),
     "learning rate too high": (
         Step(_LOWER_RATE, "LowerLearningRate", 1.0, number=_a_tenth_of("rate")),
@@ -212,6 +213,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("remove the normalization over one unit", "FixHead", 1.0, ("norm of one unit",)),
         Step("look at the head: a softmax over one unit, or weights that are all zero, pass no gradient",
              "FixHead", 1.0, ("no gradient",)),
+        Step("put something with a slope in place of a sign, a rounding or a comparison", "SmoothSteps", 1.0,
+             ("no gradient",)),
         Step("give the loss the raw outputs", cases=("no gradient",)),
     ),
     "unscaled input": (
@@ -283,7 +286,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("use nn.ModuleList, nn.ModuleDict or nn.ParameterList, not a plain list or dict", cases=("foreign",)),
         Step("call the parts that nothing uses, and let the loss depend on them", cases=("unused",)),
         Step("give the optimizer model.parameters()", "TrainAll", 1.0, ("no optimizer",)),
-        Step("remove the rounding or comparison between the parts", "KeepGraph", 1.0, ("cut off",)),
+        Step("put something with a slope in place of the rounding or comparison between the parts", "SmoothSteps", 1.0,
+             ("cut off",)),
         Step("remove the detach(), no_grad() or .data between that part and the loss", "KeepGraph", 1.0,
              ("no gradient",), line=""),
         Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient", "frozen")),

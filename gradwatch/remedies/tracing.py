@@ -126,6 +126,11 @@ def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
     return _first_that_runs(differentiate) or set()
 
 
+def outcome_of(module: nn.Module, batch: Any) -> Any:
+    """Return the result of one pass of a module, by its training step or else its forward; None if both fail."""
+    return _first_that_runs(lambda run: run(module, _to_device_of(module, batch)))
+
+
 def users_line(*through: str) -> str:
     """Return ``file:line`` of the user code that called a function of torch; empty if a library called it.
 

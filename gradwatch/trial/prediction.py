@@ -13,6 +13,7 @@ from torch import nn
 from gradwatch.layer_kinds import is_linear, is_normalization, weight_outputs_first
 from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.branches import ScaleBranches
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization, ResetNormalization
 from gradwatch.remedies.residual import AddSkips, count_skips
@@ -113,6 +114,11 @@ def _(remedy: InsertNormalization, flow: Flow) -> float:
 @predicted_flow.register
 def _(remedy: ResetNormalization, flow: Flow) -> float:
     return 0.0  # with weights of 1 a normalization keeps the gradient's size
+
+
+@predicted_flow.register
+def _(remedy: ScaleBranches, flow: Flow) -> float:
+    return 0.0  # the sums' branches add a gradient of at most their number times 1 / their number
 
 
 @predicted_flow.register
