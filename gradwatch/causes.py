@@ -185,9 +185,9 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step("start the last layer, and embeddings tied to it, with smaller weights", cases=("logits",)),
         Step(_INITIALIZE, "InitializeAgain", 1.0),
         Step(_NORMALIZE, "InsertNormalization", 0.7, applies=_not_normalized),
+        Step("multiply each branch of n residual sums by n ** -0.5", "ScaleBranches", 0.6, applies=_not_normalized),
         Step(_CLIP, "Clip", 0.4, present=_clips),
         Step(_LOWER_RATE, "LowerLearningRate", 0.3, number=_a_tenth_of("rate")),
-        Step("multiply each branch of n residual sums by n ** -0.5", "ScaleBranches", 1.0),
     ),
     "learning rate too high": (
         Step(_LOWER_RATE, "LowerLearningRate", 1.0, number=_a_tenth_of("rate")),

@@ -21,6 +21,6 @@ __all__ = [
     "InitializeAgain", "InsertNormalization", "KeepGraph", "LSTMLikeRNN", "LowerLearningRate", "NormalizeFirst",
     "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip",
     "RemoveLastActivation", "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets",
-    "ResetNormalization", "ScaleBranches", "ScaleLoss", "ScaledBranch", "Setup", "Skip", "SkipBadSteps", "SmoothSteps", "StandardScaler", "TrainAll",
-    "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
+    "ResetNormalization", "ScaleBranches", "ScaleLoss", "ScaledBranch", "Setup", "Skip", "SkipBadSteps", "SmoothSteps",
+    "StandardScaler", "TrainAll", "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
 ]  # fmt: skip

@@ -129,7 +129,9 @@ def _own_parts(setup: Setup) -> list[str]:
     rows = [part for part in setup.module.modules() if isinstance(part, (nn.Sequential, nn.ModuleList))]
     kinds = [Counter(map(type, row)) for row in rows]
     repeated = {part for row, count in zip(rows, kinds, strict=True) for part in row if count[type(part)] > 1}
-    own = {n: p for n, p in setup.module.named_modules() if p in repeated and not type(p).__module__.startswith("torch.")}
+    own = {
+        n: p for n, p in setup.module.named_modules() if p in repeated and not type(p).__module__.startswith("torch.")
+    }
     calls = inputs_of_parts(setup, own) if own and setup.batch is not None else {}
     return [name for name, (given, made) in calls.items() if given.shape == made.shape and _stops(own[name], given)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, NothingToChange, Setup

@@ -16,15 +16,21 @@ from gradwatch.layer_kinds import RECTIFIERS
 from gradwatch.records import Array, Snapshot
 from gradwatch.remedies.activation import ReplaceActivations, fast_growing
 from gradwatch.remedies.branches import ScaleBranches
-from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
+from gradwatch.remedies.gradients import CLIP, Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, ResetNormalization, has_normalization, starts_faint
+from gradwatch.remedies.normalization import (
+    InsertNormalization,
+    NormalizeFirst,
+    ResetNormalization,
+    has_normalization,
+    starts_faint,
+)
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
-from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
-from gradwatch.remedies.remedy import Advice, NotApplicable, NothingToChange, Remedy, Setup
+from gradwatch.remedies.recurrent import LONG, OrthogonalRecurrence, ReplaceRecurrence, time_steps
+from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, NothingToChange, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips
 from gradwatch.remedies.scaling import RescaleInputs, RescaleTargets
 from gradwatch.remedies.smooth import SmoothSteps
@@ -87,8 +93,8 @@ def suggest(
     if not scores:
         return evident(setup)
     flow = Flow(setup.module, history, setup.batch)
-    # Norms near zero, and activations that grow fast, are a fault whatever else follows from them.
-    hinted = (ResetNormalization, *((SkipBadSteps,) if broke_at_once(history) else ()))
+    # Norms near zero, sums and activations that grow fast, are a fault whatever else follows from them.
+    hinted = (ResetNormalization, ScaleBranches, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
     own = _own(setup)
     if "missing warm-up" in scores and first_step(setup.module, history) > _BEYOND_WARM_UP:
@@ -99,7 +105,15 @@ def suggest(
     known = [remedy for _, remedy in ranked]
     ranked += [(_EVIDENT, remedy) for remedy in evident(setup) if remedy not in known]
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
-    return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+    return [_clipped(remedy, setup) for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+
+
+def _clipped(remedy: Remedy, setup: Setup) -> Remedy:
+    """Return a remedy of a recurrence over many steps with a clip: one large step would shut its gates again."""
+    if not isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence)) or not setup.trains_itself:
+        return remedy
+    is_long = max(time_steps(setup).values(), default=0) >= LONG
+    return Combination((remedy, Clip())) if is_long and not setup.options.get(CLIP) else remedy
 
 
 def evident(setup: Setup) -> list[Remedy]:

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from gradwatch.checks import require_whole
 from gradwatch.remedies.activation import ReplaceActivations
-from gradwatch.remedies.gradients import CLIP, Clip
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup, copy_of
 from gradwatch.remedies.scaling import LOSS_IN_UNIT
 from gradwatch.short_runs.batches import first_batch, with_same_batches
@@ -141,12 +139,7 @@ class _Session:
     def _suggested(self, untreated: Run, most: int) -> list[Remedy]:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
         self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
-        chosen = ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
-        # Over many steps gates that keep the state are not enough alone: a single large step closes them again.
-        gated = next(
-            (remedy for remedy in chosen if isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence))), None
-        )
-        return [*chosen, *([Combination((gated, Clip()))] if gated and not self.setup.options.get(CLIP) else [])]
+        return ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
 
     def _train(self, remedy: Remedy | None) -> Run:
         started = time.monotonic()

@@ -299,7 +299,7 @@ def _unbounded() -> list[Case]:
 def _norms() -> list[Case]:
     """Weights of normalization layers that start far too small."""
     layers = replace(classes, network=partial(mlp, 8, 3, 5, norm=nn.LayerNorm))
-    batches = replace(classes, network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d))
+    batches = replace(classes, network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d), optimizer=sgd(0.05))
     return [
         pair("norms", "drawn, convolutions", "small", replace(images, optimizer=sgd(0.1)),
              network=partial(convolutions, 6, drawn_norms)),
@@ -311,7 +311,7 @@ def _norms() -> list[Case]:
         pair("norms", "zero, LayerNorm", "zero", layers,
              network=partial(mlp, 8, 3, 5, norm=nn.LayerNorm, draw=norm_weights(0.0))),
         pair("norms", "small, BatchNorm", "small", batches,
-             network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d, draw=norm_weights(0.01)), optimizer=sgd(0.05)),
+             network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d, draw=norm_weights(0.01))),
     ]  # fmt: skip
 
 
@@ -339,18 +339,20 @@ def _others() -> list[Case]:
     return [
         pair("others", "deep sigmoids", "saturating", replace(classes, network=deep),
              network=partial(mlp, 8, 3, 6, nn.Sigmoid)),
-        pair("others", "small weights", "init", replace(classes, network=deep),
-             network=partial(mlp, 8, 3, 6, draw=weights(0.01)), optimizer=sgd(0.1)),
+        pair("others", "small weights", "init",
+             replace(classes, network=partial(deep, draw=weights((2 / WIDTH) ** 0.5)), optimizer=sgd(0.1)),
+             network=partial(mlp, 8, 3, 6, draw=weights(0.01))),
         pair("others", "dead units", "dead", classes, network=partial(mlp, 8, 3, draw=dead_biases)),
         pair("others", "detached", "detached", frozen, network=partial(Frozen, True)),
-        pair("others", "softmax twice", "head", classes, network=partial(mlp, 8, 3, end=partial(nn.Softmax, 1)),
-             optimizer=sgd(0.1)),
-        pair("others", "unscaled input", "input", classes, data=partial(rings, 200.0), optimizer=sgd(0.1)),
+        pair("others", "softmax twice", "head", replace(classes, optimizer=sgd(0.1)),
+             network=partial(mlp, 8, 3, end=partial(nn.Softmax, 1))),
+        pair("others", "unscaled input", "input", replace(classes, optimizer=sgd(0.1)), data=partial(rings, 200.0)),
         pair("nan", "rate", "rate", classes, optimizer=sgd(30.0)),
         pair("nan", "zero length", "operation", replace(classes, network=partial(Normed, 1e-6)),
              network=partial(Normed, 0.0)),
         pair("nan", "batch of Inf", "batch", classes, spoil=bad_batch),
-        pair("nan", "scaled targets", "target", regression, data=partial(waves, 3.0, 200.0), optimizer=sgd(0.05)),
+        pair("nan", "scaled targets", "target", replace(regression, optimizer=sgd(0.05)),
+             data=partial(waves, 3.0, 200.0)),
     ]  # fmt: skip
 
 
