@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -91,8 +92,8 @@ class AddSkips(ModelRemedy):
         blocks, rows = _find_blocks(setup)
         if not blocks and not rows:
             raise NotApplicable(
-                f"{type(setup.module).__name__} has no block whose output has the shape of its input (a Sequential of a Linear "
-                "or convolution and an activation); write x = x + block(x) in forward"
+                f"{type(setup.module).__name__} has no block whose output has the shape of its input (a Sequential of "
+                "a Linear or convolution and an activation); write x = x + block(x) in forward"
             )
         return blocks, rows
 
@@ -129,20 +130,22 @@ def _own_parts(setup: Setup) -> list[str]:
     rows = [part for part in setup.module.modules() if isinstance(part, (nn.Sequential, nn.ModuleList))]
     kinds = [Counter(map(type, row)) for row in rows]
     repeated = {part for row, count in zip(rows, kinds, strict=True) for part in row if count[type(part)] > 1}
-    own = {
-        n: p for n, p in setup.module.named_modules() if p in repeated and not type(p).__module__.startswith("torch.")
-    }
+    users = {part for part in repeated if not type(part).__module__.startswith("torch.")}
+    own = {name: part for name, part in setup.module.named_modules() if part in users}
     calls = inputs_of_parts(setup, own) if own and setup.batch is not None else {}
     return [name for name, (given, made) in calls.items() if given.shape == made.shape and _stops(own[name], given)]
 
 
 def _stops(part: nn.Module, given: Tensor) -> bool:
     """Return True if a part without its weights gives the same for any input: no path goes around them."""
-    bare = copy_of(part).eval()
-    with torch.no_grad(), kept_randomness():
+    if not given.is_floating_point():
+        return False
+    with suppress(Exception), torch.no_grad(), kept_randomness():  # the part is the user's code
+        bare = copy_of(part).eval()
         for weight in [param for param in bare.parameters() if param.dim() > 1]:
             weight.zero_()
         return bool(torch.equal(bare(given), bare(1 - 2 * given)))
+    return False
 
 
 def _rows(sequence: nn.Sequential) -> list[tuple[int, int]]:

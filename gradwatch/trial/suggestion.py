@@ -47,6 +47,7 @@ _TELLING = 0.05  # two worths that differ by less than it are alike
 _WORTH_SAYING = 0.6  # fit from which on a remedy is told even where it can't be applied from outside
 _SURE = 2.0  # times the worth of what the run itself speaks for
 _EVIDENT = 0.5  # worth of a remedy whose fault no diagnosis names
+_NO_WARM_UP, _TOO_HIGH = "missing warm-up", "learning rate too high"
 _BEYOND_WARM_UP = 0.5  # of the weights, by one update: a warm-up ends in steps as large
 _FIRST = 5  # steps, of a training that may go wrong later
 _LARGEST = 20.0
@@ -89,7 +90,7 @@ def suggest(
         []
     """
     setup = module if isinstance(module, Setup) else Setup(module, batch=batch)
-    scores = _scores(diagnoses)
+    scores = _with_steps_judged(_scores(diagnoses), setup, history)
     if not scores:
         return evident(setup)
     flow = Flow(setup.module, history, setup.batch)
@@ -97,8 +98,6 @@ def suggest(
     hinted = (ResetNormalization, ScaleBranches, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
     own = _own(setup)
-    if "missing warm-up" in scores and first_step(setup.module, history) > _BEYOND_WARM_UP:
-        hinted = (*hinted, LowerLearningRate)
     for remedy in candidates(setup, history):
         sure = _SURE if isinstance(remedy, hinted) or remedy in own else 1.0
         ranked += [(sure * _worth(one, remedy, scores, flow), one) for one in _applicable(remedy, setup, scores)]
@@ -191,6 +190,15 @@ def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     highest = ranked[0][1] if ranked else 0.0
     return {c: score / highest * _LATER**place for place, (c, score) in enumerate(ranked)} if highest > 0 else {}
+
+
+def _with_steps_judged(scores: dict[str, float], setup: Setup, history: Sequence[Snapshot]) -> dict[str, float]:
+    """Return the scores; where a warm-up would end in steps that are as large, of a rate too high in its place."""
+    score = scores.get(_NO_WARM_UP, 0.0)
+    if not score or not first_step(setup.module, history) > _BEYOND_WARM_UP:
+        return scores
+    rate = max(scores.get(_TOO_HIGH, 0.0), score)
+    return {**scores, _TOO_HIGH: rate, _NO_WARM_UP: _LATER * score}
 
 
 def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
