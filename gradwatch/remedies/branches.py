@@ -139,9 +139,9 @@ class _Sums(TorchFunctionMode):
         """Call a function; of a sum, keep the branch."""
         if getattr(func, "__name__", "") in _SUMS and len(args) > 1 and all(isinstance(a, Tensor) for a in args[:2]):
             for branch, other in (args[:2], args[1::-1]):
-                name, made, given = self._made.get(id(branch), ("", None, ()))
-                is_from = any(arg is other for arg in given) or _comes_from(branch, other)
-                if made is branch and branch.shape == other.shape and is_from:
+                name, _, given = self._made.get(id(branch), ("", branch, ()))
+                is_one = bool(name) and branch.shape == other.shape
+                if is_one and (any(arg is other for arg in given) or _comes_from(branch, other)):
                     self.branches.append(name)
                     break
         return func(*args, **(kwargs or {}))
