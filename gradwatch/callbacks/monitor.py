@@ -19,7 +19,7 @@ from gradwatch.callbacks.reports import Reports, open_reports
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
-from gradwatch.callbacks.trainer_checks import ranks_of
+from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
@@ -68,7 +68,8 @@ class GradientMonitor(ReleasesModule):
     together, the same in each, and the first process writes.
 
     Args:
-        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
+        every_n_steps, dense_steps: measure every n-th optimizer step, each of the first ``dense_steps``, and the last,
+            where the Trainer knows it before.
         detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
         include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
@@ -203,7 +204,8 @@ class GradientMonitor(ReleasesModule):
         self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
         if self._step is None:
             self._step = StepInProgress()
-            self._watcher.begin()
+            is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
+            self._watcher.begin(is_last=bool(self._watcher.containment.run("the last step", is_last)))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause: a validation may run in the middle of a step that accumulates batches."""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.terminal import layer_table
+from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.text import number, verdict
 
 _SAYS_NOTHING_ELSE = ("not-learning", "spike")  # a spike may come in a run that rests on a plateau
@@ -102,9 +102,8 @@ class Run:
         if self.trouble:
             yield Text(self.trouble, style="bold red")
         if self.history:
-            mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
             yield Text()
-            yield layer_table(self.history[-1], self.findings, "", options.max_width, mark)
+            yield LayerTable(self.history[-1], self.findings)
         if self.findings or self.diagnoses:
             yield Text()
             yield verdict(self.findings, self.diagnoses)
