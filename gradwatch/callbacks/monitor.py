@@ -68,8 +68,7 @@ class GradientMonitor(ReleasesModule):
     together, the same in each, and the first process writes.
 
     Args:
-        every_n_steps, dense_steps: measure every n-th optimizer step, each of the first ``dense_steps``, and the last,
-            where the Trainer knows it before.
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
         detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
         include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.
@@ -77,7 +76,8 @@ class GradientMonitor(ReleasesModule):
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
         record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
-        summary: print the table of layers and findings at the end of the fit.
+        summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
+            the Trainer knows it before.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
@@ -205,7 +205,8 @@ class GradientMonitor(ReleasesModule):
         if self._step is None:
             self._step = StepInProgress()
             is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
-            self._watcher.begin(is_last=bool(self._watcher.containment.run("the last step", is_last)))
+            is_shown = self._summary and self._watcher.containment.run("the last step", is_last)
+            self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause: a validation may run in the middle of a step that accumulates batches."""

@@ -165,7 +165,7 @@ class Watcher:
             self._probe.fail(error)
 
     def begin(self, *, is_last: bool = False) -> None:
-        """Begin an optimizer step, before its first forward pass; attach hooks if it is measured, as the last one is."""
+        """Begin an optimizer step before its first forward pass; attach hooks if it is measured, as the last one is."""
         stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
         if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:

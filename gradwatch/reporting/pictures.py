@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bars", "calls_picture", "heat_map", "png"]
 
-NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
+NO_MATPLOTLIB = (
+    "pictures need matplotlib, which is not installed; it belongs to the extra 'report': pip install matplotlib"
+)
 _MOST_LABELS = 50
 _MOST_STEPS = 400
 _MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further

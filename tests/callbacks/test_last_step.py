@@ -44,9 +44,11 @@ def loader(batches: int = 7) -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.ones(batches * 2, 4)), batch_size=2)
 
 
-def fit(data: Any = None, *, is_manual: bool = False, watched: bool = True, **options: Any) -> tuple[Net, list[int]]:
+def fit(
+    data: Any = None, *, is_manual: bool = False, watched: bool = True, summary: bool = True, **options: Any
+) -> tuple[Net, list[int]]:
     torch.manual_seed(0)
-    net, monitor = Net(is_manual=is_manual), GradientMonitor(every_n_steps=1000, dense_steps=1, summary=False)
+    net, monitor = Net(is_manual=is_manual), GradientMonitor(every_n_steps=1000, dense_steps=1, summary=summary)
     quiet: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     callbacks = [monitor] if watched else []
     trainer = Trainer(callbacks=callbacks, enable_checkpointing=False, **quiet, **options)
@@ -69,6 +71,10 @@ def fit(data: Any = None, *, is_manual: bool = False, watched: bool = True, **op
 )
 def test_the_last_step_is_measured_and_none_between(options: dict[str, Any], last: int) -> None:
     assert fit(**options)[1] == [0, last]
+
+
+def test_without_a_table_the_last_step_is_like_any_other() -> None:
+    assert fit(max_epochs=2, summary=False)[1] == [0]
 
 
 def test_manual_optimization_counts_the_steps_of_all_optimizers() -> None:
