@@ -63,7 +63,8 @@ def test_gradients_that_are_not_cleared(run: Any) -> None:
 def test_what_is_allowed_is_no_fault(run: Any) -> None:
     assert run(*TARGET, *SIGMOID, "--allow", "vanishing")[0] == 0
     assert run(*TARGET, *SIGMOID, "--allow", "dead")[0] == 1
-    assert "allow has 'vanish'; did you mean 'vanishing'? Expected names of causes or findings" in run(*TARGET, "--allow", "vanish")[2]
+    said = run(*TARGET, "--allow", "vanish")[2]
+    assert "allow has 'vanish'; did you mean 'vanishing'? Expected names of causes or findings" in said
 
 
 def test_as_a_program_in_the_projects_folder(here: Path) -> None:
