@@ -63,7 +63,8 @@ def test_gradients_that_are_not_cleared(run: Any) -> None:
 def test_what_is_allowed_is_no_fault(run: Any) -> None:
     assert run(*TARGET, *SIGMOID, "--allow", "vanishing")[0] == 0
     assert run(*TARGET, *SIGMOID, "--allow", "dead")[0] == 1
-    assert "allow has 'vanish'; expected names of causes or findings" in run(*TARGET, "--allow", "vanish")[2]
+    said = run(*TARGET, "--allow", "vanish")[2]
+    assert "allow has 'vanish'; did you mean 'vanishing'? Expected names of causes or findings" in said
 
 
 def test_as_a_program_in_the_projects_folder(here: Path) -> None:
@@ -104,7 +105,8 @@ def test_a_crash_of_the_training_is_named_and_located(run: Any) -> None:
         f"::error file=smoke_project.py,line={line},{title}: 100%25: boom,%0Areally at smoke_project.py:{line}, in "
         in out
     )
-    assert "Traceback" in err
+    assert f'File "smoke_project.py", line {line}, in training_step' in err
+    assert "Traceback" in run(*TARGET, "--model.init_args.fault=crash", "--traceback")[2]
     result = json.loads(run(*TARGET, "--model.init_args.fault=crash", "--json")[1])
     assert result["loss"] == {"first": None, "last": None}
     assert result["error"].startswith("the training raised RuntimeError")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
+from rich.console import Console
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
@@ -43,3 +47,9 @@ FINDING = Finding("vanishing", ("net.1", "net.3"), 0, 1e-5, 1e-3, "the gradient 
 DIAGNOSIS = Diagnosis(
     "saturating activation", "Each Sigmoid takes 0.25.", 1.0, (FINDING,), ("ReLU with He", "skips", "norms")
 )
+
+
+def printed(thing: Any, width: int = 120, **options: Any) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), **options)
+    console.print(thing)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
