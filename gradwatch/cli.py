@@ -1,11 +1,11 @@
-"""The command line: ``gradwatch demo | check | cure``."""
+"""The command line: ``gradwatch demo | check | cure | report``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from gradwatch.commands import check, cure, demo
+from gradwatch.commands import check, cure, demo, report
 
 
 def main(args: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(args: list[str] | None = None) -> None:
         prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.", allow_abbrev=False
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (demo, check, cure):
+    for command in (demo, check, cure, report):
         command.add(commands)
     options, rest = parser.parse_known_args(args)
     if rest and not options.takes_more:
