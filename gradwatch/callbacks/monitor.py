@@ -86,7 +86,7 @@ class GradientMonitor(ReleasesModule):
             for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
             ``"warn"``.
         report: at the end of the fit write one HTML file to be sent to others: a path, or True for ``gradwatch.html``
-            beside the record. Needs plotly.
+            beside the record.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a pattern that

@@ -16,7 +16,6 @@ from gradwatch.containment import say
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.html.page import require_packages
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.record import JsonlRecord, Record
@@ -66,8 +65,6 @@ class Reports:
         self._containment = containment = watcher.containment
         self._summary = summary
         self._report_path, self._report_part = report_path, f"report {report_path}"
-        if report_path:  # what it needs is missed now, not after days
-            containment.run(self._report_part, require_packages)
         self._trainer, self._module = trainer, module
         self._settings: dict[str, str] | None = None
         self._modules: dict[str, str] = {}
