@@ -1,11 +1,11 @@
-"""The command line: ``gradwatch demo | check | cure | report``."""
+"""The command line: ``gradwatch demo | check | cure | report | compare``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from gradwatch.commands import check, cure, demo, report
+from gradwatch.commands import check, compare, cure, demo, report
 
 
 def main(args: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(args: list[str] | None = None) -> None:
         prog="gradwatch", description="Which layer's gradient is sick, why, and what to do.", allow_abbrev=False
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (demo, check, cure, report):
+    for command in (demo, check, cure, report, compare):
         command.add(commands)
     options, rest = parser.parse_known_args(args)
     if rest and not options.takes_more:

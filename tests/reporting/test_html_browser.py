@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gradwatch.records import Finding
+from gradwatch.reporting.comparison import compare
+from gradwatch.reporting.html.compare import write_comparison
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.reading import Record
 from tests.reporting.shown_runs import DIAGNOSIS, FINDING, deep_run, vanishing_run
@@ -128,4 +131,17 @@ def test_print_opens_what_is_folded(chromium: Any, tmp_path: Path) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() > 0
     assert len(page.pdf()) > 20_000
+    assert errors == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_two_runs_are_drawn_on_one_colour_scale(chromium: Any, tmp_path: Path, size: dict[str, int]) -> None:
+    first = Record(deep_run(8, 2), [])
+    second = Record([replace(each, grad_norm=100 * each.grad_norm) for each in deep_run(8, 3)], [])
+    path = write_comparison(tmp_path / "c.html", compare(first, second), (first, [], "A"), (second, [], "B"))
+    page, errors = opened(chromium, Path(path), size)
+    assert page.locator(".js-plotly-plot").count() == 6
+    ranges = [page.evaluate(f"document.getElementById('flow-{side}').data[0].zmax") for side in "AB"]
+    assert ranges[0] == ranges[1]
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert errors == []
