@@ -375,7 +375,8 @@ class Watcher:
         """
         intake = self.intake.state_dict()  # waits for late numbers, which tell which units fired
         own = {"steps": self.steps, "layers": list(self._probe.layers)}
-        return own | {"activity": self._probe.activity.state_dict(), **intake}
+        probe = {"activity": self._probe.activity.state_dict(), "constant": self._probe.constant.state_dict()}
+        return own | probe | intake
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped, whatever number of processes it had."""
@@ -383,6 +384,7 @@ class Watcher:
         layers = self._probe.layers
         if set(state.get("layers", layers)) == set(layers):
             self._probe.activity.load_state_dict(state.get("activity", {}))
+            self._probe.constant.load_state_dict(state.get("constant", (0, 0)))
         self.intake.load_state_dict(state, layers)
 
 
