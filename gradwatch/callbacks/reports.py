@@ -21,7 +21,7 @@ from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.record import JsonlRecord, Record
 from gradwatch.reporting.tensorboard import TensorBoardReport
 from gradwatch.reporting.terminal import print_summary
-from gradwatch.reporting.text import clip_text
+from gradwatch.reporting.text import clip_text, listed
 
 _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
 
@@ -160,7 +160,8 @@ class Reports:
             if self._record:
                 self._containment.run(self._record_part, self._record.diagnoses, diagnoses)
         self._write_failures()
-        notes = [*([self.crash] if self.crash else []), *self._troubles(), *map(str, self._containment.failures)]
+        notes = [*([self.crash] if self.crash else []), *self._unwatched(watcher), *self._troubles()]
+        notes += map(str, self._containment.failures)
         if self._summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
             self._containment.run("summary", print_summary, *args)
@@ -177,6 +178,10 @@ class Reports:
         record = Record(watcher.history, watcher.findings, **known)
         title = f"{type(self._module).__name__}, {self._report_path}"
         print(f"gradwatch: the report is in {write_report(self._report_path, record, diagnoses, title)}")
+
+    def _unwatched(self, watcher: Watcher) -> list[str]:
+        names = self._containment.run("the layers left out", lambda: watcher.unwatched)
+        return [f"not watched, as include and exclude say: {listed(names)}"] if names else []
 
     def _troubles(self) -> list[str]:
         """Return in words what was not written, and warn of it once, at the end, instead of at each step."""

@@ -123,6 +123,11 @@ class Watcher:
         return self.containment.failures
 
     @property
+    def unwatched(self) -> list[str]:
+        """Return the layers that ``include`` and ``exclude`` leave out."""
+        return self._probe.unwatched
+
+    @property
     def should_stop(self) -> bool:
         """Return True if a finding has opened and ``on_finding`` is ``"stop"``."""
         return self.intake.should_stop
@@ -159,11 +164,11 @@ class Watcher:
         except Exception as error:
             self._probe.fail(error)
 
-    def begin(self) -> None:
-        """Begin an optimizer step, before its first forward pass; attach the hooks if the step is measured."""
+    def begin(self, *, is_last: bool = False) -> None:
+        """Begin an optimizer step before its first forward pass; attach hooks if it is measured, as the last one is."""
         stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
-        if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
+        if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:
             with self.contained():
                 self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
                 self._clips.attach()

@@ -134,6 +134,11 @@ class Probe:
         return tuple(self._layers)
 
     @property
+    def unwatched(self) -> list[str]:
+        """Return the layers that ``include`` and ``exclude`` leave out."""
+        return [name for name in find_layers(self.model) if name not in self._layers]
+
+    @property
     def is_over(self) -> bool:
         """Return True once nothing can be measured any more, since this process failed, or another one did."""
         return self._is_over or (self._has_failed and self.ranks is None)

@@ -10,7 +10,8 @@ import numpy as np
 
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values, require_columns
-from gradwatch.reporting.text import number, open_kinds, shortened
+from gradwatch.reporting.short_names import short_names
+from gradwatch.reporting.text import number, open_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bars", "calls_picture", "heat_map", "png"]
 
-NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
+NO_MATPLOTLIB = (
+    "pictures need matplotlib, which is not installed; it belongs to the extra 'report': pip install matplotlib"
+)
 _MOST_LABELS = 50
 _MOST_STEPS = 400
 _MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
@@ -241,7 +244,8 @@ def _new_figure(rows: int) -> tuple[Figure, Axes]:
 def _label_layers(axes: Axes, names: Sequence[str]) -> None:
     """Label a row for each layer, the input at the top as in the terminal's table; of many rows an even choice."""
     rows = every_so_many(len(names), _MOST_LABELS)
-    axes.set_yticks(rows, [_escaped(shortened(names[row], 34)) for row in rows], fontsize=9)
+    labels = short_names(names, 34)
+    axes.set_yticks(rows, [_escaped(labels[row]) for row in rows], fontsize=9)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     labelled = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} labelled"
     axes.set_ylabel(f"loss  <-  layers  <-  input{labelled}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
+from rich.console import Console
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
@@ -77,3 +81,9 @@ def deep_run(steps: int = 500, blocks: int = 21, layers: tuple[str, ...] = (), s
             )
         )
     return run
+
+
+def printed(thing: Any, width: int = 120, **options: Any) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), **options)
+    console.print(thing)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
