@@ -38,7 +38,7 @@ _LARGE_RMS = 0.02  # of an update; initial weights of a layer of 100 to 1,000 in
 _FIRST_STEPS = 10
 _SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
 _RATE_GROWS = 1.05  # a rate that has grown so much since it was last noted is on its way up
-_FIRST_CHANCES, _ENOUGH_LATER = 16, 4  # batches that tell the loss of a constant prediction
+_FIRST_CHANCES, _LATEST_CHANCES, _ENOUGH_LATER = 16, 16, 4  # batches that tell the loss of a constant prediction
 _SAME_TARGETS = 2.0  # times; of 4 batches of 8 normal targets, the variances differ by more in one of 35 cases
 _SEEN_FROM_START = 10  # steps: a run that is first seen later has been resumed
 
@@ -221,8 +221,8 @@ class Learning:
 
     def __init__(self, chance: float = float("nan")) -> None:
         self.progress, self._given = Progress(), chance
-        # Of batches: sum of the logarithms, and number, of the first and of the later ones.
-        self._chances = [0.0, 0.0, 0.0, 0.0]
+        self._chances: list[float] = []  # logarithms, of the first batches that tell it, and of the latest
+        self._of_classes = False
         self._first_step = -1
         self._count = 0
         # Update over weight: that of the median layer, the largest of the first steps; and the largest of any layer.
@@ -240,9 +240,9 @@ class Learning:
         if self._first_step < 0:
             self._first_step = int(snapshot.trace_step[0]) if len(snapshot.trace_step) else snapshot.step
         if snapshot.chance > 0:
-            part = 0 if self._chances[1] < _FIRST_CHANCES else 2
-            self._chances[part] += math.log(snapshot.chance)
-            self._chances[part + 1] += 1
+            self._chances = [*self._chances[:_FIRST_CHANCES], *self._chances[_FIRST_CHANCES:][1 - _LATEST_CHANCES :]]
+            self._chances.append(math.log(snapshot.chance))
+            self._of_classes = snapshot.classes > 1
         self._diverged = self._diverged or bool(np.isinf(losses).any())
         self.progress.add(losses)
         self._count += int(np.isfinite(losses).sum())
@@ -270,12 +270,12 @@ class Learning:
 
         NaN where none does, or where the targets are others than at the start, such as those of a critic.
         """
-        first, many, later, more = self._chances
-        if not many:
+        if not self._chances:
             return self._given
-        if more >= _ENOUGH_LATER and abs(later / more - first / many) > math.log(_SAME_TARGETS):
+        first, latest = self._chances[:_FIRST_CHANCES], self._chances[_FIRST_CHANCES:]
+        if len(latest) >= _ENOUGH_LATER and abs(np.mean(latest) - np.mean(first)) > math.log(_SAME_TARGETS):
             return math.nan
-        return math.exp((first + later) / (many + more))
+        return math.exp(float(np.mean(self._chances)))
 
     @property
     def is_one_loss(self) -> bool:
@@ -297,7 +297,7 @@ class Learning:
         is_known = huge or tiny or self.chance == self.chance
         is_measure = self.is_one_loss and self._first_step < _SEEN_FROM_START and not self._diverged
         rises = found.now - found.start > max(_BEYOND_NOISE * found.noise, _LEAST_FALL * found.start)
-        is_excused = rises and not huge and self.chance != self.chance
+        is_excused = rises and not huge and not self._of_classes  # targets may grow, as returns do
         return found if is_known and is_measure and not is_excused else replace(found, course="no loss")
 
     def state_dict(self) -> dict[str, Any]:

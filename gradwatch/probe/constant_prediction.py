@@ -24,7 +24,11 @@ _NO_LABEL = 0.01  # a target further from 0 and 1 is none of a binary cross-entr
 # Relative. A penalty, a weight of classes or a smoothing of labels changes a loss by more; half precision by less.
 _SAME = 1e-2
 _ROUNDING = 1e-10  # of the square of a target: targets that differ by less than 1e-5 of it are equal
-_FIRST, _EVERY = 16, 16  # measured steps that are read: the first ones, and one of so many later
+# Of the entries of a gradient. It is zero where an output is not asked for, as for the actions that were not taken.
+_MOST_ZEROS = 0.25
+# Measured steps that are read: the first ones, and one of so many later. Targets may change: a critic's do.
+_FIRST, _EVERY = 64, 16
+_UNTIL_KNOWN = 16  # where none of so many tells it, none is read any more
 
 
 def read_constant(output: Tensor, grad: Tensor) -> Tensor | None:
@@ -51,11 +55,13 @@ def read_constant(output: Tensor, grad: Tensor) -> Tensor | None:
         return None
     given = output.detach().reshape(samples, -1).float()
     slope = grad.detach().reshape(samples, -1).float() * entries
-    squared = (slope / 2).square().mean()
+    not_asked = torch.where((slope == 0).float().mean() > _MOST_ZEROS, math.inf, 0.0)
+    squared = (slope / 2).square().mean() + not_asked
     target = given - slope / 2
     spread = target.var(0).mean()
     spread = torch.where(spread > _ROUNDING * target.square().mean(), spread, 0.0)
-    return torch.stack((squared, spread, *_binary(given, slope)))
+    binary, entropy = _binary(given, slope)
+    return torch.stack((squared, spread, binary + not_asked, entropy))
 
 
 def _binary(given: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +104,9 @@ class ConstantReader:
     def begin(self) -> None:
         """Begin a measured step."""
         self.end()
-        self.is_open = self._steps < _FIRST or (self._known > 0 and self._steps % _EVERY == 0)
+        self.is_open = self._steps < _UNTIL_KNOWN or (
+            self._known > 0 and (self._steps < _FIRST or self._steps % _EVERY == 0)
+        )
         self._steps += 1
 
     def end(self) -> None:

@@ -1,6 +1,7 @@
 """Remedies: values that change a copy of a model or its training, and the modules they insert."""
 
 from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.branches import ScaleBranches, ScaledBranch
 from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead, RemoveLastActivation
@@ -12,6 +13,7 @@ from gradwatch.remedies.recurrent import LSTMLikeRNN, OrthogonalRecurrence, Repl
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips, Skip
 from gradwatch.remedies.scaling import Rescale, RescaleInputs, RescaleTargets, StandardScaler
+from gradwatch.remedies.smooth import SmoothSteps
 from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 
 __all__ = [
@@ -19,6 +21,6 @@ __all__ = [
     "InitializeAgain", "InsertNormalization", "KeepGraph", "LSTMLikeRNN", "LowerLearningRate", "NormalizeFirst",
     "NormalizeGradients", "NotApplicable", "OrthogonalRecurrence", "RaiseLearningRate", "Remedy", "RemoveClip",
     "RemoveLastActivation", "ReplaceActivations", "ReplaceRecurrence", "Rescale", "RescaleInputs", "RescaleTargets",
-    "ResetNormalization", "ScaleLoss", "Setup", "Skip", "SkipBadSteps", "StandardScaler", "TrainAll", "UnfreezeAll",
-    "UseBfloat16", "WarmUp", "draw_recurrent_",
+    "ResetNormalization", "ScaleBranches", "ScaleLoss", "ScaledBranch", "Setup", "Skip", "SkipBadSteps", "SmoothSteps",
+    "StandardScaler", "TrainAll", "UnfreezeAll", "UseBfloat16", "WarmUp", "draw_recurrent_",
 ]  # fmt: skip

@@ -144,6 +144,20 @@ class ResetNormalization(ModelRemedy):
         return found
 
 
+def starts_faint(root: nn.Module) -> bool:
+    """Return True if weights of a normalization layer are near zero, but not at zero, where they start on purpose.
+
+    Example:
+        >>> norm = nn.LayerNorm(4)
+        >>> _ = nn.init.constant_(norm.weight, 0.01)
+        >>> starts_faint(norm), starts_faint(nn.LayerNorm(4))
+        (True, False)
+    """
+    weights = [_weight_of(part) for part in root.modules() if is_normalization(part)]
+    sizes = [float(w.detach().square().mean().sqrt()) for w in weights if isinstance(w, nn.Parameter)]
+    return any(0 < size < ResetNormalization.below for size in sizes)
+
+
 def _weight_of(part: nn.Module) -> object:
     weight = getattr(part, "weight", None)
     return None if isinstance(weight, nn.Parameter) and is_lazy(weight) else weight

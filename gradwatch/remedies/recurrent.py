@@ -17,7 +17,7 @@ from gradwatch.remedies.tracing import Event, events_of
 
 _GATES = {"RNN": 1, "RNNCell": 1, "GRU": 3, "GRUCell": 3, "LSTM": 4, "LSTMCell": 4}
 _KEEP_GATE = 1  # index of a GRU's update gate and of an LSTM's forget gate in torch's order
-_LONG = 20  # time steps from which gates are opened for as many: over fewer, a bias of 1 keeps enough (by judgement)
+LONG = 20  # time steps from which gates are opened for as many: over fewer, a bias of 1 keeps enough (by judgement)
 
 
 class LSTMLikeRNN(nn.LSTM):
@@ -187,9 +187,9 @@ def _open(biases: tuple[Tensor, ...], steps: int) -> None:
     A gate at 1 - 1 / t keeps the state for t steps; its bias is then log(t - 1). An LSTM's gate that lets the input in
     is shut as far.
     """
-    keeping = math.log(steps - 1) if steps >= _LONG else 1.0
+    keeping = math.log(steps - 1) if steps >= LONG else 1.0
     biases[_KEEP_GATE].fill_(keeping)
-    if steps >= _LONG and len(biases) == _GATES["LSTM"]:
+    if steps >= LONG and len(biases) == _GATES["LSTM"]:
         biases[0].fill_(-keeping)
 
 
@@ -200,7 +200,7 @@ def drawing_code(path: str, steps: int) -> str:
         >>> drawing_code("model.rnn", 100), drawing_code("model.rnn", 5)
         ('draw_recurrent_(model.rnn, steps=100)', 'draw_recurrent_(model.rnn)')
     """
-    return f"draw_recurrent_({path}{f', steps={steps}' if steps >= _LONG else ''})"
+    return f"draw_recurrent_({path}{f', steps={steps}' if steps >= LONG else ''})"
 
 
 def time_steps(setup: Setup) -> dict[str, int]:

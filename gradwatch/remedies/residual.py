@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradwatch.layer_kinds import (
@@ -16,8 +19,10 @@ from gradwatch.layer_kinds import (
     is_normalization,
     is_weighted,
 )
-from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup
+from gradwatch.remedies.remedy import ModelRemedy, NotApplicable, Setup, copy_of
 from gradwatch.remedies.surgery import is_inside, path_of, replace_module
+from gradwatch.remedies.tracing import inputs_of_parts
+from gradwatch.short_runs.sandbox import kept_randomness
 
 
 class Skip(nn.Module):
@@ -42,7 +47,8 @@ class Skip(nn.Module):
 class AddSkips(ModelRemedy):
     """Add a skip connection around each hidden block whose output has the shape of its input.
 
-    A block is a Sequential of one or more layers and an activation, or such a row within a flat Sequential. Past each
+    A block is a Sequential of one or more layers and an activation, or such a row within a flat Sequential; with a
+    batch also each of several parts of one class of your own, such as the blocks of a transformer. Past each
     block a gradient then has a path of gain 1. The signal grows with every block: with many of them, insert
     normalization layers too. The function that the network computes changes, so train it from the start.
 
@@ -58,7 +64,7 @@ class AddSkips(ModelRemedy):
     def change(self, setup: Setup) -> Setup:
         """Wrap the blocks."""
         root = setup.module
-        blocks, rows = self._blocks(root)
+        blocks, rows = self._blocks(setup)
         for name in blocks:
             replace_module(root, name, Skip(root.get_submodule(name)))
         for owner, start, end in rows:
@@ -72,7 +78,7 @@ class AddSkips(ModelRemedy):
 
     def patch(self, setup: Setup) -> str:
         """Return one line a block."""
-        blocks, rows = self._blocks(setup.module)
+        blocks, rows = self._blocks(setup)
         lines = ["from gradwatch.remedies import Skip"]
         for name in blocks:
             lines.append(f"{path_of(setup.module, name)} = Skip({path_of(setup.module, name)})")
@@ -82,28 +88,33 @@ class AddSkips(ModelRemedy):
             lines.append(f"{', '.join(parts)} = Skip(nn.Sequential({', '.join(parts)})){rest}")
         return "\n".join(lines)
 
-    def _blocks(self, root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
-        if not count_skips(root):
+    def _blocks(self, setup: Setup) -> tuple[list[str], list[tuple[str, int, int]]]:
+        blocks, rows = _find_blocks(setup)
+        if not blocks and not rows:
             raise NotApplicable(
-                f"{type(root).__name__} has no block whose output has the shape of its input (a Sequential of a Linear "
-                "or convolution and an activation); write x = x + block(x) in forward"
+                f"{type(setup.module).__name__} has no block whose output has the shape of its input (a Sequential of "
+                "a Linear or convolution and an activation); write x = x + block(x) in forward"
             )
-        return _find_blocks(root)
+        return blocks, rows
 
 
-def count_skips(root: nn.Module) -> int:
-    """Return the number of blocks that a skip connection could go around.
+def possible_skips(setup: Setup) -> list[tuple[str, ...]]:
+    """Return the names of the parts that each possible skip connection would go around.
 
     Example:
-        >>> count_skips(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh()))
-        1
+        >>> possible_skips(Setup(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())))
+        [('2', '3')]
     """
-    blocks, rows = _find_blocks(root)
-    return len(blocks) + len(rows)
+    blocks, rows = _find_blocks(setup)
+    within = [tuple(f"{owner}.{i}".removeprefix(".") for i in range(start, end + 1)) for owner, start, end in rows]
+    return [*((name,) for name in blocks), *within]
 
 
-def _find_blocks(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]]:
+def _find_blocks(setup: Setup) -> tuple[list[str], list[tuple[str, int, int]]]:
     """Return the names of blocks, and rows within flat Sequentials as (name, first index, last index)."""
+    root, own = setup.module, _own_parts(setup)
+    if own:
+        return own, []
     sequences = {
         name: part
         for name, part in root.named_modules()
@@ -112,6 +123,29 @@ def _find_blocks(root: nn.Module) -> tuple[list[str], list[tuple[str, int, int]]
     blocks = [name for name, part in sequences.items() if name and _rows(part) == [(0, len(part) - 1)]]
     rows = [(name, *row) for name, part in sequences.items() if name not in blocks for row in _rows(part)]
     return blocks, rows
+
+
+def _own_parts(setup: Setup) -> list[str]:
+    """Return the names of parts of the user's own, several of a class in a row, that nothing goes around."""
+    rows = [part for part in setup.module.modules() if isinstance(part, (nn.Sequential, nn.ModuleList))]
+    kinds = [Counter(map(type, row)) for row in rows]
+    repeated = {part for row, count in zip(rows, kinds, strict=True) for part in row if count[type(part)] > 1}
+    users = {part for part in repeated if not type(part).__module__.startswith("torch.")}
+    own = {name: part for name, part in setup.module.named_modules() if part in users}
+    calls = inputs_of_parts(setup, own) if own and setup.batch is not None else {}
+    return [name for name, (given, made) in calls.items() if given.shape == made.shape and _stops(own[name], given)]
+
+
+def _stops(part: nn.Module, given: Tensor) -> bool:
+    """Return True if a part without its weights gives the same for any input: no path goes around them."""
+    if not given.is_floating_point():
+        return False
+    with suppress(Exception), torch.no_grad(), kept_randomness():  # the part is the user's code
+        bare = copy_of(part).eval()
+        for weight in [param for param in bare.parameters() if param.dim() > 1]:
+            weight.zero_()
+        return bool(torch.equal(bare(given), bare(1 - 2 * given)))
+    return False
 
 
 def _rows(sequence: nn.Sequential) -> list[tuple[int, int]]:

@@ -126,6 +126,35 @@ def reached(setup: Setup, mode: AbstractContextManager[object]) -> set[str]:
     return _first_that_runs(differentiate) or set()
 
 
+def outcome_of(module: nn.Module, batch: Any) -> Any:
+    """Return the result of one pass of a module, by its training step or else its forward; None if both fail."""
+    return _first_that_runs(lambda run: run(module, _to_device_of(module, batch)))
+
+
+def inputs_of_parts(setup: Setup, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the input and the output of each part that a pass calls once, with one tensor.
+
+    Example:
+        >>> network = nn.Sequential(nn.ReLU(), nn.Tanh())
+        >>> inputs_of_parts(Setup(network, batch=torch.zeros(1, 1)), ["1"])
+        {'1': (tensor([[0.]]), tensor([[0.]]))}
+    """
+    module, calls = copy_of(setup.module), dict[str, list[Any]]()
+
+    def keeping(name: str) -> Any:
+        def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            is_plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)
+            calls.setdefault(name, []).append((args[0], output) if is_plain else None)
+
+        return keep
+
+    for name in names:
+        module.get_submodule(name).register_forward_hook(keeping(name), with_kwargs=True)
+    with torch.no_grad():
+        outcome_of(module, setup.batch)
+    return {name: found[0] for name, found in calls.items() if len(found) == 1 and found[0]}
+
+
 def users_line(*through: str) -> str:
     """Return ``file:line`` of the user code that called a function of torch; empty if a library called it.
 

@@ -13,9 +13,11 @@ from torch import nn
 from gradwatch.layer_kinds import is_linear, is_normalization, weight_outputs_first
 from gradwatch.records import Snapshot
 from gradwatch.remedies.activation import ReplaceActivations
+from gradwatch.remedies.branches import ScaleBranches
 from gradwatch.remedies.initialization import InitializeAgain
 from gradwatch.remedies.normalization import InsertNormalization, ResetNormalization
-from gradwatch.remedies.residual import AddSkips, count_skips
+from gradwatch.remedies.remedy import Setup
+from gradwatch.remedies.residual import AddSkips, possible_skips
 from gradwatch.remedies.tracing import Event, events_of, hidden_pairs
 from gradwatch.theory import critical_gain, finite_width_deviation, gain_at_depth, normalized_gain
 
@@ -25,13 +27,14 @@ class Flow:
 
     Attributes:
         pairs: each hidden layer with the activation behind it.
-        blocks: number of them that a skip connection could bypass.
+        bypassed: number of them that each possible skip connection goes around.
         measured: log10 of the gradient at the first hidden layer's output over that at the last one's.
     """
 
     def __init__(self, module: nn.Module, history: Sequence[Snapshot] = (), batch: Any = None) -> None:
         self.pairs = hidden_pairs(events_of(module, batch))[:-1]
-        self.blocks = count_skips(module)
+        spans = possible_skips(Setup(module, batch=batch))
+        self.bypassed = [sum(_is_in(layer.name, span) for layer, _ in self.pairs) for span in spans]
         self.measured = _measured(history) if history else self._from_weights()
 
     @property
@@ -42,6 +45,10 @@ class Flow:
     def _from_weights(self) -> float:
         pairs = zip(self.kinds, [_sigma(layer) for layer, _ in self.pairs], strict=True)
         return sum(math.log10(max(gain_at_depth(kind, gain, 1), 1e-30)) for kind, gain in pairs if gain > 0)
+
+
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def _measured(history: Sequence[Snapshot]) -> float:
@@ -116,12 +123,17 @@ def _(remedy: ResetNormalization, flow: Flow) -> float:
 
 
 @predicted_flow.register
+def _(remedy: ScaleBranches, flow: Flow) -> float:
+    return 0.0  # the sums' branches add a gradient of at most their number times 1 / their number
+
+
+@predicted_flow.register
 def _(remedy: AddSkips, flow: Flow) -> float:
     layers = max(len(flow.pairs) - 1, 1)  # the first hidden layer is not passed: its output is where the way ends
-    skipped = min(flow.blocks, layers)
-    branch = flow.measured / layers
+    branch, left = flow.measured / layers, layers - sum(flow.bypassed)
     # A skip adds a gradient of factor 1 to the branch's; independent, their squares add up.
-    return branch * (layers - skipped) + skipped * 0.5 * math.log10(1 + 10 ** (2 * min(branch, 6.0)))
+    sums = (0.5 * math.log10(1 + 10 ** (2 * min(branch * count, 6.0))) for count in flow.bypassed)
+    return branch * max(left, 0) + sum(sums)
 
 
 def _over_batch(remedy: InsertNormalization, layer: Event) -> bool:

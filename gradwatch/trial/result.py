@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ def first_and_last(history: Sequence[Snapshot]) -> tuple[float, float]:
 
 
 UNTREATED = "untreated"
+# Of what the best row wins over the untreated one. On data that no choice used, rows that differ by less do as well.
+_ALIKE = 0.02
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Row:
         seconds: duration of the training.
         error: the reason for having no result; empty where there is one.
         code: the patch.
+        place: how many trainings came before it in the trial.
     """
 
     remedy: Remedy | None
@@ -92,6 +96,7 @@ class Row:
     seconds: float = 0.0
     error: str = ""
     code: str = ""
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -211,9 +216,17 @@ class Trial:
 
     @property
     def best(self) -> Row | None:
-        """The best row, if it beats the untreated training."""
-        first = self.rows[0] if self.rows else None
-        return first if first is not None and first.remedy is not None and not first.error else None
+        """The best row that beats the untreated training; of rows that do as well, the one that was tried first.
+
+        What was tried first treats the cause most directly. Another remedy may have won by the luck of one seed.
+        """
+        better = list(takewhile(lambda row: row.remedy is not None and not row.error, self.rows))
+        if not better:
+            return None
+        won = abs(better[0].result - self.untreated.result)
+        near = _ALIKE * won if math.isfinite(won) else _ALIKE * abs(better[0].result)
+        alike = [row for row in better if abs(row.result - better[0].result) <= near]
+        return min(alike, key=lambda row: row.place, default=better[0])
 
     @property
     def patch(self) -> str:
@@ -227,8 +240,9 @@ class Trial:
         for head in heads:
             justify: Literal["left", "right"] = "left" if head in ("remedy", "open findings") else "right"
             table.add_column(head, justify=justify, overflow="fold")  # a name that is cut off names no remedy
-        for place, (row, texts) in enumerate(zip(self.rows, cells, strict=True)):
-            style = "dim" if row.error else "bold green" if place == 0 and self.best else None
+        best = self.best
+        for row, texts in zip(self.rows, cells, strict=True):
+            style = "dim" if row.error else "bold green" if row is best else None
             table.add_row(*map(Text, texts), style=style)
         if self.best is None and len(self.rows) > 1:
             table.caption, table.caption_justify = self._sentence(), "left"

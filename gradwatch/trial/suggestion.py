@@ -15,17 +15,25 @@ from gradwatch.causes import STEPS
 from gradwatch.layer_kinds import RECTIFIERS
 from gradwatch.records import Array, Snapshot
 from gradwatch.remedies.activation import ReplaceActivations, fast_growing
-from gradwatch.remedies.gradients import Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
+from gradwatch.remedies.branches import ScaleBranches
+from gradwatch.remedies.gradients import CLIP, Clip, ClipOutliers, NormalizeGradients, RemoveClip, SkipBadSteps
 from gradwatch.remedies.guard import GuardOperations
 from gradwatch.remedies.head import FixHead, RemoveLastActivation
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.normalization import InsertNormalization, NormalizeFirst, ResetNormalization, has_normalization
+from gradwatch.remedies.normalization import (
+    InsertNormalization,
+    NormalizeFirst,
+    ResetNormalization,
+    has_normalization,
+    starts_faint,
+)
 from gradwatch.remedies.optimizer import ChangeOptimizer, LowerLearningRate, RaiseLearningRate, WarmUp, optimizers_of
 from gradwatch.remedies.precision import ScaleLoss, UseBfloat16
-from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
-from gradwatch.remedies.remedy import Advice, NotApplicable, NothingToChange, Remedy, Setup
+from gradwatch.remedies.recurrent import LONG, OrthogonalRecurrence, ReplaceRecurrence, time_steps
+from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, NothingToChange, Remedy, Setup
 from gradwatch.remedies.residual import AddSkips
 from gradwatch.remedies.scaling import RescaleInputs, RescaleTargets
+from gradwatch.remedies.smooth import SmoothSteps
 from gradwatch.remedies.unfreeze import KeepGraph, TrainAll, UnfreezeAll
 from gradwatch.trial.prediction import Flow, health, predicted_flow
 
@@ -37,6 +45,10 @@ _VARIANT = 0.6
 _LATER = 0.4
 _TELLING = 0.05  # two worths that differ by less than it are alike
 _WORTH_SAYING = 0.6  # fit from which on a remedy is told even where it can't be applied from outside
+_SURE = 2.0  # times the worth of what the run itself speaks for
+_EVIDENT = 0.5  # worth of a remedy whose fault no diagnosis names
+_NO_WARM_UP, _TOO_HIGH = "missing warm-up", "learning rate too high"
+_BEYOND_WARM_UP = 0.5  # of the weights, by one update: a warm-up ends in steps as large
 _FIRST = 5  # steps, of a training that may go wrong later
 _LARGEST = 20.0
 _RISE = 10.0
@@ -74,23 +86,49 @@ def suggest(
         >>> network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 2))
         >>> suggest([SimpleNamespace(cause="missing normalization or skip", score=0.9)], network)[:2]
         [AddSkips(), InsertNormalization(kind='batch')]
-        >>> suggest([], network)
+        >>> suggest([], network)  # it shows nothing by itself
         []
     """
     setup = module if isinstance(module, Setup) else Setup(module, batch=batch)
-    scores = _scores(diagnoses)
+    scores = _with_steps_judged(_scores(diagnoses), setup, history)
     if not scores:
-        return []
+        return evident(setup)
     flow = Flow(setup.module, history, setup.batch)
-    # Norms near zero, and activations that grow fast, are a fault whatever else follows from them.
-    hinted = (ResetNormalization, *((SkipBadSteps,) if broke_at_once(history) else ()))
+    # Norms near zero, sums and activations that grow fast, are a fault whatever else follows from them.
+    hinted = (ResetNormalization, ScaleBranches, *((SkipBadSteps,) if broke_at_once(history) else ()))
     ranked: list[tuple[float, Remedy]] = []
     own = _own(setup)
     for remedy in candidates(setup, history):
-        sure = 2.0 if isinstance(remedy, hinted) or remedy in own else 1.0
+        sure = _SURE if isinstance(remedy, hinted) or remedy in own else 1.0
         ranked += [(sure * _worth(one, remedy, scores, flow), one) for one in _applicable(remedy, setup, scores)]
+    known = [remedy for _, remedy in ranked]
+    ranked += [(_EVIDENT, remedy) for remedy in evident(setup) if remedy not in known]
     ranked += [(0.2 * scores[advice.cause], advice) for advice in ADVICE if advice.cause in scores]
-    return [remedy for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+    return [_clipped(remedy, setup) for worth, remedy in _varied(_sorted(ranked)) if worth > 0]
+
+
+def _clipped(remedy: Remedy, setup: Setup) -> Remedy:
+    """Return a remedy of a recurrence over many steps with a clip: one large step would shut its gates again."""
+    if not isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence)) or not setup.trains_itself:
+        return remedy
+    is_long = max(time_steps(setup).values(), default=0) >= LONG
+    return Combination((remedy, Clip())) if is_long and not setup.options.get(CLIP) else remedy
+
+
+def evident(setup: Setup) -> list[Remedy]:
+    """Return the remedies of faults that the set-up itself shows, whatever the training does.
+
+    These are an activation at the end that can't give the batch's targets, and weights of normalization layers that
+    start near zero. At zero they start on purpose, where a skip goes around.
+
+    Example:
+        >>> evident(Setup(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())))
+        []
+    """
+    found: list[Remedy] = [ResetNormalization()] if starts_faint(setup.module) else []
+    found += [RemoveLastActivation()] if setup.batch is not None else []
+    tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in found)
+    return [remedy for one in tried for remedy in one if not isinstance(remedy, Advice)]
 
 
 def usual(setup: Setup) -> list[Remedy]:
@@ -105,6 +143,7 @@ def usual(setup: Setup) -> list[Remedy]:
     network = (
         ResetNormalization(),
         NormalizeFirst(),
+        ScaleBranches(),
         InsertNormalization("batch"),
         InitializeAgain("orthogonal"),
         AddSkips(),
@@ -122,7 +161,8 @@ def bounding(setup: Setup, history: Sequence[Snapshot] = ()) -> list[Remedy]:
     """
     factor = rate_factor(setup.module, history)
     steps = Clip(usual_norm(history)), LowerLearningRate(min(factor, _OTHERWISE)), SkipBadSteps()
-    network = InsertNormalization("batch"), InsertNormalization(), InitializeAgain(), GuardOperations(), *_own(setup)
+    normalized = ScaleBranches(), InsertNormalization("batch"), InsertNormalization()
+    network = *normalized, InitializeAgain(), GuardOperations(), *_own(setup)
     tried = (_applicable(remedy, setup, dict.fromkeys(remedy.treats, 1.0)) for remedy in (*network, *steps))
     return [remedy for found in tried for remedy in found if not isinstance(remedy, Advice)] if history else []
 
@@ -150,6 +190,15 @@ def _scores(diagnoses: Iterable[Any]) -> dict[str, float]:
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     highest = ranked[0][1] if ranked else 0.0
     return {c: score / highest * _LATER**place for place, (c, score) in enumerate(ranked)} if highest > 0 else {}
+
+
+def _with_steps_judged(scores: dict[str, float], setup: Setup, history: Sequence[Snapshot]) -> dict[str, float]:
+    """Return the scores; where a warm-up would end in steps that are as large, of a rate too high in its place."""
+    score = scores.get(_NO_WARM_UP, 0.0)
+    if not score or not first_step(setup.module, history) > _BEYOND_WARM_UP:
+        return scores
+    rate = max(scores.get(_TOO_HIGH, 0.0), score)
+    return {**scores, _TOO_HIGH: rate, _NO_WARM_UP: _LATER * score}
 
 
 def _worth(found: Remedy, remedy: Remedy, scores: dict[str, float], flow: Flow) -> float:
@@ -193,13 +242,14 @@ def candidates(setup: Setup, history: Sequence[Snapshot] = ()) -> Iterator[Remed
     yield from _own(setup)
     if not has_normalization(setup.module):
         yield from (InsertNormalization("batch"), InsertNormalization())
-    yield from (NormalizeFirst(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
+    yield from (NormalizeFirst(), ScaleBranches(), InitializeAgain(), InitializeAgain("orthogonal"), AddSkips())
     yield from (
         RemoveLastActivation(),
         FixHead(),
         UnfreezeAll(),
         TrainAll(),
         KeepGraph(),
+        SmoothSteps(),
         GuardOperations(),
         UseBfloat16(),
         ScaleLoss(),

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from gradwatch.checks import require_whole
 from gradwatch.remedies.activation import ReplaceActivations
-from gradwatch.remedies.gradients import CLIP, Clip
 from gradwatch.remedies.initialization import InitializeAgain
-from gradwatch.remedies.recurrent import OrthogonalRecurrence, ReplaceRecurrence
 from gradwatch.remedies.remedy import Advice, Combination, NotApplicable, Remedy, Setup, copy_of
 from gradwatch.remedies.scaling import LOSS_IN_UNIT
 from gradwatch.short_runs.batches import first_batch, with_same_batches
@@ -32,6 +30,8 @@ from gradwatch.trial.result import (
     short_name,
 )
 from gradwatch.trial.suggestion import bounding, patch_or_nothing, suggest, usual
+
+_DRAWN_TWICE = {ReplaceActivations, InitializeAgain}  # both draw the weights
 
 OnProgress = Callable[[str, int, int], object]
 """Called after each optimizer step with what is trained, the steps done so far, and those of the whole trial."""
@@ -143,12 +143,7 @@ class _Session:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
         self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
         chosen = [remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup)
-        chosen = [remedy for remedy in chosen if self._acts(remedy)][:most]
-        # Over many steps gates that keep the state are not enough alone: a single large step closes them again.
-        gated = next(
-            (remedy for remedy in chosen if isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence))), None
-        )
-        return [*chosen, *([Combination((gated, Clip()))] if gated and not self.setup.options.get(CLIP) else [])]
+        return [remedy for remedy in chosen if self._acts(remedy)][:most]
 
     def _acts(self, remedy: Remedy) -> bool:
         """Return True if the trial is long enough to see what the remedy does."""
@@ -197,7 +192,7 @@ class _Session:
         first, last = first_and_last(run.history)
         findings = tuple(finding for finding in run.findings if finding.is_open)
         code = "" if remedy is None or error else patch_or_nothing(remedy, self.setup)
-        return Row(remedy, math.nan, loss, findings, first, last, seconds, error, code)
+        return Row(remedy, math.nan, loss, findings, first, last, seconds, error, code, len(self.done))
 
     def trial(self, metric: str | None) -> Trial:
         """Return the rows, ranked."""
@@ -216,17 +211,17 @@ class _Session:
         return metric or choose_metric(known)
 
     def _best_two(self) -> Remedy | None:
-        """Combine the two best changes of the model that beat the untreated training, where they go together."""
+        """Combine the best change of the model that beats the untreated training with the next that goes with it."""
         better: list[Remedy] = []  # of the model
         for row in self.trial(None).rows:
             if row.remedy is None:
                 break
             if row.remedy.changes_model and not row.error and type(row.remedy) not in map(type, better):
                 better.append(row.remedy)
+        pairs = ((better[0], other) for other in better[1:] if {type(better[0]), type(other)} != _DRAWN_TWICE)
         # Weights are drawn last, for the layers that the other remedy leaves behind.
-        pair = sorted(better[:2], key=lambda remedy: isinstance(remedy, InitializeAgain))
-        drawn_twice = {type(remedy) for remedy in pair} == {ReplaceActivations, InitializeAgain}
-        return Combination(tuple(pair)) if len(pair) == 2 and not drawn_twice else None
+        pair = sorted(next(pairs, ()), key=lambda remedy: isinstance(remedy, InitializeAgain))
+        return Combination(tuple(pair)) if pair else None
 
 
 class _Losses:

@@ -36,9 +36,11 @@ from gradwatch.remedies import (
     RescaleInputs,
     RescaleTargets,
     ResetNormalization,
+    ScaleBranches,
     ScaleLoss,
     Setup,
     SkipBadSteps,
+    SmoothSteps,
     TrainAll,
     UnfreezeAll,
     UseBfloat16,
@@ -181,6 +183,32 @@ class Unguarded(nn.Module):
         return output
 
 
+class Signs(nn.Module):
+    """Its body's output is told by its sign alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.body(x).sign())
+        return output
+
+
+class Sums(nn.Module):
+    """Four residual sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(mlp()[0] for _ in range(4)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        output: Tensor = self.head(x)
+        return output
+
+
 CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "InitializeAgain": (InitializeAgain(), sick_mlp),
     "InitializeAgain-orthogonal": (InitializeAgain("orthogonal"), lambda: of(convolutions(), 1, 4, 4)),
@@ -202,6 +230,8 @@ CASES: dict[str, tuple[Remedy, Callable[[], Setup]]] = {
     "ScaleLoss": (ScaleLoss(), sick_mlp),
     "TrainAll": (TrainAll(), forgetful),
     "RaiseLearningRate": (RaiseLearningRate(), sick_mlp),
+    "ScaleBranches": (ScaleBranches(), lambda: of(Sums(), 8)),
+    "SmoothSteps": (SmoothSteps(), lambda: of(Signs(), 8)),
     "FixHead": (FixHead(), lambda: of(mlp(nn.ReLU, nn.Softmax(dim=1)), 8)),
     "RemoveLastActivation": (RemoveLastActivation(), bounded),
     "ResetNormalization": (ResetNormalization(), faint_norms),

@@ -10,9 +10,12 @@ import torch
 from every_remedy import (
     Classifier,
     LastStep,
+    Sums,
     Transformer,
     Unguarded,
+    bounded,
     convolutions,
+    faint_norms,
     forgetful,
     frozen,
     labelled,
@@ -32,16 +35,22 @@ from gradwatch.remedies import (
     AddSkips,
     Advice,
     Clip,
+    Combination,
     InitializeAgain,
     InsertNormalization,
     LowerLearningRate,
     NotApplicable,
+    OrthogonalRecurrence,
     Remedy,
+    RemoveLastActivation,
     ReplaceActivations,
     RescaleInputs,
     RescaleTargets,
+    ResetNormalization,
+    ScaleBranches,
     Setup,
     TrainAll,
+    WarmUp,
 )
 from gradwatch.remedies.optimizer import optimizers_of
 from gradwatch.trial import suggest
@@ -117,6 +126,37 @@ def test_the_first_suggestion_is_what_is_printed_first(cause: Any) -> None:
 def test_nothing_is_suggested_without_a_cause() -> None:
     assert suggest([], nn.Linear(1, 1)) == []
     assert suggest([Cause("not known")], sick_mlp()) == []
+
+
+def test_what_the_set_up_shows_is_told_without_a_cause() -> None:
+    assert suggest([], bounded()) == [RemoveLastActivation()]
+    assert suggest([], faint_norms()) == [ResetNormalization()]
+    assert RemoveLastActivation() in suggest([Cause("learning rate too high")], bounded())
+
+
+def test_weights_of_norms_at_zero_are_left_without_a_cause() -> None:
+    setup = faint_norms()
+    nn.init.zeros_(setup.module.network[1].weight)
+    assert suggest([], setup) == []
+
+
+def test_gates_of_a_long_sequence_come_with_a_clip() -> None:
+    setup = of(LastStep(nn.LSTM(2, 8, batch_first=True)), 30, 2)
+    assert suggest([Cause("recurrent depth")], setup)[0] == Combination((OrthogonalRecurrence(), Clip()))
+    clipped = Setup(setup.module, options={"gradient_clip_val": 1.0}, batch=setup.batch)
+    assert suggest([Cause("recurrent depth")], clipped)[0] == OrthogonalRecurrence()
+    assert suggest([Cause("recurrent depth")], setup.module.network, batch=setup.batch)[0] == OrthogonalRecurrence()
+
+
+def test_a_rate_that_no_warm_up_makes_small_is_lowered() -> None:
+    setup = of(Transformer(), 5, 8)
+    assert isinstance(suggest([Cause("missing warm-up")], setup)[0], WarmUp)
+    setup.module.configure_optimizers = lambda: torch.optim.Adam(setup.module.parameters(), lr=1.0)
+    assert isinstance(suggest([Cause("missing warm-up")], setup)[0], LowerLearningRate)
+
+
+def test_sums_that_grow_are_scaled_before_weights_are_drawn_again() -> None:
+    assert isinstance(suggest([Cause("initialization too large")], of(Sums(), 8))[0], ScaleBranches)
 
 
 def test_the_likelier_cause_comes_first() -> None:

@@ -22,11 +22,12 @@ from gradwatch.records import Snapshot
 from gradwatch.remedies import (
     ChangeOptimizer,
     Clip,
+    Combination,
+    GuardOperations,
     InitializeAgain,
     InsertNormalization,
     KeepGraph,
     LowerLearningRate,
-    OrthogonalRecurrence,
     Remedy,
     RemoveClip,
     ReplaceActivations,
@@ -34,10 +35,12 @@ from gradwatch.remedies import (
     Setup,
     SkipBadSteps,
     UnfreezeAll,
+    WarmUp,
 )
 from gradwatch.remedies.remedy import ModelRemedy
-from gradwatch.trial import try_remedies
+from gradwatch.trial import Row, Trial, try_remedies
 from gradwatch.trial.suggestion import bounding
+from gradwatch.trial.trial import _Session
 
 
 @dataclass(frozen=True)
@@ -233,11 +236,27 @@ def test_a_run_that_turns_nan_is_tried_with_all_that_bounds_it() -> None:
     assert {Clip, LowerLearningRate, SkipBadSteps, InsertNormalization} <= tried
 
 
-def test_gates_are_tried_together_with_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradwatch.trial.trial.suggest", lambda *_: [OrthogonalRecurrence()])
-    monkeypatch.setattr("gradwatch.trial.trial.usual", lambda _: [])
-    names = [row.name for row in try_remedies(sick(), loader(), steps=2, most=1).rows]
-    assert any("OrthogonalRecurrence" in name and "Clip" in name for name in names)
+def test_of_rows_that_do_as_well_the_one_tried_first_is_the_best() -> None:
+    rows = [Row(WarmUp(), 0.88, place=2), Row(GuardOperations(), 0.875, place=1), Row(Clip(), 0.7), Row(None, 0.23)]
+    trial = Trial(tuple(rows), "val_acc", higher_is_better=True, steps=1, seed=0)
+    assert trial.best == rows[1]
+    assert "GuardOperations" in trial.markdown()
+    far = Trial((rows[0], rows[2], rows[3]), "val_acc", higher_is_better=True, steps=1, seed=0)
+    assert far.best == rows[0]
+    nan = Trial((Row(Clip(), 0.5, place=1), Row(None)), "train loss", higher_is_better=False, steps=1, seed=0)
+    assert nan.best == nan.rows[0]
+    assert Trial((Row(None, 0.5), Row(Clip(), 0.4)), "val_acc", higher_is_better=True, steps=1, seed=0).best is None
+
+
+def test_the_best_change_is_combined_with_the_next_that_does_not_draw_the_weights_too() -> None:
+    session = _Session(sick(), None, 1, 0, None)
+    tried: list[tuple[Any, float]] = [
+        (None, 0.4), (ReplaceActivations(), 0.92), (InitializeAgain(), 0.87), (InsertNormalization(), 0.7)
+    ]  # fmt: skip
+    session.done = [(Row(remedy), {"val_acc": result}) for remedy, result in tried]
+    both = session._best_two()
+    assert isinstance(both, Combination)
+    assert both.remedies == (ReplaceActivations(), InsertNormalization())
 
 
 @pytest.mark.parametrize(

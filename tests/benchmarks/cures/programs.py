@@ -223,6 +223,38 @@ class Frozen(nn.Module):
         return self.end(x.detach() if self.cut else x)
 
 
+class Mixing(nn.Module):
+    """Attention and feed-forward over the tokens, with sums and normalization or without both."""
+
+    def __init__(self, sums: bool) -> None:
+        super().__init__()
+        self.look, self.feed = nn.MultiheadAttention(16, 2, batch_first=True), mlp(16, 16, 1, nn.GELU)
+        self.norms, self.sums = nn.ModuleList(nn.LayerNorm(16) if sums else nn.Identity() for _ in range(2)), sums
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        y = self.look(y, y, y, need_weights=False)[0]
+        x = x + y if self.sums else y
+        y = self.feed(self.norms[1](x))
+        return x + y if self.sums else y
+
+
+class Tokens(nn.Module):
+    """A transformer that reads the rows of an image."""
+
+    def __init__(self, sums: bool, blocks: int = 6) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(12, 16), nn.Linear(16, 4)
+        self.place = nn.Parameter(0.1 * torch.randn(12, 16))
+        self.blocks = nn.ModuleList(Mixing(sums) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x[:, 0]) + self.place
+        for block in self.blocks:
+            x = block(x)
+        return self.end(x.mean(1))
+
+
 def bad_batch(step: int, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Put Inf into the batch of step 60."""
     return (batch[0] / 0.0, batch[1]) if step == 60 else batch
@@ -267,7 +299,7 @@ def _unbounded() -> list[Case]:
 def _norms() -> list[Case]:
     """Weights of normalization layers that start far too small."""
     layers = replace(classes, network=partial(mlp, 8, 3, 5, norm=nn.LayerNorm))
-    batches = replace(classes, network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d))
+    batches = replace(classes, network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d), optimizer=sgd(0.05))
     return [
         pair("norms", "drawn, convolutions", "small", replace(images, optimizer=sgd(0.1)),
              network=partial(convolutions, 6, drawn_norms)),
@@ -279,7 +311,7 @@ def _norms() -> list[Case]:
         pair("norms", "zero, LayerNorm", "zero", layers,
              network=partial(mlp, 8, 3, 5, norm=nn.LayerNorm, draw=norm_weights(0.0))),
         pair("norms", "small, BatchNorm", "small", batches,
-             network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d, draw=norm_weights(0.01)), optimizer=sgd(0.05)),
+             network=partial(mlp, 8, 3, 6, norm=nn.BatchNorm1d, draw=norm_weights(0.01))),
     ]  # fmt: skip
 
 
@@ -307,22 +339,47 @@ def _others() -> list[Case]:
     return [
         pair("others", "deep sigmoids", "saturating", replace(classes, network=deep),
              network=partial(mlp, 8, 3, 6, nn.Sigmoid)),
-        pair("others", "small weights", "init", replace(classes, network=deep),
-             network=partial(mlp, 8, 3, 6, draw=weights(0.01)), optimizer=sgd(0.1)),
+        pair("others", "small weights", "init",
+             replace(classes, network=partial(deep, draw=weights((2 / WIDTH) ** 0.5)), optimizer=sgd(0.1)),
+             network=partial(mlp, 8, 3, 6, draw=weights(0.01))),
         pair("others", "dead units", "dead", classes, network=partial(mlp, 8, 3, draw=dead_biases)),
         pair("others", "detached", "detached", frozen, network=partial(Frozen, True)),
-        pair("others", "softmax twice", "head", classes, network=partial(mlp, 8, 3, end=partial(nn.Softmax, 1)),
-             optimizer=sgd(0.1)),
-        pair("others", "unscaled input", "input", classes, data=partial(rings, 200.0), optimizer=sgd(0.1)),
+        pair("others", "softmax twice", "head", replace(classes, optimizer=sgd(0.1)),
+             network=partial(mlp, 8, 3, end=partial(nn.Softmax, 1))),
+        pair("others", "unscaled input", "input", replace(classes, optimizer=sgd(0.1)), data=partial(rings, 200.0)),
         pair("nan", "rate", "rate", classes, optimizer=sgd(30.0)),
         pair("nan", "zero length", "operation", replace(classes, network=partial(Normed, 1e-6)),
              network=partial(Normed, 0.0)),
         pair("nan", "batch of Inf", "batch", classes, spoil=bad_batch),
-        pair("nan", "scaled targets", "target", regression, data=partial(waves, 3.0, 200.0), optimizer=sgd(0.05)),
+        pair("nan", "scaled targets", "target", replace(regression, optimizer=sgd(0.05)),
+             data=partial(waves, 3.0, 200.0)),
     ]  # fmt: skip
+
+
+def _steps() -> list[Case]:
+    """A function without a slope between two layers."""
+
+    def between(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+        return lambda: nn.Sequential(mlp(8, WIDTH), Function(function), nn.Linear(WIDTH, 3))
+
+    smooth = replace(classes, network=between(torch.tanh))
+    return [
+        pair("steps", "sign", "detached", smooth, network=between(torch.sign)),
+        pair("steps", "rounding", "detached", smooth, network=between(torch.round)),
+        pair("steps", "comparison", "detached", smooth, network=between(lambda x: (x > 0).float())),
+    ]
+
+
+def _transformers() -> list[Case]:
+    """Attention without sums, and steps that no warm-up makes small."""
+    tokens = Program(partial(Tokens, True), stripes, cross_entropy, accuracy, adam(4e-3), steps=200)
+    return [
+        pair("transformers", "without sums", "skips", tokens, network=partial(Tokens, False)),
+        pair("transformers", "rate", "rate", tokens, optimizer=adam(0.4)),
+    ]
 
 
 def programs() -> list[Case]:
     """All programs."""
-    made: list[Any] = [_ends(), _unbounded(), _norms(), _recurrent(), _others()]
+    made: list[Any] = [_ends(), _unbounded(), _norms(), _recurrent(), _others(), _steps(), _transformers()]
     return [case for group in made for case in group]

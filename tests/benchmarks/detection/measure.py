@@ -60,7 +60,10 @@ def main(
     torch.set_num_threads(1)
     report, store = Report(csv_file), Store(runs_file)
     cases = [case for case in chosen(half, families) if _is_asked(case, what)]
-    look = Look("unwatched", "", unwatched) if tuple(what) == ("truth",) else _gradwatch()
+    # The verdict alone, whether a fault does harm, needs no watching.
+    look = (
+        _gradwatch() if {"detect", "causes", "healthy", "baselines"} & set(what) else Look("unwatched", "", unwatched)
+    )
     evidence = gather(cases, look, store, processes, seeds)
     _faults(report, [seen for seen in evidence if seen.case.twin], what)
     if "healthy" in what:
