@@ -1,4 +1,4 @@
-"""The command line: ``gradwatch demo | check | cure``."""
+"""The command line: ``gradwatch demo | check | cure | report | compare``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from gradwatch.commands import check, cure, demo
+from gradwatch.commands import check, compare, cure, demo, report
 from gradwatch.commands.words import as_typed, did_you_mean
 
 
@@ -23,7 +23,7 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=as_typed("gradwatch"), description=what, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"gradwatch {_version()}")
     commands = parser.add_subparsers(metavar="command")
-    for command in (demo, check, cure):
+    for command in (demo, check, cure, report, compare):
         command.add(commands)
     given = sys.argv[1:] if args is None else args
     if not given:

@@ -179,3 +179,28 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return f"{self.cause}. {self.evidence} Try: {'; '.join(self.remedies)}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values, for JSON; a finding as its kind, step and layers."""
+        findings = [[finding.kind, int(finding.step), list(finding.layers)] for finding in self.findings]
+        plain = {"cause": self.cause, "evidence": self.evidence, "score": float(self.score), "findings": findings}
+        return {**plain, "remedies": list(self.remedies)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], findings: Iterable[Finding]) -> Diagnosis:
+        """Return the Diagnosis that :meth:`to_dict` was called on; it explains those of its findings that are given.
+
+        Raises:
+            DAMAGE: any of these errors, for a value of the wrong type.
+        """
+        named = [(of_type(str, kind), as_step(step), as_names(layers)) for kind, step, layers in plain["findings"]]
+        found = tuple(each for each in findings if any(_is_named(each, *name) for name in named))
+        cause: Any = of_type(str, plain["cause"])  # a later version may know others
+        score, remedies = as_number(plain["score"]), as_names(plain["remedies"])
+        return cls(cause, of_type(str, plain["evidence"]), score, found, remedies)
+
+
+def _is_named(finding: Finding, kind: str, step: int, layers: Sequence[str]) -> bool:
+    return (finding.kind, finding.step) == (kind, step) and (
+        finding.layers == layers or bool({*finding.layers} & {*layers})
+    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
-from gradwatch.callbacks.reports import Reports, open_reports
+from gradwatch.callbacks.reports import Reports, Wanted, open_reports
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
@@ -86,6 +86,8 @@ class GradientMonitor(ReleasesModule):
         on_error: ``"warn"`` switches off the part of the watching that fails, and the training goes on; ``"raise"`` is
             for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
             ``"warn"``.
+        report: at the end of the fit write one HTML file to be sent to others: a path, or True for ``gradwatch.html``
+            beside the record.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a pattern that
@@ -113,6 +115,7 @@ class GradientMonitor(ReleasesModule):
         update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
         on_error: OnError | None = None,
+        report: bool | str | Path = False,
     ) -> None:
         options = partial(
             Watcher,
@@ -132,8 +135,7 @@ class GradientMonitor(ReleasesModule):
         if histogram_every_n_steps is not None:
             require_whole(self, histogram_every_n_steps=histogram_every_n_steps)
         self._histogram_every = histogram_every_n_steps
-        self._record_path = record_path
-        self._summary = summary
+        self._wanted = Wanted(record_path, summary, report)
         self._reports: Reports | None = None
         self._restored: dict[str, Any] | None = None
         self._step: StepInProgress | None = None
@@ -176,7 +178,7 @@ class GradientMonitor(ReleasesModule):
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
-        self._reports = containment.run("reports", open_reports, trainer, self._record_path, containment)
+        self._reports = containment.run("reports", open_reports, trainer, pl_module, watcher, self._wanted)
         if self._reports:
             watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         read = partial(self._read, trainer, pl_module, False)
@@ -205,7 +207,8 @@ class GradientMonitor(ReleasesModule):
         if self._step is None:
             self._step = StepInProgress()
             is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
-            is_shown = self._summary and self._watcher.containment.run("the last step", is_last)
+            is_wanted = self._wanted.summary or self._wanted.report
+            is_shown = is_wanted and self._watcher.containment.run("the last step", is_last)
             self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -358,7 +361,7 @@ class GradientMonitor(ReleasesModule):
             watcher.close(quietly=quietly)
         finally:  # on_finding="raise" may raise for the last steps; their finding is recorded all the same
             if reports is not None:
-                watcher.containment.run("reports", partial(reports.close, watcher, summary=self._summary))
+                watcher.containment.run("reports", reports.close, watcher)
             watcher.intake.on_snapshot = None
             self._watcher = watcher.containment.run("the memory of the fit", copy, watcher) or self._make_blank()
             self.release()

@@ -62,7 +62,7 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
     if not history:
         raise ValueError("there is no Snapshot to draw; give at least one")
     history = [history[i] for i in every_so_many(len(history), _MOST_STEPS)]
-    names, values = _matrix(history, column)
+    names, values = layers_by_steps(history, column)
     figure, axes = _new_figure(len(names))
     low, high = _decades(values)
     # A mesh of cells, not an image: matplotlib spreads an image over all pixels in several arrays of floats, 50 MB.
@@ -144,7 +144,7 @@ def png(figure: Figure) -> tuple[bytes, int, int]:
     return content, height, width
 
 
-def _matrix(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]:
+def layers_by_steps(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]:
     """Return the names and values of the layers that have any, in the latest Snapshot's order."""
     require_columns([column])
     layers = history[-1].layers

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 from gradwatch.containment import OutOfService, say
 from gradwatch.plain_values import DAMAGE, as_step, of_type
-from gradwatch.records import NAMES, Finding, Snapshot
+from gradwatch.records import NAMES, Diagnosis, Finding, Snapshot
 from gradwatch.reporting.record_files import open_to_read
 from gradwatch.reporting.text import plural
 
@@ -36,6 +36,10 @@ class Record:
             killed leaves one.
         lost: number of Snapshots and Findings that were never written, because the disk was full or failed.
         out_of_service: the parts of the watching that failed and were switched off.
+        diagnoses: the causes, as they were known at the end; None where the record has none: the run was killed, or the
+            record is of version 0.1.0.
+        settings: of the run, by name.
+        modules: name -> class of each module that holds watched layers.
 
     Example:
         >>> snapshots, findings = Record([Snapshot(0, ("fc",))], [])
@@ -48,6 +52,9 @@ class Record:
     damaged: int = 0
     lost: int = 0
     out_of_service: list[OutOfService] = field(default_factory=list)
+    diagnoses: list[Diagnosis] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.snapshots, self.findings))
@@ -100,7 +107,7 @@ def read_record(path: str | Path) -> Record:
                 raise ValueError(f"{path} {error}") from None
     if reader.damaged:
         say(f"{plural(reader.damaged, 'line')} of {path} cannot be read; the rest is read")
-    return Record(reader.snapshots, reader.findings(), reader.damaged, reader.lost, reader.out_of_service)
+    return reader.record()
 
 
 class _Reader:
@@ -113,12 +120,16 @@ class _Reader:
         self.out_of_service: list[OutOfService] = []
         self._findings: list[tuple[int, Finding]] = []  # with the step of the last Snapshot before
         self._names: Line = {}
+        self._about: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self._diagnoses: list[Line] | None = None
         self._readers = {
             "header": self._read_header,
             "snapshot": self._read_snapshot,
             "finding": self._read_finding,
             "lost": self._read_lost,
             "out_of_service": self._read_out_of_service,
+            "about": self._read_about,
+            "diagnoses": self._read_diagnoses,
         }
 
     def read(self, text: bytes) -> None:
@@ -131,6 +142,14 @@ class _Reader:
             raise
         except DAMAGE:
             self.damaged += text.endswith(b"\n")
+
+    def record(self) -> Record:
+        """Return what has been read."""
+        findings, diagnoses = self.findings(), None
+        if self._diagnoses is not None:
+            diagnoses = [Diagnosis.from_dict(line, findings) for line in self._diagnoses]
+        known = (self.damaged, self.lost, self.out_of_service, diagnoses)
+        return Record(self.snapshots, findings, *known, *self._about)
 
     def findings(self) -> list[Finding]:
         """Return each finding as its last line has it; while a finding is open, layers may join it."""
@@ -161,6 +180,7 @@ class _Reader:
             self.snapshots = [kept for kept in self.snapshots if kept.step < snapshot.step]
             self._findings = [(step, finding) for step, finding in self._findings if step < snapshot.step]
         self.snapshots.append(snapshot)
+        self._diagnoses = None  # those of a run that has been resumed since
 
     def _read_finding(self, line: Line) -> None:
         self._findings.append((self.snapshots[-1].step if self.snapshots else -1, Finding.from_dict(line)))
@@ -171,3 +191,16 @@ class _Reader:
     def _read_out_of_service(self, line: Line) -> None:
         failure = OutOfService(of_type(str, line["part"]), as_step(line["step"]), of_type(str, line["error"]))
         self.out_of_service.append(failure)
+
+    def _read_about(self, line: Line) -> None:
+        self._about = (_texts(line["settings"]), _texts(line["modules"]))
+
+    def _read_diagnoses(self, line: Line) -> None:
+        diagnoses = of_type(list, line["diagnoses"])
+        for diagnosis in diagnoses:
+            Diagnosis.from_dict(diagnosis, ())  # raises where it is damaged
+        self._diagnoses = diagnoses
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {of_type(str, name): of_type(str, text) for name, text in of_type(dict, value).items()}

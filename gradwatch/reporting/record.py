@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gradwatch.containment import OutOfService
-from gradwatch.records import Finding, Snapshot
+from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.reading import ALWAYS_NAMED, FORMAT, HEADER_NAMES, VERSION, Record, read_record
 from gradwatch.reporting.record_files import LineFile, RemoteCopy, local_path, remote_url
 
@@ -30,6 +31,8 @@ class JsonlRecord:
     ``header``          names of layers, parameters and their groups, so that snapshots need not repeat them
     ``snapshot``        the fields of a Snapshot; columns without a value are left out
     ``finding``         the fields of a Finding: when it opens, and again when it closes
+    ``about``           settings of the run, and the class of each module that holds watched layers: once, at the start
+    ``diagnoses``       the causes of all findings, with their evidence and what to do: once, at the end
     ``lost``            the number of lines that could not be written here, and their steps
     ``out_of_service``  a part of the watching that failed and was switched off
     ==================  ======================================================================================
@@ -111,6 +114,15 @@ class JsonlRecord:
         seen = [name for name in ("latest", "worst") if name in line]
         line |= {name: [line[name][0], json.loads(_numbers([line[name][1]]))] for name in seen}
         self._add(json.dumps(line, allow_nan=False), "finding", at_once=True)
+
+    def about(self, settings: Mapping[str, str], modules: Mapping[str, str]) -> None:
+        """Write the run's settings, by name, and the class of each module that holds watched layers."""
+        self._add(json.dumps({"type": "about", "settings": dict(settings), "modules": dict(modules)}), "about")
+
+    def diagnoses(self, diagnoses: Sequence[Diagnosis]) -> None:
+        """Write the causes of all findings."""
+        plain = [{**d.to_dict(), "score": round(d.score, 3)} for d in diagnoses]
+        self._add(json.dumps({"type": "diagnoses", "diagnoses": plain}, allow_nan=False), "diagnoses", at_once=True)
 
     def out_of_service(self, failure: OutOfService) -> None:
         """Write that a part of the watching failed and was switched off."""
