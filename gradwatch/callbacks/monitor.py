@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
-from gradwatch.callbacks.reports import Reports, Wanted, open_reports
+from gradwatch.callbacks.reports import Reports
+from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
@@ -75,7 +76,8 @@ class GradientMonitor(ReleasesModule):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
+        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, beside its
+            checkpoints, or in ``gradwatch_logs`` without a logger; False writes none. Its place is logged at the start.
         summary: print the table of layers and findings at the end of the fit.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
@@ -109,7 +111,7 @@ class GradientMonitor(ReleasesModule):
         total_norm_every_step: bool = False,
         histogram_every_n_steps: int | None = None,
         history_size: int = 500,
-        record_path: str | Path | None = None,
+        record_path: str | Path | Literal[False] | None = None,
         summary: bool = True,
         update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
@@ -177,7 +179,9 @@ class GradientMonitor(ReleasesModule):
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
-        self._reports = containment.run("reports", open_reports, trainer, pl_module, watcher, self._wanted)
+        if trainer.is_global_zero:
+            reports = partial(Reports, trainer, pl_module, watcher, self._wanted, resumes=bool(state))
+            self._reports = containment.run("reports", reports)
         if self._reports:
             watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         read = partial(self._read, trainer, pl_module, False)
