@@ -41,8 +41,8 @@ class GradientMonitor(ReleasesModule):
     is switched off with one warning and listed in ``out_of_service``. Hooks are in place for measured steps only. From
     a CUDA device Snapshots and Findings arrive asynchronously, a step or more later, without synchronising.
 
-    Every logger gets the keys of the first part of the table at measured steps, TensorBoard those of the second too,
-    and a layout for its tab Custom Scalars.
+    Every logger gets the keys of the first part of the table at measured steps. TensorBoard, Weights & Biases, MLflow,
+    Comet and LitLogger get more than numbers: the second part is TensorBoard's, docs/loggers.md has that of the others.
 
     ====================================  =====================================================================
     logged key                            value

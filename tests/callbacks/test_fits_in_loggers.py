@@ -20,9 +20,9 @@ PICTURES = ["1 layers by steps", "2 latest step"]
 
 
 def finds_small(snapshot: Snapshot) -> Finding | None:
-    if snapshot.step % 4 in (1, 2):
-        return Finding("small", ("network.0",), snapshot.step, 0.1, 1.0, "the gradient is small.", "error")
-    return None
+    """Finds the same kind of problem in two layers, one after the other."""
+    layer = {1: "network.0", 6: "network.2"}.get(snapshot.step)
+    return layer and Finding("small", (layer,), snapshot.step, 0.1, 1.0, "the gradient is small.", "error") or None
 
 
 def watch(folder: Path, logger: Any, steps: int = 12, **options: Any) -> GradientMonitor:
@@ -65,11 +65,11 @@ def test_weights_and_biases(wandb_run: Any, tmp_path: Path) -> None:
     report = tmp_path / "p" / name / "gradwatch.html"
     (page,) = media.rglob("*.html")
     assert page.read_text() == report.read_text()
-    assert summary["gradwatch/verdict"].startswith("small at network.0")
+    assert summary["gradwatch/verdict"] == "Nothing is wrong now; 2 findings have passed: small."
     assert summary["grad_norm_total"] > 0
     (written,) = log.glob("*.wandb")
     content = written.read_bytes()
-    assert content.count(b"gradwatch: small at step") == 1  # one alert, though the finding comes and goes
+    assert content.count(b"gradwatch: small at step") == 1  # one alert for a kind
     assert f"gradwatch-{name}".encode() in content
 
 
@@ -84,7 +84,7 @@ def test_mlflow_with_a_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert monitor.out_of_service == []
     client = tracking.MlflowClient(f"file:{tmp_path}/store")
     run = client.get_run(logger.run_id)
-    assert run.data.tags["gradwatch.verdict"].startswith("small at network.0")
+    assert run.data.tags["gradwatch.verdict"] == "Nothing is wrong now; 2 findings have passed: small."
     assert run.data.metrics["grad_norm_total"] > 0
     assert len(client.get_metric_history(logger.run_id, "grad_norm/network.0")) == 12
     folder = tmp_path / "store" / str(logger.experiment_id) / str(logger.run_id)
