@@ -20,7 +20,7 @@ from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
-from gradwatch.callbacks.trainer_checks import ranks_of
+from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
@@ -76,9 +76,9 @@ class GradientMonitor(ReleasesModule):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, beside its
-            checkpoints, or in ``gradwatch_logs`` without a logger; False writes none. Its place is logged at the start.
-        summary: print the table of layers and findings at the end of the fit.
+        record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, False writes none.
+        summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
+            the Trainer knows it before.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
@@ -209,7 +209,9 @@ class GradientMonitor(ReleasesModule):
         self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
         if self._step is None:
             self._step = StepInProgress()
-            self._watcher.begin()
+            is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
+            is_shown = self._wanted.summary and self._watcher.containment.run("the last step", is_last)
+            self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause: a validation may run in the middle of a step that accumulates batches."""

@@ -123,6 +123,11 @@ class Watcher:
         return self.containment.failures
 
     @property
+    def unwatched(self) -> list[str]:
+        """Return the layers that ``include`` and ``exclude`` leave out."""
+        return self._probe.unwatched
+
+    @property
     def should_stop(self) -> bool:
         """Return True if a finding has opened and ``on_finding`` is ``"stop"``."""
         return self.intake.should_stop
@@ -159,11 +164,11 @@ class Watcher:
         except Exception as error:
             self._probe.fail(error)
 
-    def begin(self) -> None:
-        """Begin an optimizer step, before its first forward pass; attach the hooks if the step is measured."""
+    def begin(self, *, is_last: bool = False) -> None:
+        """Begin an optimizer step before its first forward pass; attach hooks if it is measured, as the last one is."""
         stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
-        if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
+        if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:
             with self.contained():
                 self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
                 self._clips.attach()
@@ -375,7 +380,8 @@ class Watcher:
         """
         intake = self.intake.state_dict()  # waits for late numbers, which tell which units fired
         own = {"steps": self.steps, "layers": list(self._probe.layers)}
-        return own | {"activity": self._probe.activity.state_dict(), **intake}
+        probe = {"activity": self._probe.activity.state_dict(), "constant": self._probe.constant.state_dict()}
+        return own | probe | intake
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped, whatever number of processes it had."""
@@ -383,6 +389,7 @@ class Watcher:
         layers = self._probe.layers
         if set(state.get("layers", layers)) == set(layers):
             self._probe.activity.load_state_dict(state.get("activity", {}))
+            self._probe.constant.load_state_dict(state.get("constant", (0, 0)))
         self.intake.load_state_dict(state, layers)
 
 
