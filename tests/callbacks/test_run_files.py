@@ -152,6 +152,6 @@ def test_a_remote_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_costs_the_record_alone(tmp_path: Path) -> None:
     (tmp_path / "project").write_text("no folder")
     monitor = GradientMonitor(summary=False, detectors=[], on_error="warn")
-    with pytest.warns(UserWarning, match=r"the place of the record: not watched since step 0 \((NotADir|FileExists)"):
+    with pytest.warns(UserWarning, match=r"record.*: not watched since step 0 \((NotADir|FileExists)"):
         fit(tmp_path, monitor=monitor, logger=Tracker(None))
     assert len(monitor.history) == 2
