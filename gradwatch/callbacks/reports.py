@@ -16,6 +16,7 @@ from gradwatch.containment import say
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.reporting.html.page import require_plotly
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.html.verdict import verdict_of
 from gradwatch.reporting.loggers import Sink, alert_text, sink_of
@@ -53,6 +54,8 @@ class Reports:
             rank_zero_info(f"gradwatch: the record of this run is {self._record.path}")
         self._report_path = report_place(trainer, wanted, record_path)
         self._report_part = f"report {self._report_path}"
+        if self._report_path:  # what it needs is missed now, not after days
+            containment.run(self._report_part, require_plotly)
         self._settings: dict[str, str] | None = None
         self._modules: dict[str, str] = {}
         sinks = {part: containment.run(part, sink_of, logger) for part, logger in _parts(trainer).items()}

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         if options.out:
             sides = [(each.record, each.diagnoses, each.title) for each in runs]
             print(f"The comparison: {write_comparison(options.out, compared, sides[0], sides[1])}")
-    except (UsageError, OSError) as error:
+    except (UsageError, ImportError, OSError) as error:
         print(f"gradwatch compare: {error}", file=sys.stderr)
         return WRONG_USE
     return 0
