@@ -28,12 +28,13 @@ from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.reporting.notebook import WatchedRun
 
 _LATE_BATCHES = 10  # without any optimizer step; an optimizer_step of the module's own may let some batches pass
 _MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
 
-class GradientMonitor(ReleasesModule):
+class GradientMonitor(ReleasesModule, WatchedRun):
     """Watch every layer's gradient, find problems, and show them in TensorBoard and on the terminal.
 
     Watching changes nothing: the weights are bit for bit those of an unwatched run. It ends nothing: a part that fails
@@ -358,7 +359,7 @@ class GradientMonitor(ReleasesModule):
         finally:  # on_finding="raise" may raise for the last steps; their finding is recorded all the same
             if reports is not None:
                 watcher.containment.run("reports", reports.close, watcher)
-            watcher.intake.on_snapshot = None
+            watcher.intake.on_snapshot, self.about = None, watcher.about
             self._watcher = watcher.containment.run("the memory of the fit", copy, watcher) or self._make_blank()
             self.release()
 

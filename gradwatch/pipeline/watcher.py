@@ -25,10 +25,11 @@ from gradwatch.probe.probe import Probe
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.reporting.notebook import WatchedRun
 from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 
-class Watcher:
+class Watcher(WatchedRun):
     """Watches a model's optimizer steps: measures some of them, keeps their Snapshots, and finds what is wrong.
 
     A loop of your own needs ``with`` and :meth:`step`; one that clips calls :meth:`read` before the clip. A trainer
@@ -108,9 +109,13 @@ class Watcher:
             is_speaker=self._probe.is_speaker,
             is_shared=self.is_shared,
         )
-        self.history = self.intake.history
         self._stepped: dict[int, Optimizer] = {}  # by id: in this step, and until the next one begins
         self._read: dict[int, Tensor | None] = {}  # id of each optimizer read in this step -> part of the total norm
+
+    @property
+    def history(self) -> list[Snapshot]:
+        """Return the Snapshots that are kept, in order."""
+        return self.intake.history
 
     @property
     def findings(self) -> list[Finding]:
