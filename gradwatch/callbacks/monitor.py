@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.releases_module import ReleasesModule
-from gradwatch.callbacks.reports import Reports, Wanted, open_reports
+from gradwatch.callbacks.reports import Reports
+from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
@@ -41,8 +42,8 @@ class GradientMonitor(ReleasesModule, WatchedRun):
     is switched off with one warning and listed in ``out_of_service``. Hooks are in place for measured steps only. From
     a CUDA device Snapshots and Findings arrive asynchronously, a step or more later, without synchronising.
 
-    Every logger gets the keys of the first part of the table at measured steps, TensorBoard those of the second too,
-    and a layout for its tab Custom Scalars.
+    Every logger gets the keys of the first part of the table at measured steps. TensorBoard, Weights & Biases, MLflow,
+    Comet and LitLogger get more than numbers: the second part is TensorBoard's, docs/loggers.md has that of the others.
 
     ====================================  =====================================================================
     logged key                            value
@@ -76,7 +77,8 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
+        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, beside its
+            checkpoints, or in ``gradwatch_logs`` without a logger; False writes none. Its place is logged at the start.
         summary: print the table of layers and findings at the end of the fit.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
@@ -87,7 +89,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
             ``"warn"``.
         report: at the end of the fit write one HTML file to be sent to others: a path, or True for ``gradwatch.html``
-            beside the record. Needs plotly.
+            beside the record.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a pattern that
@@ -110,7 +112,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         total_norm_every_step: bool = False,
         histogram_every_n_steps: int | None = None,
         history_size: int = 500,
-        record_path: str | Path | None = None,
+        record_path: str | Path | Literal[False] | None = None,
         summary: bool = True,
         update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
@@ -178,7 +180,9 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
-        self._reports = containment.run("reports", open_reports, trainer, pl_module, watcher, self._wanted)
+        if trainer.is_global_zero:
+            reports = partial(Reports, trainer, pl_module, watcher, self._wanted, resumes=bool(state))
+            self._reports = containment.run("reports", reports)
         if self._reports:
             watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         read = partial(self._read, trainer, pl_module, False)

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 
 from gradwatch.callbacks.about import classes_around, settings_of
+from gradwatch.callbacks.run_files import Wanted, record_place, report_place
 from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.containment import say
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.html.page import require_packages
 from gradwatch.reporting.html.report import write_report
-from gradwatch.reporting.keys import scalars
+from gradwatch.reporting.html.verdict import verdict_of
+from gradwatch.reporting.loggers import Sink, alert_text, sink_of
+from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.record import JsonlRecord, Record
-from gradwatch.reporting.tensorboard import TensorBoardReport
+from gradwatch.reporting.record_files import local_path, remote_url
 from gradwatch.reporting.terminal import print_summary
 from gradwatch.reporting.text import clip_text
 
 _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The files and texts that a fit is asked for.
-
-    Attributes:
-        record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the logger's folder.
-        summary: print the table of layers and findings at the end.
-        report: write the report at the end: a path, or True for one beside the record.
-    """
-
-    record_path: str | Path | None = None
-    summary: bool = True
-    report: bool | str | Path = False
+_PICTURE_GROWTH = 1.1  # by this the time has to grow from one drawing to the next: about 80 of them in a day, not 1700
+_FIRST_PICTURE = 30.0  # seconds
 
 
 class Reports:
@@ -49,60 +37,57 @@ class Reports:
         trainer: whose loggers are written to.
         module: that is trained.
         watcher: of the fit.
-        record_path: None writes no record.
-        report_path: None writes no report.
-        summary: print the table at the end.
+        wanted: the files and texts.
+        resumes: the run goes on where an earlier one stopped, and so does its record.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        watcher: Watcher,
-        record_path: str | Path | None,
-        report_path: str | Path | None,
-        summary: bool,
+        self, trainer: Trainer, module: LightningModule, watcher: Watcher, wanted: Wanted, *, resumes: bool
     ) -> None:
         self._containment = containment = watcher.containment
-        self._summary = summary
-        self._report_path, self._report_part = report_path, f"report {report_path}"
-        if report_path:  # what it needs is missed now, not after days
-            containment.run(self._report_part, require_packages)
-        self._trainer, self._module = trainer, module
-        self._settings: dict[str, str] | None = None
-        self._modules: dict[str, str] = {}
-        boards: list[Any] = [logger for logger in trainer.loggers if has_class_named(logger, "TensorBoardLogger")]
-        reports = {f"TensorBoard in {logger.log_dir}": logger for logger in boards}
-        reports = {part: containment.run(part, _report_of, logger) for part, logger in reports.items()}
-        self._boards = {part: report for part, report in reports.items() if report is not None}
-        others = [logger for logger in trainer.loggers if logger not in boards]
-        self._others = {f"logger {i} {type(logger).__name__}": logger for i, logger in enumerate(others)}
+        self._trainer, self._module, self._summary = trainer, module, wanted.summary
+        record_path = containment.run("the place of the record", lambda: record_place(trainer, wanted, resumes=resumes))
         self._record_part = f"record {record_path}"
         self._record = containment.run(self._record_part, JsonlRecord, record_path) if record_path else None
+        if self._record:
+            rank_zero_info(f"gradwatch: the record of this run is {self._record.path}")
+        self._report_path = report_place(trainer, wanted, record_path)
+        self._report_part = f"report {self._report_path}"
+        self._settings: dict[str, str] | None = None
+        self._modules: dict[str, str] = {}
+        sinks = {part: containment.run(part, sink_of, logger) for part, logger in _parts(trainer).items()}
+        self._sinks: dict[str, Sink] = {part: sink for part, sink in sinks.items() if sink is not None}
         self.crash = ""  # the error that ended the fit, in words
         self._written: list[Finding] = []
+        self._alerted = {finding.kind for finding in watcher.findings}  # an earlier run has sent these
+        self._verdict = ""
         self._failures = 0  # number of failed parts that are in the record
         self._has_news = False
         self._started = time.monotonic()
         self._drawing = 0.0
+        self._draw_from = _FIRST_PICTURE
 
     def write(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Write the latest Snapshot, and the Findings that opened or closed with it."""
         self._has_news, run = True, self._containment.run
-        for part, board in self._boards.items():
-            run(part, board.snapshot, snapshot)
-        if self._others:
-            values = scalars(snapshot)
-            for part, logger in self._others.items():
-                run(part, _log, logger, values, snapshot.step)
+        self._show("", lambda sink: sink.snapshot(snapshot))
         if self._record:
             run(self._record_part, self._record.snapshot, snapshot)
         if self._settings is None:
             self._settings = {}
             run("settings in the report", self._note_settings, watcher, snapshot)
         self._write_findings(watcher)
-        if time.monotonic() - self._started > self._drawing / _PICTURE_SHARE + 30:
+        if time.monotonic() - self._started > self._draw_from:
             self._draw(watcher)
+
+    def _show(self, what: str, act: Callable[[Sink], None]) -> None:
+        """Do something with each logger; where that fails, this logger gets no more of the kind.
+
+        Where a logger does not even take numbers, nothing else is tried.
+        """
+        for part, sink in self._sinks.items():
+            if not self._containment.is_out(part):
+                self._containment.run(f"{what} for {part}" if what else part, act, sink)
 
     def _note_settings(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Note the settings at the first measured step: the optimizers exist by then."""
@@ -120,7 +105,9 @@ class Reports:
             for finding in changed:
                 self._containment.run(self._record_part, self._record.finding, finding)
         if changed and watcher.history:
-            self._write_text(watcher, self._diagnoses(watcher))
+            diagnoses = self._diagnoses(watcher)
+            self._write_text(watcher, diagnoses)
+            self._alert(changed, diagnoses)
         self._write_failures()
 
     def _write_failures(self) -> None:
@@ -135,21 +122,44 @@ class Reports:
 
     def _write_text(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
         at, clip = watcher.history[-1].step, clip_text(watcher.history)
-        for part, board in self._boards.items():
-            self._containment.run(part, board.findings, watcher.findings, diagnoses, at, clip)
+        self._show("findings", lambda sink: sink.findings(watcher.findings, diagnoses, at, clip))
+        self._set_verdict(watcher, diagnoses)
+
+    def _set_verdict(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
+        """Set the verdict where it is new."""
+        verdict = self._containment.run("verdict", verdict_of, watcher.history, watcher.findings, diagnoses, {})
+        sentence = verdict.sentence.replace("`", "") if verdict else ""
+        if sentence != self._verdict:
+            self._verdict = sentence
+            causes = [d.cause for d in diagnoses if not d.findings or any(finding.is_open for finding in d.findings)]
+            self._show("verdict", lambda sink: sink.verdict(sentence, causes))
+
+    def _alert(self, changed: list[Finding], diagnoses: list[Diagnosis]) -> None:
+        """Alert once for each kind of finding: one that comes and goes would send a mail each time."""
+        for finding in changed:
+            if finding.is_open and finding.kind not in self._alerted:
+                self._alerted.add(finding.kind)
+                self._send(finding, alert_text(finding, diagnoses))
+
+    def _send(self, finding: Finding, text: str) -> None:
+        self._show("alerts", lambda sink: sink.alert(finding, text))
 
     def _draw(self, watcher: Watcher) -> None:
-        started = time.monotonic()
-        for part, board in self._boards.items():
-            if not self._containment.is_out(part):
-                self._containment.run(f"pictures for {part}", board.pictures, watcher.history, watcher.findings)
-        self._drawing += time.monotonic() - started
+        if not any(sink.shows_pictures and not self._containment.is_out(part) for part, sink in self._sinks.items()):
+            return
+        began = time.monotonic()
+        pictures = self._containment.run("pictures", draw_run, watcher.history, watcher.findings)
+        if pictures:
+            self._show("pictures", lambda sink: sink.pictures(pictures, watcher.history[-1].step))
+        now = time.monotonic()
+        self._drawing += now - began
+        least = (now - self._started) * _PICTURE_GROWTH
+        self._draw_from = max(self._drawing / _PICTURE_SHARE + _FIRST_PICTURE, least)
 
     def histograms(self, module: LightningModule, step: int) -> None:
         """Write histograms of all gradients."""
-        for part, board in self._boards.items():
-            if not self._containment.is_out(part):
-                self._containment.run(f"histograms for {part}", _write_histograms, board, module, step)
+        params = {plain_name(name): param for name, param, _ in named_parameters(module)}
+        self._show("histograms", lambda sink: sink.histograms(params, step))
 
     def close(self, watcher: Watcher) -> None:
         """Draw the last pictures, print the summary, write the report and close the record, where there was news."""
@@ -160,6 +170,7 @@ class Reports:
             is_cause_alone = any(not diagnosis.findings for diagnosis in diagnoses)
             if is_cause_alone or clip_text(watcher.history):
                 self._write_text(watcher, diagnoses)
+            self._set_verdict(watcher, diagnoses)
             self._draw(watcher)
             if self._record:
                 self._containment.run(self._record_part, self._record.diagnoses, diagnoses)
@@ -167,11 +178,16 @@ class Reports:
         notes = [*([self.crash] if self.crash else []), *self._troubles(), *map(str, self._containment.failures)]
         if self._summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
-            self._containment.run("summary", print_summary, *args)
+            self._containment.run("summary", self._print_summary, *args)
         if self._report_path and watcher.history and self._has_news:
             self._containment.run(self._report_part, self._write_report, watcher, diagnoses)
         if self._record:
             self._containment.run(self._record_part, self._record.close)
+
+    def _print_summary(self, *args: Any) -> None:
+        print_summary(*args)
+        if self._record:
+            print(f"gradwatch: the record is in {self._record.path}")
 
     def _write_report(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
         assert self._report_path
@@ -180,54 +196,27 @@ class Reports:
         known: dict[str, Any] = {"out_of_service": failures, "settings": settings, "modules": self._modules}
         record = Record(watcher.history, watcher.findings, **known)
         title = f"{type(self._module).__name__}, {self._report_path}"
-        print(f"gradwatch: the report is in {write_report(self._report_path, record, diagnoses, title)}")
+        written = write_report(self._report_path, record, diagnoses, title)
+        print(f"gradwatch: the report is in {written}")
+        if not remote_url(written):  # loggers take files of this machine
+            self._show("the report", lambda sink: sink.report(local_path(written)))
 
     def _troubles(self) -> list[str]:
         """Return in words what was not written, and warn of it once, at the end, instead of at each step."""
-        parts: list[Any] = [*self._boards.values(), *([self._record] if self._record else [])]
+        parts: list[Any] = [*self._sinks.values(), *([self._record] if self._record else [])]
         troubles = [trouble for part in parts if (trouble := part.trouble)]
         for trouble in troubles:
             say(trouble)
         return troubles
 
 
-def open_reports(trainer: Trainer, module: LightningModule, watcher: Watcher, wanted: Wanted) -> Reports | None:
-    """Return the reports of the first process; None in the others.
-
-    The record is in the logger's folder by default, which may be remote (``s3://...``). The report is beside it, and in
-    the Trainer's folder where there is none.
-    """
-    folder = trainer.log_dir if trainer.loggers else None  # a broadcast: all ranks have to ask
-    record = wanted.record_path or (f"{folder}/gradwatch.jsonl" if folder else None)
-    report = (
-        _beside(record or f"{trainer.default_root_dir}/gradwatch.jsonl") if wanted.report is True else wanted.report
-    )
-    if not trainer.is_global_zero:
-        return None
-    return Reports(trainer, module, watcher, record, report or None, wanted.summary)
-
-
-def _beside(record: str | Path) -> str:
-    """Return the path of the report of a record, which may be remote.
-
-    Example:
-        >>> _beside("s3://bucket/run.jsonl")
-        's3://bucket/run.html'
-    """
-    text = record.as_posix() if isinstance(record, PurePath) else str(record)
-    return f"{text.removesuffix('.jsonl')}.html"
-
-
-def _report_of(logger: Any) -> TensorBoardReport:
-    return TensorBoardReport(logger.experiment)
-
-
-def _log(logger: Logger, values: dict[str, float], step: int) -> None:
-    logger.log_metrics(values, step=step)
-
-
-def _write_histograms(board: TensorBoardReport, module: LightningModule, step: int) -> None:
-    board.histograms({plain_name(name): param for name, param, _ in named_parameters(module)}, step)
+def _parts(trainer: Trainer) -> dict[str, Any]:
+    """Return the loggers by their names in warnings."""
+    loggers: list[Any] = trainer.loggers
+    boards = [logger for logger in loggers if has_class_named(logger, "TensorBoardLogger")]
+    others = [logger for logger in loggers if logger not in boards]
+    named = {f"TensorBoard in {logger.log_dir}": logger for logger in boards}
+    return named | {f"logger {i} {type(logger).__name__}": logger for i, logger in enumerate(others)}
 
 
 def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
         found = read_run(options.run_place)
         out = options.out or f"{str(found.path).removesuffix('.jsonl')}.html"
         written = write_report(out, found.record, found.diagnoses, found.title)
-    except (UsageError, ImportError, OSError) as error:
+    except (UsageError, OSError) as error:
         print(f"gradwatch report: {error}", file=sys.stderr)
         return WRONG_USE
     print(f"The report: {written if isinstance(written, str) else Path(written)}")

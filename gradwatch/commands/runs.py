@@ -59,7 +59,8 @@ def _record_in(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise UsageError(f"{path} is not there; expected a run's folder or its {RECORD}")
-    found = [path / RECORD] if (path / RECORD).is_file() else sorted(path.rglob(RECORD)) or sorted(path.glob("*.jsonl"))
+    named = f"{Path(RECORD).stem}*.jsonl"  # a second run in the same folder has a number in its name
+    found = sorted(path.glob(named)) or sorted(path.rglob(named)) or sorted(path.glob("*.jsonl"))
     if not found:
         raise UsageError(f"{path} holds no {RECORD}; expected a run's folder or the record itself")
     if len(found) > 1:

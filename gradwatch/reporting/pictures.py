@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gradwatch.containment import say
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values, require_columns
 from gradwatch.reporting.text import number, open_kinds, shortened
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bars", "calls_picture", "heat_map", "png"]
+__all__ = ["Picture", "bars", "calls_picture", "draw_run", "heat_map", "png"]
 
 NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
+_RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
+_MOST_CALL_PICTURES = 4
 _MOST_LABELS = 50
 _MOST_STEPS = 400
 _MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
@@ -46,6 +51,37 @@ _COLOURS = {
     "out-of-sync": "#1a1aff",
     "broadcast": "#00a087",
 }
+
+
+class Picture(NamedTuple):
+    """A finished PNG, and its size in pixels."""
+
+    content: bytes
+    height: int
+    width: int
+
+
+def draw_run(history: Sequence[Snapshot], findings: Iterable[Finding] = ()) -> dict[str, Picture]:
+    """Return the pictures of a run by their tags; none without layers.
+
+    Without matplotlib there are none either, and it is said once how to install it.
+    """
+    if not history or not history[-1].layers:
+        return {}
+    latest = history[-1]
+    recurrent = [layer for layer, norms in latest.calls.items() if len(norms) >= _RECURRENT_CALLS]
+    drawings: dict[str, Callable[[], Figure]] = {
+        "1 layers by steps": partial(heat_map, history),
+        "2 latest step": partial(bars, latest, findings),
+        **{f"3 calls of {layer}": partial(calls_picture, latest, layer) for layer in recurrent[:_MOST_CALL_PICTURES]},
+    }
+    try:
+        return {f"gradient_flow/{name}": png(draw()) for name, draw in drawings.items()}
+    except ImportError as error:
+        _say_once(str(error))
+        return {}
+    finally:
+        gc.collect()  # figures are full of cycles: several would wait for the next collection, 10 MB each
 
 
 def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> Figure:
@@ -124,8 +160,8 @@ def calls_picture(snapshot: Snapshot, layer: str) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> tuple[bytes, int, int]:
-    """Return the picture as a PNG, and its height and width in pixels; the figure can't be used afterwards.
+def png(figure: Figure) -> Picture:
+    """Return a figure as a PNG; it can't be used afterwards.
 
     Example:
         >>> content, height, width = png(bars(Snapshot(0, ("a",))))
@@ -138,7 +174,7 @@ def png(figure: Figure) -> tuple[bytes, int, int]:
         width, height = canvas.get_width_height()
         content = file.getvalue()
     figure.clear()
-    return content, height, width
+    return Picture(content, height, width)
 
 
 def layers_by_steps(history: Sequence[Snapshot], column: str) -> tuple[list[str], Array]:
@@ -281,3 +317,8 @@ def log_ticks(low: float, high: float, most: int = 9) -> list[int]:
     first, last = int(np.ceil(low)), int(np.floor(high))
     stride = next(s for s in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if (last - first) / s < most)
     return [power for power in range(first, last + 1) if power % stride == 0]
+
+
+@cache
+def _say_once(message: str) -> None:
+    say(message)

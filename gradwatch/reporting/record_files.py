@@ -233,6 +233,25 @@ def local_path(path: str | Path) -> Path:
     return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
 
 
+def is_there(path: str | Path) -> bool:
+    """Return True if there is a file, here or remote."""
+    files, place = fsspec.core.url_to_fs(str(path))
+    return bool(files.exists(place))
+
+
+def claim(path: str | Path) -> bool:
+    """Return True if there was no file; on this machine it is made, so that no other run takes its name."""
+    if remote_url(path):
+        return not is_there(path)
+    local = local_path(path)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        local.open("xb").close()
+    except FileExistsError:
+        return False
+    return True
+
+
 def open_to_read(path: str | Path) -> IO[bytes]:
     """Open a record, here or remote."""
     url = remote_url(path)

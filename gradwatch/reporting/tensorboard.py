@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradwatch.containment import say
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.events import EventWriter
 from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
-from gradwatch.reporting.pictures import bars, calls_picture, heat_map, png
+from gradwatch.reporting.pictures import Picture
 from gradwatch.reporting.text import findings_text
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
-_MOST_CALL_PICTURES = 4
 _RGBA = 4  # as TensorBoard's summary.proto numbers the kinds of pixels
 _ENDS = (1e-12, 9e19)  # of TensorBoard's own bins, on both sides of 0
 _BINS_A_DECADE = 24  # as its own
@@ -56,6 +49,8 @@ class TensorBoardReport:
 
     Cost: one event for each measured step.
     """
+
+    shows_pictures = True
 
     def __init__(self, writer: Any, columns: Sequence[str] = DEFAULT_COLUMNS) -> None:
         self._events = EventWriter(writer)
@@ -106,26 +101,22 @@ class TensorBoardReport:
         """
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
-        text = findings_text(findings, diagnoses)
-        self._events.text("gradwatch/findings", f"{text}\n\nOver the run: {note}." if note else text, at)
+        self._events.text("gradwatch/findings", findings_text(findings, diagnoses, note), at)
 
-    def pictures(self, history: Sequence[Snapshot], findings: Iterable[Finding] = (), step: int | None = None) -> None:
-        """Draw the gradient flow, unless there are no layers; without matplotlib, say once how to install it."""
-        if not history or not history[-1].layers:
-            return
-        at = history[-1].step if step is None else step
-        try:
-            for name, draw in _drawings(history, findings).items():
-                self._picture(f"gradient_flow/{name}", draw(), at)
-        except ImportError as error:
-            _say_once(str(error))
-        gc.collect()  # figures are full of cycles: several would wait for the next collection, 10 MB each
+    def pictures(self, pictures: Mapping[str, Picture], step: int) -> None:
+        """Write finished pictures; ``add_image`` takes pixels, and makes several arrays of floats of them, 40 MB."""
+        for tag, (content, height, width) in pictures.items():
+            image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
+            self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
 
-    def _picture(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a finished PNG; ``add_image`` takes pixels, and makes several arrays of floats of them, 40 MB."""
-        content, height, width = png(figure)
-        image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
-        self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
+    def alert(self, finding: Finding, text: str) -> None:
+        """Do nothing: TensorBoard has no alerts."""
+
+    def verdict(self, sentence: str, causes: Sequence[str]) -> None:
+        """Do nothing: the text of the findings says it."""
+
+    def report(self, path: Path) -> None:
+        """Do nothing: the report lies in the folder of the event files."""
 
     def histograms(self, params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], step: int) -> None:
         """Write a histogram of each gradient's finite entries; a parameter without any is left out."""
@@ -135,13 +126,6 @@ class TensorBoardReport:
             if entries is not None and entries.size:
                 tag = f"gradient/{place(position, len(named))} {name}"
                 self._events.histogram(tag, entries, step, _wide_bins(entries))
-
-
-def _drawings(history: Sequence[Snapshot], findings: Iterable[Finding]) -> dict[str, Callable[[], Figure]]:
-    latest = history[-1]
-    recurrent = [layer for layer, norms in latest.calls.items() if len(norms) >= _RECURRENT_CALLS]
-    calls = {f"3 calls of {layer}": partial(calls_picture, latest, layer) for layer in recurrent[:_MOST_CALL_PICTURES]}
-    return {"1 layers by steps": partial(heat_map, history), "2 latest step": partial(bars, latest, findings), **calls}
 
 
 def _charts(columns: Iterable[str]) -> dict[str, list[Any]]:
@@ -162,11 +146,6 @@ def _summary_class(writer: object) -> Any:
     """Return the class of Summary messages of the library that the writer belongs to."""
     is_x = any(kind.__module__.partition(".")[0] == "tensorboardX" for kind in type(writer).__mro__)
     return importlib.import_module(f"{'tensorboardX' if is_x else 'tensorboard.compat'}.proto.summary_pb2").Summary
-
-
-@cache
-def _say_once(message: str) -> None:
-    say(message)
 
 
 def _finite_entries(gradient: Tensor) -> npt.NDArray[Any]:

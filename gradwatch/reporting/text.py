@@ -111,8 +111,10 @@ _ROUNDING = 1e-4
 _HEADS = ("kind", "layers", "since step", "until step", "value", "threshold")
 
 
-def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = ()) -> str:
+def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), note: str = "") -> str:
     """Return a Markdown table of the findings, the open ones first, and below it their messages, causes and remedies.
+
+    A note about the run comes last.
 
     The messages are not in the table, as TensorBoard breaks words where a table has a wide column.
 
@@ -129,14 +131,15 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
     """
     known = list(diagnoses)
     alone = [f"**{d.cause}**, no finding yet. {d.evidence} {_tries(d)}" for d in known if not d.findings]
+    notes = [f"Over the run: {note}."] if note else []
     if not findings:
-        return "\n\n".join(alone) or "No finding yet."
+        return "\n\n".join([*(alone or ["No finding yet."]), *notes])
     open_ones = [finding for finding in findings if finding.is_open]
     closed = [finding for finding in findings if not finding.is_open]
     count = f"**{plural(len(open_ones), 'open finding')}**, {len(closed)} closed"
     table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
     texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
-    return "\n\n".join([count, table, *texts, *alone])
+    return "\n\n".join([count, table, *texts, *alone, *notes])
 
 
 def _finding_row(finding: Finding) -> str:

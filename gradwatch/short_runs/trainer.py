@@ -88,6 +88,7 @@ def train_with_a_trainer(
         detectors=detectors_for(steps),
         on_finding=ignore_finding,
         history_size=max(steps, 2),
+        record_path=False,
         summary=False,
     )
     metrics: dict[str, float] = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from typing import get_args
 
@@ -10,7 +11,7 @@ from shown_runs import FINDING, INF, NAN, vanishing_run
 
 from gradwatch.records import Finding, Kind, Snapshot
 from gradwatch.reporting import pictures
-from gradwatch.reporting.pictures import bars, calls_picture, every_so_many, heat_map, log_ticks, png
+from gradwatch.reporting.pictures import bars, calls_picture, draw_run, every_so_many, heat_map, log_ticks, png
 
 
 def deep(count: int, **columns: object) -> Snapshot:
@@ -123,6 +124,17 @@ def test_without_matplotlib_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         bars(vanishing_run()[0])
+
+
+def test_without_matplotlib_a_run_has_no_pictures_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    pictures._say_once.cache_clear()
+    with pytest.warns(UserWarning, match="pip install matplotlib"):
+        assert draw_run(vanishing_run()) == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_run(vanishing_run()) == {}
+    pictures._say_once.cache_clear()
 
 
 def test_pyplot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

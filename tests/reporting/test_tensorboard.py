@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import re
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.records import Snapshot
-from gradwatch.reporting import events, tensorboard
+from gradwatch.reporting import events
 from gradwatch.reporting.keys import scalars, tensorboard_tags
+from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
 
@@ -134,7 +133,7 @@ def test_a_closed_writer_is_opened_by_any_event(writer: SummaryWriter, first: st
     events: dict[str, Any] = {
         "snapshot": lambda: report.snapshot(run[1]),
         "findings": lambda: report.findings([FINDING]),
-        "pictures": lambda: report.pictures(run),
+        "pictures": lambda: report.pictures(draw_run(run), 1),
         "histograms": lambda: report.histograms({"p": param}, 1),
     }
     writer.close()
@@ -148,7 +147,7 @@ def test_a_closed_writer_is_opened_by_any_event(writer: SummaryWriter, first: st
 def test_a_report_can_begin_with_a_closed_writer(writer: SummaryWriter) -> None:
     writer.close()
     report = TensorBoardReport(writer)
-    report.pictures(vanishing_run())
+    report.pictures(draw_run(vanishing_run()), 2)
     report.snapshot(vanishing_run()[0])
     assert report.trouble == ""
     assert len(read(writer).Tags()["images"]) == 2
@@ -162,7 +161,7 @@ def test_layers_may_change_within_a_run(writer: SummaryWriter) -> None:
         report.snapshot(snapshot)
     old = replace(FINDING, layers=("head", "head.weight"))
     report.findings([old])
-    report.pictures([before, after], [old])
+    report.pictures(draw_run([before, after], [old]), 1)
     events = read(writer)
     assert [event.step for event in events.Scalars("grad_norm/00 body")] == [0, 1, 0]
     assert [event.step for event in events.Scalars("grad_norm/02 new")] == [1]
@@ -215,30 +214,12 @@ def test_pictures_are_drawn_and_only_real_cells_have_one_over_calls(writer: Summ
     calls = {"cell": np.geomspace(1e-9, 1, 30), "relu": np.ones(2)}
     run = [replace(snapshot, calls=calls) for snapshot in vanishing_run()]
     report = TensorBoardReport(writer)
-    report.pictures([])
-    report.pictures([Snapshot(0, ())])
-    report.pictures(run, [FINDING])
+    assert draw_run([]) == draw_run([Snapshot(0, ())]) == {}
+    report.pictures(draw_run(run, [FINDING]), 2)
     events = read(writer)
     tags = ["gradient_flow/1 layers by steps", "gradient_flow/2 latest step", "gradient_flow/3 calls of cell"]
     assert events.Tags()["images"] == tags
     assert [(image.step, image.width) for image in events.Images(tags[0])] == [(2, 900)]
-
-
-def test_without_matplotlib_it_is_said_once_and_the_rest_goes_on(
-    writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    tensorboard._say_once.cache_clear()
-    report = TensorBoardReport(writer)
-    with pytest.warns(UserWarning, match="pip install matplotlib"):
-        report.pictures(vanishing_run())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        report.pictures(vanishing_run())
-        TensorBoardReport(writer).pictures(vanishing_run())
-    tensorboard._say_once.cache_clear()
-    report.snapshot(vanishing_run()[0])
-    assert read(writer).Tags()["images"] == []
 
 
 def test_histograms_leave_out_what_is_not_finite(writer: SummaryWriter) -> None:

@@ -157,8 +157,8 @@ def detector(function: Any) -> dict[str, Any]:
     return {"detectors": [*gradwatch.default_detectors(), function]}
 
 
-WRITER = "gradwatch.reporting.tensorboard"
-REPORT = f"{WRITER}.TensorBoardReport"
+PICTURES = "gradwatch.reporting.pictures"
+REPORT = "gradwatch.reporting.tensorboard.TensorBoardReport"
 BOARD: dict[str, Callable[[Path], Any]] = {"logger": lambda folder: TensorBoardLogger(folder, "", "")}
 
 FAULTS = {
@@ -171,8 +171,8 @@ FAULTS = {
     "a hook can't be put in place": Fault("", 0, a_hook_cannot_be_placed, measured=0, is_printed=False),
     "the parameters can't be read": Fault("", 7, parameters_are_unreadable, measured=7),
     "a snapshot can't be made": Fault("", 7, a_snapshot_cannot_be_made, measured=7),
-    "a picture can't be drawn": Fault("pictures", None, replaced(f"{WRITER}.bars"), settings=BOARD),
-    "a heat map can't be drawn": Fault("pictures", None, replaced(f"{WRITER}.heat_map"), settings=BOARD),
+    "a picture can't be drawn": Fault("pictures", None, replaced(f"{PICTURES}.bars"), settings=BOARD),
+    "a heat map can't be drawn": Fault("pictures", None, replaced(f"{PICTURES}.heat_map"), settings=BOARD),
     "the scalars can't be written": Fault("TensorBoard", 0, replaced(f"{REPORT}.snapshot"), settings=BOARD),
     "the histograms can't be written": Fault(
         "histograms", None, replaced(f"{REPORT}.histograms"), {"histogram_every_n_steps": 1}, BOARD

@@ -179,7 +179,7 @@ function lineChart(chart, title, lines, findings, { isLog }) {
     xaxis: { title: { text: "optimizer step", standoff: 6 }, zeroline: false, gridcolor: "#eef1f5", fixedrange: isNarrow() },
     yaxis: {
       type: log ? "log" : "linear", automargin: true, gridcolor: "#eef1f5", zeroline: false, fixedrange: isNarrow(),
-      exponentformat: "e", nticks: 6,
+      exponentformat: "e", nticks: 6, ...(log && spread > 30 ? { dtick: Math.max(Math.round(Math.log10(spread) / 5), 1) } : {}),
     },
     yaxis2: { range: [0, 1], overlaying: "y", visible: false, fixedrange: true },
   });

@@ -20,6 +20,5 @@ start(async (run) => {
   await lineChart(document.getElementById("loss-chart"), "Loss", [["loss", "#22659c", loss.step, loss.loss]], run.findings, { isLog: false });
   const lines = [["before the clip", "#22659c", norm.step, norm.before]];
   if (norm.after.length) lines.push(["after the clip", "#e08214", norm.step, norm.after]);
-  const title = lines.length > 1 ? "Total gradient norm, before and after the clip" : "Total gradient norm";
-  await lineChart(document.getElementById("norm-chart"), title, lines, run.findings, { isLog: true });
+  await lineChart(document.getElementById("norm-chart"), "Total gradient norm", lines, run.findings, { isLog: true });
 });

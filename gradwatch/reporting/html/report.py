@@ -35,7 +35,6 @@ def write_report(path: str | Path, record: Record, diagnoses: Sequence[Diagnosis
         title: name of the run.
 
     Raises:
-        ImportError: when plotly or jinja2 is not installed.
         OSError: when the file cannot be written.
     """
     return write_page(path, report_html(record, diagnoses, title))

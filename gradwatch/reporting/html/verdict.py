@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gradwatch.progress import judge_run
@@ -40,18 +41,18 @@ class Verdict:
         level: ``sick``: something is wrong now. ``watch``: something was, or it is too early to tell.
         sentence: names of layers are between backticks.
         layers: the sick layers of the likeliest cause.
-        cause, evidence, first: the likeliest cause, the numbers that speak for it, and the first thing to do; may be
-            empty.
+        cause, first: the likeliest cause, and the first thing to do about it; may be empty.
         loss: the course of the loss.
+        origin: the operation that made NaN, and its line; empty where none is known.
     """
 
     level: Level
     sentence: str
     layers: tuple[str, ...] = ()
     cause: str = ""
-    evidence: str = ""
     first: str = ""
     loss: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,22 @@ def verdict_of(
         >>> finding = Finding("vanishing", ("net.a", "net.b"), 3, 1e-7, 1e-3, "it vanishes")
         >>> cause = Diagnosis("saturating activation", "Each Sigmoid takes 0.2.", 0.9, (finding,), ("use ReLU",))
         >>> verdict_of([], [finding], [cause], {"net.a": "a", "net.b": "b"}).sentence
-        'The gradient vanishes at `a` and `b`, likely because of a saturating activation.'
+        'The gradient vanishes at `a` and `b`. Likely cause: saturating activation.'
     """
     open_ones = [finding for finding in findings if finding.is_open]
     judgement = judge_run(history, is_suspect=any(finding.kind != "spike" for finding in open_ones))
     loss = str(judgement) if history and judgement.steps else ""
+    if judgement.course == "learns" and math.isinf(history[-1].loss):
+        loss = f"{loss}, then NaN or Inf"
+    origins = [str(s.origin) for s in history if s.origin and any(f.kind == "nonfinite" for f in open_ones)]
+    origin = origins[0] if origins else ""
     causes = [d for d in diagnoses if not d.findings or any(f.is_open for f in d.findings)]
     if causes:
-        return _sick(causes[0], open_ones, short, loss)
+        return replace(_sick(causes[0], short), loss=loss, origin=origin)
     if open_ones:
         first = open_ones[0]
-        sentence = f"{_phrase(first, first.layers, short)}; no cause is known."
-        return Verdict("sick", sentence, _layers([first]), evidence=first.message, loss=loss)
+        sentence = f"{_phrase(first, first.layers, short)}. {_likely('')}"
+        return Verdict("sick", sentence, _layers([first]), loss=loss, origin=origin)
     steps = plural(len(history), "measured step")
     if findings:
         gone = listed([*dict.fromkeys(finding.kind for finding in findings)])
@@ -102,7 +107,7 @@ def verdict_of(
     return Verdict("healthy", f"Healthy: no finding in {steps}.", loss=loss)
 
 
-def _sick(diagnosis: Diagnosis, open_ones: Sequence[Finding], short: Mapping[str, str], loss: str) -> Verdict:
+def _sick(diagnosis: Diagnosis, short: Mapping[str, str]) -> Verdict:
     found = [finding for finding in diagnosis.findings if finding.is_open]
     cause = "" if diagnosis.cause == "not known" else diagnosis.cause
     # A run that does not learn is the consequence: what the layers show says more.
@@ -110,12 +115,13 @@ def _sick(diagnosis: Diagnosis, open_ones: Sequence[Finding], short: Mapping[str
     if chief is None:
         sentence = f"{cause[:1].upper()}{cause[1:]}, though nothing has come of it yet."
     else:
-        ending = f", likely because of {_with_article(cause)}" if cause else "; no cause is known"
-        sentence = f"{_phrase(chief, _layers(found), short)}{ending}."
+        sentence = f"{_phrase(chief, _layers(found), short)}. {_likely(cause)}"
     first = diagnosis.remedies[0] if diagnosis.remedies else ""
-    said = " ".join(finding.message for finding in found)
-    evidence = evidence_beyond(diagnosis, chief.message if chief else "") or said
-    return Verdict("sick", sentence, _layers(found), cause, evidence, first, loss)
+    return Verdict("sick", sentence, _layers(found), cause, first)
+
+
+def _likely(cause: str) -> str:
+    return f"Likely cause: {cause}." if cause else "No cause is known."
 
 
 def _phrase(finding: Finding, layers: Sequence[str], short: Mapping[str, str]) -> str:
@@ -127,21 +133,6 @@ def _phrase(finding: Finding, layers: Sequence[str], short: Mapping[str, str]) -
     if len(own) > _MOST_NAMED:
         named = [*named[: _MOST_NAMED - 1], f"{len(own) - _MOST_NAMED + 1} more layers"]
     return with_layers.format(" and ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named))
-
-
-def _with_article(cause: str) -> str:
-    """Return a cause as it is said in a sentence.
-
-    Example:
-        >>> _with_article("dead ReLU"), _with_article("unscaled input"), _with_article("recurrent depth")
-        ('a dead ReLU', 'an unscaled input', 'recurrent depth')
-    """
-    if cause.endswith(_COUNTABLE):
-        return f"{'an' if cause[0] in 'aeiou' else 'a'} {cause}"
-    return cause
-
-
-_COUNTABLE = ("activation", "head", "input", "target", "ReLU", "batch", "operation", "loss", "warm-up", "part", "norm")
 
 
 def _layers(findings: Sequence[Finding]) -> tuple[str, ...]:
