@@ -171,6 +171,11 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
         Step(_CLIP, "Clip", 0.4, present=_clips),
         Step(_LOWER_RATE, "LowerLearningRate", 0.3, number=_a_tenth_of("rate")),
     ),
+    "posterior collapse": (
+        Step("sum the reconstruction over the entries of a sample, as the divergence is summed over those of the code"),
+        Step("weigh the divergence by less, or let its weight grow from 0 over the first epochs"),
+        Step("let each number of the code keep some nats before the divergence counts (free bits)"),
+    ),
     "initialization too small": (
         Step("start one of the two at random and the other at zero, as LoRA does", cases=("zeros",)),
         Step("start the weights of the normalization layers at 1", "ResetNormalization", 1.0, ("norms",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,24 @@ def raised_at(error: BaseException, model: nn.Module | None = None) -> Place:
     return _place(reversed(steps), names_of(model) if model is not None else {})
 
 
+def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of the user's code in an error's traceback, outermost first; files from the current folder on.
+
+    Example:
+        >>> try:
+        ...     nn.Linear(2, 1)(nn.Parameter())
+        ... except RuntimeError as error:
+        ...     [frame.name for frame in own_frames(error)]
+        ['<module>']
+    """
+    walked = traceback.walk_tb(error.__traceback__)
+    return [
+        traceback.FrameSummary(_shown(frame.f_code.co_filename), number, frame.f_code.co_name)
+        for frame, number in walked
+        if not _is_of_library(frame) and not _is_installed(frame)
+    ]
+
+
 def crash_in_words(error: BaseException, model: nn.Module) -> str:
     """Return an error with the place that raised it, in a sentence.
 
@@ -93,16 +112,25 @@ def _place(steps: Iterable[tuple[FrameType, int]], names: Mapping[int, str]) -> 
         code = frame.f_code
         if not layer and code.co_argcount and code.co_varnames[0] == "self":
             layer = names.get(id(frame.f_locals.get("self")), "")
-        if line or library_module(frame) or code.co_filename.startswith(_STANDARD + "python"):
+        if line or _is_of_library(frame):
             continue
         is_installed = "site-packages" in code.co_filename
-        if not is_installed and not code.co_filename.startswith(_STANDARD):
+        if not _is_installed(frame):
             line, function = f"{_shown(code.co_filename)}:{number}", code.co_name
         elif is_installed and not installed:
             installed, inside = f"{_shown(code.co_filename)}:{number}", code.co_name
         if line and layer:
             break
     return Place(line or installed, function if line else inside, layer)
+
+
+def _is_of_library(frame: FrameType) -> bool:
+    return bool(library_module(frame)) or frame.f_code.co_filename.startswith(_STANDARD + "python")
+
+
+def _is_installed(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    return "site-packages" in path or path.startswith(_STANDARD)
 
 
 def _shown(path: str) -> str:

@@ -38,6 +38,8 @@ _LARGE_RMS = 0.02  # of an update; initial weights of a layer of 100 to 1,000 in
 _FIRST_STEPS = 10
 _SOUND_GRADIENT = 1e-4  # over the weights: a converged or a dead network has less
 _RATE_GROWS = 1.05  # a rate that has grown so much since it was last noted is on its way up
+_FIRST_CHANCES, _ENOUGH_LATER = 16, 4  # batches that tell the loss of a constant prediction
+_SAME_TARGETS = 2.0  # times; of 4 batches of 8 normal targets, the variances differ by more in one of 35 cases
 _SEEN_FROM_START = 10  # steps: a run that is first seen later has been resumed
 
 
@@ -143,10 +145,12 @@ class Progress:
             if not rests:
                 return replace(known, course="learns")
             return replace(known, course="not learning" if self._count >= needed else "too few steps")
-        if row.min() < 0 or start < _WELL_BELOW_CHANCE * chance:
+        if row.min() < 0:
             return replace(known, course="no loss")
         if self._count < needed:
             return known
+        if start < _WELL_BELOW_CHANCE * chance:
+            return replace(known, course="no loss")
         return replace(
             known, course="no loss" if may_rise and _was_below(scale * np.sinh(row), part, known) else "not learning"
         )
@@ -216,7 +220,9 @@ class Learning:
     """
 
     def __init__(self, chance: float = float("nan")) -> None:
-        self.progress, self.chance = Progress(), chance
+        self.progress, self._given = Progress(), chance
+        # Of batches: sum of the logarithms, and number, of the first and of the later ones.
+        self._chances = [0.0, 0.0, 0.0, 0.0]
         self._first_step = -1
         self._count = 0
         # Update over weight: that of the median layer, the largest of the first steps; and the largest of any layer.
@@ -233,8 +239,10 @@ class Learning:
         losses = snapshot.trace_loss if len(snapshot.trace_loss) else np.array([snapshot.loss])
         if self._first_step < 0:
             self._first_step = int(snapshot.trace_step[0]) if len(snapshot.trace_step) else snapshot.step
-        if math.isnan(self.chance) and snapshot.classes > 1:
-            self.chance = math.log(snapshot.classes)
+        if snapshot.chance > 0:
+            part = 0 if self._chances[1] < _FIRST_CHANCES else 2
+            self._chances[part] += math.log(snapshot.chance)
+            self._chances[part + 1] += 1
         self._diverged = self._diverged or bool(np.isinf(losses).any())
         self.progress.add(losses)
         self._count += int(np.isfinite(losses).sum())
@@ -257,6 +265,19 @@ class Learning:
             self._grew_at = self._count if grew else 0
 
     @property
+    def chance(self) -> float:
+        """The loss of a constant prediction, in the mean over the batches that tell it.
+
+        NaN where none does, or where the targets are others than at the start, such as those of a critic.
+        """
+        first, many, later, more = self._chances
+        if not many:
+            return self._given
+        if more >= _ENOUGH_LATER and abs(later / more - first / many) > math.log(_SAME_TARGETS):
+            return math.nan
+        return math.exp((first + later) / (many + more))
+
+    @property
     def is_one_loss(self) -> bool:
         """Return True unless several optimizers step, each with a loss of its own (a GAN, an actor and a critic)."""
         return len(self._optimizers) < 2 and not self._takes_turns
@@ -267,7 +288,10 @@ class Learning:
         is_sound = self._gradient > _SOUND_GRADIENT or self.chance == self.chance
         tiny = is_suspect or (self._latest < _TINY_UPDATE and is_sound)
         needed = _WITH_LARGE_UPDATES if huge else _TO_SEE_NONE if tiny else _ON_A_PLATEAU
-        found = self.progress.judge(needed + self._grew_at, self.chance, may_rise=not huge)
+        needed += self._grew_at
+        if self._latest < _TINY_UPDATE:  # a warm-up that moves nothing in so many steps will not end in time
+            needed = min(needed, _ON_A_PLATEAU)
+        found = self.progress.judge(needed, self.chance, may_rise=not huge)
         if found.course != "not learning":
             return found
         is_known = huge or tiny or self.chance == self.chance
@@ -284,12 +308,25 @@ class Learning:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
         self.progress.load_state_dict(state["progress"])
-        self.chance, self._optimizers = float(state["chance"]), set(state["optimizers"])
+        self._optimizers = set(state["optimizers"])
         for name in _PLAIN:
             setattr(self, f"_{name}", state[name])
 
 
-_PLAIN = ["first_step", "count", "largest", "latest", "gradient", "rate", "grew_at", "diverged", "param", "takes_turns"]
+_PLAIN = [
+    "given",
+    "chances",
+    "first_step",
+    "count",
+    "largest",
+    "latest",
+    "gradient",
+    "rate",
+    "grew_at",
+    "diverged",
+    "param",
+    "takes_turns",
+]
 
 
 def judge_run(history: Iterable[Snapshot], chance: float = float("nan"), *, is_suspect: bool = False) -> Judgement:

@@ -159,6 +159,7 @@ Cause = Literal[
     "replicas out of sync",
     "shapes broadcast",
     "unbounded activation",
+    "posterior collapse",
     "not known",
 ]
 

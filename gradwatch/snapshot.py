@@ -120,6 +120,9 @@ class Snapshot(Shown):
         broadcast: the shapes that the loss brought together by broadcasting, such as ``(N, 1) and (N,) to (N, N)`` for
             N samples, where it compares each output with each target; empty where it does not.
         classes: of the loss, where it is a mean cross-entropy over classes and nothing else; NaN where not, or unknown.
+        chance: the loss of a constant prediction: ln C of such a cross-entropy over C classes; for a mean squared error
+            or a binary cross-entropy of the network's output, that of the batch's mean target. NaN where not known.
+        code: the layers that give the mean and the deviation of a sampled code, as in a variational autoencoder.
         calls: for a layer that was called more than once (a cell), the norm of the gradient at its output at each call,
             first call first; for torch's recurrent networks, the norm at their input at each time step.
         total_norm: L2 norm of all parameters' gradients, before clipping.
@@ -191,6 +194,8 @@ class Snapshot(Shown):
     clip_max_norm: float = float("nan")
     broadcast: str = ""
     classes: float = float("nan")
+    chance: float = float("nan")
+    code: tuple[str, ...] = ()
     calls: Mapping[str, Array] = field(default_factory=dict)
     total_norm: float = float("nan")
     total_norm_after: float = float("nan")
@@ -334,7 +339,11 @@ class Snapshot(Shown):
 ARRAYS: dict[str, str] = {f.name: f.metadata["along"] for f in fields(Snapshot) if "along" in f.metadata}
 """Name of each array of a Snapshot -> the field with whose entries it is aligned."""
 COLUMNS: tuple[str, ...] = tuple(name for name, along in ARRAYS.items() if along == "layers")
-NAMES = ("layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds")
-_SINCE_0_2 = ("clip_max_norm", "frozen_size", "out_of_reach", "least_error", "classes")  # last: the order of a record
+NAMES = (
+    "layers", "kinds", "params", "left_out", "param_dtypes", "param_groups", "groups", "carried_over", "feeds", "code",
+)  # fmt: skip
+_SINCE_0_2 = (  # last: the order of a record
+    "clip_max_norm", "frozen_size", "out_of_reach", "least_error", "classes", "chance",
+)  # fmt: skip
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
 _TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation", "broadcast")

@@ -34,7 +34,17 @@ def test_a_folder_without_the_data_is_named(tmp_path: Path) -> None:
         main(["demo", "--data-dir", str(tmp_path), "--log-dir", str(tmp_path / "logs")])
 
 
-@pytest.mark.parametrize("args", [["--help"], ["demo", "--help"], ["check", "--help"], ["cure", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["demo", "--help"],
+        ["check", "--help"],
+        ["cure", "--help"],
+        ["report", "--help"],
+        ["compare", "--help"],
+    ],
+)
 def test_help_says_what_there_is(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(args)

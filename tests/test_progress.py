@@ -90,8 +90,20 @@ class TestLearning:
         assert judge_run([run(noise(LONG))], chance=2.3).course == "not learning"
 
     def test_a_cross_entropy_tells_what_a_constant_prediction_has(self) -> None:
-        assert judge_run([run(noise(LONG), classes=10)]).course == "not learning"
-        assert judge_run([run(noise(LONG), classes=100)]).course == "no loss"  # it has learned before
+        assert judge_run([run(noise(LONG), chance=math.log(10))]).course == "not learning"
+        assert judge_run([run(noise(LONG), chance=math.log(100))]).course == "no loss"  # it has learned before
+
+    def test_a_constant_prediction_is_told_by_several_batches(self) -> None:
+        rest = [run(noise(10), 10 * i, chance=c) for i, c in enumerate([1.8, 3.0] * 8)]
+        judged = judge_run([*rest, run(noise(LONG), 160)])
+        assert judged.course == "not learning"
+        assert 2.3 < judged.chance < 2.4
+
+    def test_targets_that_change_tell_nothing(self) -> None:
+        history = [run(noise(12), 12 * i, chance=2.3 if i < 16 else 0.5) for i in range(30)]
+        judged = judge_run(history)
+        assert judged.course == "no loss"
+        assert math.isnan(judged.chance)
 
     def test_next_to_no_updates_need_60_steps(self) -> None:
         assert judge_run([run(noise(80), update_norm=[1e-9])]).course == "not learning"
@@ -113,6 +125,11 @@ class TestLearning:
 
     def test_unknown_updates_are_not_taken_for_none(self) -> None:
         assert judge_run([run(noise(80), update_norm=[math.nan])]).course == "too few steps"
+
+    def test_a_rate_that_grows_for_ever_and_moves_nothing_is_not_waited_for(self) -> None:
+        history = [run(noise(10), 10 * i, learning_rate=1e-9 * (i + 1), update_norm=[1e-9]) for i in range(32)]
+        assert judge_run(history).course == "not learning"
+        assert judge_run(history[:29]).course == "too few steps"
 
     def test_steps_of_a_rate_that_grows_do_not_count(self) -> None:
         history = [run(noise(10), 10 * i, learning_rate=1e-4 * (i + 1), update_norm=[1e-9]) for i in range(8)]

@@ -20,7 +20,7 @@ from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
-from gradwatch.callbacks.trainer_checks import ranks_of
+from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
@@ -79,12 +79,12 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
         record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, beside its
             checkpoints, or in ``gradwatch_logs`` without a logger; False writes none. Its place is logged at the start.
-        summary: print the table of layers and findings at the end of the fit.
+        summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
+            the Trainer knows it before.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
-            weights then differ from an unwatched run's by rounding, and by dropout, which compiled code draws
-            differently.
+            weights then differ from an unwatched run's by rounding, and by dropout, which is drawn differently.
         on_error: ``"warn"`` switches off the part of the watching that fails, and the training goes on; ``"raise"`` is
             for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
             ``"warn"``.
@@ -210,7 +210,9 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
         if self._step is None:
             self._step = StepInProgress()
-            self._watcher.begin()
+            is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
+            is_shown = self._summary and self._watcher.containment.run("the last step", is_last)
+            self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause: a validation may run in the middle of a step that accumulates batches."""

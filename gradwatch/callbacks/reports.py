@@ -23,7 +23,7 @@ from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.record import JsonlRecord, Record
 from gradwatch.reporting.record_files import local_path, remote_url
 from gradwatch.reporting.terminal import print_summary
-from gradwatch.reporting.text import clip_text
+from gradwatch.reporting.text import clip_text, listed
 
 _PICTURE_SHARE = 0.01  # of the time since the start may go into pictures; they cost a quarter of a second each
 _PICTURE_GROWTH = 1.1  # by this the time has to grow from one drawing to the next: about 80 of them in a day, not 1700
@@ -175,7 +175,8 @@ class Reports:
             if self._record:
                 self._containment.run(self._record_part, self._record.diagnoses, diagnoses)
         self._write_failures()
-        notes = [*([self.crash] if self.crash else []), *self._troubles(), *map(str, self._containment.failures)]
+        notes = [*([self.crash] if self.crash else []), *self._unwatched(watcher), *self._troubles()]
+        notes += map(str, self._containment.failures)
         if self._summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
             self._containment.run("summary", self._print_summary, *args)
@@ -200,6 +201,10 @@ class Reports:
         print(f"gradwatch: the report is in {written}")
         if not remote_url(written):  # loggers take files of this machine
             self._show("the report", lambda sink: sink.report(local_path(written)))
+
+    def _unwatched(self, watcher: Watcher) -> list[str]:
+        names = self._containment.run("the layers left out", lambda: watcher.unwatched)
+        return [f"not watched, as include and exclude say: {listed(names)}"] if names else []
 
     def _troubles(self) -> list[str]:
         """Return in words what was not written, and warn of it once, at the end, instead of at each step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -44,6 +45,28 @@ def ranks_of(trainer: Trainer) -> Ranks | None:
     _refuse_deepspeed(trainer, "watch")
     model = trainer.strategy.model  # DDP and FSDP wrap the LightningModule
     return None if model is None else find_ranks(model)
+
+
+def is_last_step(trainer: Trainer, batch_idx: int, *, is_shared: bool = False) -> bool:
+    """Return True if a batch begins the last optimizer step of a fit, as far as the Trainer knows it.
+
+    A fit may end sooner, by a callback or ``max_time``.
+
+    Args:
+        trainer: of the fit.
+        batch_idx: the first batch that the step accumulates.
+        is_shared: several processes measure the same steps. Then only ``max_steps`` counts, which is the same in all,
+            while the number of their batches may differ.
+    """
+    if 0 < trainer.max_steps <= trainer.global_step + len(trainer.optimizers):
+        return True
+    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    if is_shared or epochs is None or not 0 < epochs <= trainer.current_epoch + 1:
+        return False
+    if math.isinf(batches):  # Lightning looks one batch ahead
+        return trainer.is_last_batch
+    accumulated = max(trainer.accumulate_grad_batches, 1)
+    return batch_idx >= (int(batches) - 1) // accumulated * accumulated
 
 
 def check_monitor(callback: Callback, transform: Transform, trainer: Trainer) -> None:

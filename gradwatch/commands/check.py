@@ -8,7 +8,6 @@ import json
 import math
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 
 from gradwatch.commands.lightning_config import read_target
 from gradwatch.commands.target import add_target, importable_here, positive
+from gradwatch.commands.words import crash_in_full
+from gradwatch.places import own_frames
 from gradwatch.preflight.verdict import check_training, require_known
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.short_runs.run import Run
+from gradwatch.short_runs.run import Run, SetupFault
 from gradwatch.short_runs.sandbox import isolated
 
 
@@ -58,10 +59,8 @@ def place(kind: type) -> tuple[str, int] | None:
 
 def _raised_at(error: BaseException) -> tuple[str, int] | None:
     """Return the deepest line of the traceback that belongs to the project."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not Path(_shown(frame.filename)).is_absolute()]
-    own = [frame for frame in own if "site-packages" not in frame.filename and frame.lineno]
-    return (_shown(own[-1].filename), own[-1].lineno or 1) if own else None
+    own = [frame for frame in own_frames(error) if not Path(frame.filename).is_absolute()]
+    return (own[-1].filename, own[-1].lineno or 1) if own else None
 
 
 def _shown(path: str) -> str:
@@ -87,7 +86,8 @@ def _property(text: str) -> str:
 HEALTHY, SICK, WRONG_USE = 0, 1, 2
 _WHAT = (
     "Train a few steps on a CPU with every layer's gradient watched, and write no file. Ends with 0 when all is "
-    "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made."
+    "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made, or "
+    "a part is missing: the optimizer, the training_step, the batches."
 )
 
 
@@ -98,6 +98,7 @@ def add(commands: Any) -> None:
     add_target(parser)
     parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--allow", action="append", default=[], metavar="NAME", help="a cause or finding to ignore")
+    parser.add_argument("--traceback", action="store_true", help="all lines of a crash, not only those of your code")
     parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
     parser.add_argument(
         "--annotations",
@@ -121,8 +122,13 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
             return WRONG_USE
         settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
         result = check_training(target.module, target.data, allow=options.allow, **settings)
-    if result.error is not None:
-        traceback.print_exception(result.error)  # on stderr, where a crash is looked for
+    if isinstance(result.error, SetupFault):
+        print(f"gradwatch check: {result.error}", file=sys.stderr)
+        if options.json:
+            print(as_json(result))
+        return WRONG_USE
+    if result.error is not None:  # on stderr, where a crash is looked for
+        print(crash_in_full(result.error, whole=options.traceback), file=sys.stderr)
     print(as_json(result)) if options.json else wide_console().print(result)
     if options.annotations == "github":
         for line in workflow_commands(result, type(target.module)):

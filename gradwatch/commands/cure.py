@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.syntax import Syntax
 
 from gradwatch import GradientTransform
-from gradwatch.commands.check import WRONG_USE
+from gradwatch.commands.check import SICK, WRONG_USE
 from gradwatch.commands.lightning_config import read_target
 from gradwatch.commands.target import Target, UsageError, add_target, importable_here, positive
+from gradwatch.commands.words import crash_in_full
 from gradwatch.remedies import Setup
 from gradwatch.reporting.terminal import wide_console
 from gradwatch.reporting.text import verdict
+from gradwatch.short_runs.run import SetupFault
 from gradwatch.short_runs.sandbox import isolated
 from gradwatch.trial import Trial, try_remedies
 
@@ -29,6 +31,7 @@ def add(commands: Any) -> None:
     add_target(parser)
     parser.add_argument("--steps", type=positive, default=200, help="steps of each training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of every training (default: %(default)s)")
+    parser.add_argument("--traceback", action="store_true", help="all lines of a crash, not only those of your code")
     parser.add_argument("--out", type=Path, metavar="REPORT.MD", help="write a report in Markdown")
     parser.set_defaults(run=run, takes_more=True)
 
@@ -43,6 +46,14 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         except UsageError as error:
             print(f"gradwatch cure: {error}", file=sys.stderr)
             return WRONG_USE
+    if isinstance(trial.error, SetupFault):
+        print(f"gradwatch cure: {trial.error}", file=sys.stderr)
+        return WRONG_USE
+    if trial.error is not None:
+        print(crash_in_full(trial.error, whole=options.traceback), file=sys.stderr)
+        if trial.best is None:
+            print("gradwatch cure: the training crashes without a remedy, and none mends it", file=sys.stderr)
+            return SICK
     _show(trial)
     if options.out is not None:
         trial.report(options.out)
@@ -73,6 +84,7 @@ def _show(trial: Trial) -> None:
     console.print(trial.table())
     if trial.patch:
         console.print("\nThe best of them, as code:\n")
-        console.print(Syntax(trial.patch, "python", background_color="default"))
+        # As text, to be copied: a Syntax of rich is cut at the edge of the screen, and padded up to it.
+        console.print(Syntax("", "python", background_color="default").highlight(trial.patch), soft_wrap=True)
     else:
         console.print("\nNo remedy beats the untreated training.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from gradwatch import Finding, GradientMonitor
 from gradwatch.commands.target import positive
+from gradwatch.commands.words import as_typed, install_extra
 from gradwatch.examples.baseline import Baseline
 from gradwatch.examples.data import ImageData
 from gradwatch.examples.init_he import He
@@ -57,7 +59,8 @@ def train_twins(data_dir: Path | None, max_epochs: int | None, log_dir: Path) ->
                 Summary(monitor.history[-1], monitor.findings, monitor.diagnosis(), title, history=monitor.history)
             )
     console.print(SideBySide(*summaries))
-    console.print(f"\nThe same over time, in TensorBoard: [bold]tensorboard --logdir {escape(str(log_dir))}[/bold]")
+    board = as_typed("tensorboard", "--logdir", str(log_dir), module="tensorboard.main")
+    console.print(f"\nThe same over time, in TensorBoard: [bold]{escape(board)}[/bold]", soft_wrap=True)
     console.print("Look at Custom Scalars (all layers in one chart), Images (gradient flow) and Text (findings).")
 
 
@@ -96,6 +99,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace, _: list[str]) -> int:
     """Train both; end the program with a sentence where the data is missing."""
+    if options.data_dir is None and find_spec("sklearn") is None:
+        sys.exit(f"gradwatch demo: the digits need scikit-learn, which is {install_extra('examples')}")
     try:
         train_twins(options.data_dir, options.max_epochs, options.log_dir)
     except (FileNotFoundError, ValueError) as error:

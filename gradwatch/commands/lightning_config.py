@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from gradwatch.commands.target import Target, UsageError
+from gradwatch.commands.words import did_you_mean, install_extra
 
-_EXTRA = 'the command line needs packages that are not installed: pip install "jsonargparse[signatures]" scikit-learn'
 # Never instantiated: they are about devices and files, and may need hardware that a small machine has not.
 _LEFT_OUT: dict[str, Any] = {"logger": False, "plugins": None, "profiler": None, "strategy": "auto"}
 _OF_FIT = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
@@ -33,23 +33,33 @@ def read_target(options: argparse.Namespace, rest: Sequence[str]) -> Target:
         UsageError: for a config, a class or an argument that is wrong, in a sentence.
     """
     if find_spec("jsonargparse") is None:
-        raise UsageError(_EXTRA)
+        raise UsageError(f"a model and its data are read by jsonargparse, which is {install_extra('cli')}")
     if not options.config and not options.model:
         raise UsageError("nothing to train; expected --config config.yaml, or --model package.Class")
     for path in options.config:
         if not Path(path).is_file():
-            raise UsageError(f"there is no config {path!r}; expected a YAML file of LightningCLI")
+            nearest = did_you_mean(path, map(str, [*Path().glob("*.yaml"), *Path().glob("*.yml")]))
+            raise UsageError(f"there is no config {path!r}; expected a YAML file of LightningCLI{nearest}")
     try:
         target = _parsed(options, rest)
     except UsageError:
         raise
     except Exception as error:  # whatever a parser, an import or a constructor makes of wrong settings
         is_of_parser = type(error).__name__ == "ArgumentError"
-        raise UsageError(str(error) if is_of_parser else f"{type(error).__name__}: {error}") from error
+        if is_of_parser:
+            raise UsageError(f"{error}{_nearest_option(options, rest)}") from error
+        raise UsageError(f"{type(error).__name__}: {error}") from error
     if target.data is None and not is_overridden("train_dataloader", target.module):
         raise UsageError("no data; expected --data package.Class, or a model with a train_dataloader() of its own")
     _make_copyable(target.module)
     return target
+
+
+def _nearest_option(options: argparse.Namespace, rest: Sequence[str]) -> str:
+    """Return the command's own option that is nearest to one that LightningCLI does not know either."""
+    own = [f"--{name}" for name in vars(options)]
+    given = (part.split("=")[0] for part in rest if part.startswith("--") and "." not in part)
+    return next(filter(None, (did_you_mean(part, own) for part in given)), "")
 
 
 class _Parsing(LightningCLI):
@@ -134,10 +144,21 @@ def _found(path: str | None) -> Any:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name and module.startswith(error.name):
-            raise UsageError(f"there is no module {error.name!r} for {path!r}, from the current folder on") from error
+            nearest = did_you_mean(error.name, _modules_beside(error.name))
+            text = f"there is no module {error.name!r} for {path!r}, from the current folder on{nearest}"
+            raise UsageError(text) from error
         raise
     except AttributeError as error:
-        raise UsageError(f"module {module!r} has no {name!r}; expected package.module.Class") from error
+        nearest = did_you_mean(name, vars(import_module(module)))
+        raise UsageError(f"module {module!r} has no {name!r}; expected package.module.Class{nearest}") from error
+
+
+def _modules_beside(name: str) -> list[str]:
+    """Return the modules and packages in the folder, from the current one on, in which a module was looked for."""
+    package, _, _ = name.rpartition(".")
+    folder = Path(*package.split("."))
+    found = [*folder.glob("*.py"), *(path.parent for path in folder.glob("*/*.py"))]
+    return [".".join(filter(None, (package, path.stem))) for path in found]
 
 
 def _cli_class(path: str | None) -> Any:

@@ -4,13 +4,75 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gradwatch.commands.check import WRONG_USE
-from gradwatch.commands.runs import read_run
 from gradwatch.commands.target import UsageError
+from gradwatch.diagnosis import diagnose
+from gradwatch.records import Diagnosis
 from gradwatch.reporting.html.report import write_report
+from gradwatch.reporting.reading import Record, read_record
+from gradwatch.reporting.record_files import remote_url
+
+RECORD = "gradwatch.jsonl"
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, read from its record."""
+
+    path: str | Path
+    record: Record
+
+    @cached_property
+    def diagnoses(self) -> list[Diagnosis]:
+        """The causes: those in the record, or where the run did not come to its end, worked out from it."""
+        if self.record.diagnoses is not None:
+            return self.record.diagnoses
+        return diagnose(self.record.findings, self.record.snapshots)
+
+    @property
+    def title(self) -> str:
+        """The model's class, where it is known, and the folder."""
+        name = str(self.path).removesuffix(f"/{RECORD}")
+        return ", ".join(filter(None, (self.record.settings.get("model", ""), name)))
+
+
+def read_run(place: str) -> Run:
+    """Read the run of a folder, a record or its URL.
+
+    Raises:
+        UsageError: when there is no record, several, or none that can be read.
+    """
+    path = place if remote_url(place) else _record_in(Path(place))
+    try:
+        record = read_record(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not (record.snapshots or record.findings):
+        raise UsageError(f"{path} holds no measured step; expected a record of gradwatch ({RECORD})")
+    return Run(path, record)
+
+
+def _record_in(path: Path) -> Path:
+    """Return the record that a path names: itself, or the only one in the folder or below it."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UsageError(f"{path} is not there; expected a run's folder or its {RECORD}")
+    named = f"{Path(RECORD).stem}*.jsonl"  # a second run in the same folder has a number in its name
+    found = sorted(path.glob(named)) or sorted(path.rglob(named)) or sorted(path.glob("*.jsonl"))
+    if not found:
+        raise UsageError(f"{path} holds no {RECORD}; expected a run's folder or the record itself")
+    if len(found) > 1:
+        listed = "".join(f"\n  {each}" for each in found[:_MOST_LISTED])
+        more = f"\n  and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else ""
+        raise UsageError(f"{path} holds {len(found)} records; give one of them:{listed}{more}")
+    return found[0]
 
 
 def add(commands: Any) -> None:

@@ -15,12 +15,14 @@ class NotLearning:
     """The loss has not come below its start, beyond its own noise, in enough steps to expect it.
 
     Enough are 20 steps where the updates are of the size of the weights, 60 where they are next to nothing though there
-    is a gradient, and 300 otherwise, as a plateau may come first. While the learning rate grows, none count.
+    is a gradient, and 300 otherwise, as a plateau may come first. While the learning rate grows, none count, unless 300
+    steps have moved nothing.
 
     Nothing is said where the loss is no measure of progress: it is negative, it has been lower and has risen since, it
     rises under ordinary updates, several optimizers step, or the run was resumed. Nor is anything said of a loss that
     stays where it is under ordinary updates: the training may be a fine-tune at its end. Where the loss of a constant
-    prediction is known (``ln C`` of a cross-entropy over C classes), and the loss stays there, it is said.
+    prediction is known, and the loss stays there, it is said: ``ln C`` of a cross-entropy over C classes, the variance
+    of the targets of a mean squared error, the entropy of the labels of a binary cross-entropy.
 
     Example:
         >>> losses = {"trace_step": range(30), "trace_loss": [2.31, 2.5] * 15}

@@ -42,6 +42,7 @@ RULES: tuple[Rule[Evidence], ...] = (
     small_updates.learning_rate_too_low,
     optimization.weight_decay_too_strong,
     numerics.unbounded_loss,
+    signal.posterior_collapse,
 )
 
 

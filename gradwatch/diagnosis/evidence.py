@@ -20,7 +20,6 @@ EARLY = 10  # steps: what is wrong so soon comes from the set-up of the training
 SETTLED = 2  # steps after which the weights are what training has made of them
 MIN_LOSSES = 8  # with fewer nothing is said about the loss
 NO_PROGRESS = 0.1  # share of the first loss; a run that has lost less is stuck
-LEARNS = 0.5  # share of the first loss; a run that has lost more does well
 _START, _END, _END_PART = 3, 5, 10  # losses at the start; at the end at least so many, or a tenth
 _RECENT, _WINDOW = 3, 20  # losses
 _RISING, _RISEN = 2.0, 3.0  # recent losses over those of the window, and over the first
@@ -132,10 +131,11 @@ class Evidence:
 
     @cached_property
     def is_at_chance(self) -> bool:
-        """Return True if the loss is known to be no better than that of a constant prediction, ln C."""
+        """Return True if the loss is known to be no better than that of a constant prediction."""
         end = max(_END, len(self.losses) // _END_PART)
-        is_known = len(self.losses) >= MIN_LOSSES and self.first.classes > 1
-        return bool(is_known and np.median(self.losses[-end:]) > BELOW_CHANCE * np.log(self.first.classes))
+        known = [snapshot.chance for snapshot in self.history if snapshot.chance > 0]
+        is_known = len(self.losses) >= MIN_LOSSES and bool(known)
+        return bool(is_known and np.median(self.losses[-end:]) > BELOW_CHANCE * np.median(known))
 
     @cached_property
     def still_learns(self) -> bool:

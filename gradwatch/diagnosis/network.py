@@ -7,7 +7,6 @@ import numpy as np
 from gradwatch.diagnosis.data import LARGE_INPUT
 from gradwatch.diagnosis.evidence import (
     EARLY,
-    LEARNS,
     Evidence,
     activation_gain,
     gains_and_share_in_words,
@@ -23,6 +22,7 @@ from gradwatch.diagnosis.parts import zeros_times_zeros
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_gated_recurrent, is_rectifier
 from gradwatch.paths import main_path
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Finding, Snapshot
 
 NEARLY_LOSSLESS = 0.9  # gain of an activation that is not to blame; a ReLU has 0.71, a Tanh at zero 1
@@ -64,7 +64,7 @@ def dead_relu(evidence: Evidence) -> Claim | None:
     if first < EARLY and evidence.dead_at_start > MOSTLY:
         text = f"{evidence.dead_at_start:.0%} of the first ReLUs fire for no sample in the first steps already."
         return Claim(text, dead, "from the start")
-    if evidence.loss_fall > LEARNS:  # a sparse network that learns
+    if evidence.loss_fall > DOES_WELL:  # a sparse network that learns
         return None
     worst = max(finding.value for finding in dead)
     return Claim(f"{worst:.0%} of a layer's ReLUs fire for no sample, by step {first}.", dead, "in training")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import LEARNS, Evidence
+from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Claim
 from gradwatch.layer_kinds import is_layer_norm, is_normalization
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Snapshot
 
 # Normalization layers start with weights of 1. At 0.02, the deviation of other weights, what comes out is 50 times
@@ -39,7 +40,7 @@ def small_norms(evidence: Evidence) -> Claim | None:
     about = tuple(f for f in evidence.found("vanishing", "stalled", "dead") if not evidence.is_over_calls(f))
     if not any(small.values()) and not _passes_nothing(evidence):
         return None  # some layers multiply by 1 + weight, which starts at zero
-    if not (about or evidence.loss_fall <= LEARNS):
+    if not (about or evidence.loss_fall <= DOES_WELL):
         return None
     first, rms = next(iter(small)), float(np.sqrt(np.mean(np.square([*small.values()]))))
     zero = "" if rms else " Nothing passes them but their bias, and no skip goes around them."

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import EARLY, LEARNS, Evidence
+from gradwatch.diagnosis.evidence import EARLY, Evidence
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_attention, is_layer_norm
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Finding
 
 # Update over weight, of one step: 1e-3 is usual (A. Karpathy, Neural networks: zero to hero, 2022); fine-tunes take
@@ -111,7 +112,7 @@ def missing_warm_up(evidence: Evidence) -> Claim | None:
     if not needs_it or not first.optimizer.startswith(("Adam", "NAdam")):
         return None
     rates = [snapshot.learning_rate for snapshot in evidence.history]
-    rose = evidence.loss_rise > ROSE_A_LITTLE and not evidence.loss_fall > LEARNS
+    rose = evidence.loss_rise > ROSE_A_LITTLE and not evidence.loss_fall > DOES_WELL
     stuck = len(evidence.losses) >= LATE and evidence.is_stuck(A_FIFTH)  # a language model takes more than a few steps
     if not (rose or stuck) or not (update > NOTICEABLE_UPDATE and rates[0] >= FULL_RATE * max(rates)):
         return None

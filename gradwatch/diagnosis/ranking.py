@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from gradwatch.causes import advice
-from gradwatch.diagnosis.evidence import LEARNS, Evidence
+from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Cause, Diagnosis, Finding, Kind
 
 E = TypeVar("E", bound=Evidence)
@@ -172,7 +173,7 @@ def unexplained(evidence: Evidence, answers: Sequence[Diagnosis]) -> Iterator[Di
     explained = {finding for answer in answers for finding in answer.findings}
     left = tuple(finding for finding in evidence.findings if finding not in explained)
     is_stuck = any(finding.kind == NOT_LEARNING for finding in left)
-    if left and (is_stuck or not evidence.loss_fall > LEARNS):
+    if left and (is_stuck or not evidence.loss_fall > DOES_WELL):
         texts = dict.fromkeys(finding.message for finding in left)
         if all(finding.kind == NOT_LEARNING for finding in left):
             texts["No gradient fault found."] = None

@@ -1,4 +1,4 @@
-"""A cause in the signal on its way forward: an activation without bound between two layers."""
+"""Causes in the signal on its way forward: an activation without bound, and a code that says nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import LEARNS, NO_PROGRESS, Evidence, weights_gain
+from gradwatch.diagnosis.evidence import NO_PROGRESS, Evidence, weights_gain
 from gradwatch.diagnosis.ranking import Claim, rule
 from gradwatch.layer_kinds import is_activation, is_normalization
 from gradwatch.paths import Paths
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Snapshot
 
 # By judgement, checked by tests/benchmarks/forward_signal. Slope of an activation between two layers: no usual one has
@@ -21,6 +22,11 @@ STEEPER = 3.0  # times its own slope where less came in: a scale, such as 30 in 
 LARGER = 1.5  # what came in where it is steep, over what came in where it is flat
 JUMP = 10.0  # of the signal, from one layer to the next, with ordinary weights; a ReLU with He's gives about 1
 ORDINARY = 2.0  # gain of weights; He's have 1.41
+# Root mean squares, by judgement: noise has 1. A mean of 0.1, and logarithms of variances of 0.2, tell 0.015 nats for
+# each number of the code. New layers have as little, so it counts once it has halved, and is at its lowest.
+_EMPTY_MEAN, _EMPTY_DEVIATION = 0.1, 0.2
+_SHRUNK, _AT_LOWEST = 0.5, 1.1
+_TO_COLLAPSE = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def unbounded_activation(evidence: Evidence) -> Claim | None:
     """A function between two layers is the steeper the more comes in: exp, a square or a cube."""
     about = evidence.found("nonfinite", "exploding", "spike")
     is_over = any(finding.is_open for finding in evidence.found("nonfinite"))
-    if not about or evidence.loss_fall > (LEARNS if is_over else NO_PROGRESS):
+    if not about or evidence.loss_fall > (DOES_WELL if is_over else NO_PROGRESS):
         return None
     steep = _steepening(evidence)
     if steep is not None:
@@ -120,3 +126,33 @@ def _jump(evidence: Evidence) -> Passage | None:
         if growth > JUMP and growth > STEEPER * earlier.after / earlier.before:
             return passage
     return None
+
+
+@rule("posterior collapse", 0.8)
+def posterior_collapse(evidence: Evidence) -> Claim | None:
+    """The code of a variational autoencoder is the same for all samples, so its decoder hears noise alone.
+
+    References:
+        S. R. Bowman et al., Generating sentences from a continuous space, CoNLL 2016.
+    """
+    names = evidence.last.code
+    if not names or evidence.last.step - evidence.first.step < _TO_COLLAPSE:
+        return None
+    rows = [np.array([_output(snapshot, name) for snapshot in evidence.history]) for name in names]
+    mean, deviation = (row[np.isfinite(row)] for row in (rows[0], rows[-1]))
+    if not len(mean) or not len(deviation):
+        return None
+    is_empty = mean[-1] < _EMPTY_MEAN and deviation[-1] < _EMPTY_DEVIATION
+    has_shrunk = mean[-1] < _SHRUNK * mean[0] and mean[-1] <= _AT_LOWEST * mean.min() and deviation[-1] < deviation[0]
+    if not (is_empty and has_shrunk):
+        return None
+    text = (
+        f"The mean of the sampled code, which {names[0]} puts out, has shrunk from {mean[0]:.2g} to {mean[-1]:.2g} "
+        f"(root mean square; the noise that is added has 1), and its deviation is that of the noise: the decoder gets "
+        f"nothing of the sample. The divergence outweighs the reconstruction."
+    )
+    return Claim(text)
+
+
+def _output(snapshot: Snapshot, layer: str) -> float:
+    return float(snapshot.output_rms[snapshot.layers.index(layer)]) if layer in snapshot.layers else float("nan")

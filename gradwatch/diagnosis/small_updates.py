@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gradwatch.diagnosis.evidence import EARLY, LEARNS, Evidence
+from gradwatch.diagnosis.evidence import EARLY, Evidence
 from gradwatch.diagnosis.ranking import Claim, rule
+from gradwatch.progress import DOES_WELL
 from gradwatch.records import Finding, Snapshot
 
 USUAL, TINY = 1e-3, 1e-6  # of the weights, a step: what is usual, and what no training can live on
@@ -232,7 +233,7 @@ def _large_epsilon(evidence: Evidence, groups: Sequence[GroupSteps], about: tupl
 
 def _all_small(evidence: Evidence, groups: Sequence[GroupSteps], about: tuple[Finding, ...]) -> Claim | None:
     """Look for a run in which no group moves, though the gradient is not small and the loss has not fallen."""
-    if len(evidence.losses) < EARLY or not evidence.is_stuck() or evidence.loss_fall > LEARNS:
+    if len(evidence.losses) < EARLY or not evidence.is_stuck() or evidence.loss_fall > DOES_WELL:
         return None
     for group in groups:
         is_small = max(group.later_updates) < (TOO_SMALL if group.is_adam else TINY)

@@ -42,8 +42,7 @@ class Watcher(WatchedRun):
 
     Args:
         model: any module.
-        every_n_steps, dense_steps: measure each of the first ``dense_steps`` optimizer steps, then every
-            ``every_n_steps``-th.
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
         detectors: objects or functions; None takes all with their defaults.
         include, exclude: patterns (``encoder.*``) of the layers to watch (None for all), and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.
@@ -109,13 +108,9 @@ class Watcher(WatchedRun):
             is_speaker=self._probe.is_speaker,
             is_shared=self.is_shared,
         )
+        self.history = self.intake.history
         self._stepped: dict[int, Optimizer] = {}  # by id: in this step, and until the next one begins
         self._read: dict[int, Tensor | None] = {}  # id of each optimizer read in this step -> part of the total norm
-
-    @property
-    def history(self) -> list[Snapshot]:
-        """Return the Snapshots that are kept, in order."""
-        return self.intake.history
 
     @property
     def findings(self) -> list[Finding]:
@@ -126,6 +121,11 @@ class Watcher(WatchedRun):
     def out_of_service(self) -> list[OutOfService]:
         """Return the parts of the watching that failed and were switched off, in the order they failed."""
         return self.containment.failures
+
+    @property
+    def unwatched(self) -> list[str]:
+        """Return the layers that ``include`` and ``exclude`` leave out."""
+        return self._probe.unwatched
 
     @property
     def should_stop(self) -> bool:
@@ -164,11 +164,11 @@ class Watcher(WatchedRun):
         except Exception as error:
             self._probe.fail(error)
 
-    def begin(self) -> None:
-        """Begin an optimizer step, before its first forward pass; attach the hooks if the step is measured."""
+    def begin(self, *, is_last: bool = False) -> None:
+        """Begin an optimizer step before its first forward pass; attach hooks if it is measured, as the last one is."""
         stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
-        if self.intake.schedule.is_due(self.steps) and not self._probe.is_over:
+        if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:
             with self.contained():
                 self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
                 self._clips.attach()
@@ -380,7 +380,8 @@ class Watcher(WatchedRun):
         """
         intake = self.intake.state_dict()  # waits for late numbers, which tell which units fired
         own = {"steps": self.steps, "layers": list(self._probe.layers)}
-        return own | {"activity": self._probe.activity.state_dict(), **intake}
+        probe = {"activity": self._probe.activity.state_dict(), "constant": self._probe.constant.state_dict()}
+        return own | probe | intake
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped, whatever number of processes it had."""
@@ -388,6 +389,7 @@ class Watcher(WatchedRun):
         layers = self._probe.layers
         if set(state.get("layers", layers)) == set(layers):
             self._probe.activity.load_state_dict(state.get("activity", {}))
+            self._probe.constant.load_state_dict(state.get("constant", (0, 0)))
         self.intake.load_state_dict(state, layers)
 
 

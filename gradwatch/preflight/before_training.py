@@ -18,7 +18,7 @@ from gradwatch.preflight.rules import diagnoses_of
 from gradwatch.preflight.verdict import train_and_record, uncalled_layers
 from gradwatch.probe.layers import ROOT
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.terminal import layer_table
+from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.text import listed, verdict
 from gradwatch.short_runs.run import as_text
 from gradwatch.short_runs.sandbox import copy_without_trainer
@@ -70,8 +70,7 @@ class Preflight(Shown):
         state, style = ("no fault found", "bold green") if self.is_healthy else ("not healthy", "bold red")
         yield Text(f"{state} before training: {self.name}", style=style)
         if self.snapshot is not None:
-            mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
-            yield layer_table(self.snapshot, self.findings, "", options.max_width, mark)
+            yield LayerTable(self.snapshot, self.findings)
         for note in self.notes:
             yield Text(note, style="dim")
         if self.diagnoses:

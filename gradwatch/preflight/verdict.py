@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from lightning.pytorch import LightningModule
@@ -122,7 +123,10 @@ def require_known(allow: Iterable[str]) -> None:
     """Raise a ValueError, with the names there are, for a name that is no cause and no kind of finding."""
     unknown = [name for name in allow if name not in _KNOWN]
     if unknown:
-        raise ValueError(f"allow has {unknown[0]!r}; expected names of causes or findings: {', '.join(_KNOWN)}")
+        near = get_close_matches(unknown[0], _KNOWN, n=1)
+        question = f"; did you mean {near[0]!r}?" if near else "."
+        known = ", ".join(_KNOWN)
+        raise ValueError(f"allow has {unknown[0]!r}{question} Expected names of causes or findings: {known}")
 
 
 def _without(run: Run, allow: Collection[str]) -> Run:

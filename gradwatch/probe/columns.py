@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from gradwatch.probe.constant_prediction import CONSTANT_SUMS, constant_loss
 from gradwatch.probe.layers import kind_of, network_order
 from gradwatch.probe.sum_layout import Indices, Sums
 from gradwatch.probe.trace import SKIPPED
@@ -117,6 +118,16 @@ def trace_columns(sums: Sums, first: int) -> Columns:
     totals[totals == SKIPPED] = np.nan
     known = np.flatnonzero(~(np.isnan(losses) & np.isnan(totals)))
     return {"trace_step": known + first, "trace_loss": losses[known], "trace_total_norm": totals[known]}
+
+
+def chance_of(sums: Sums) -> float:
+    """Return the loss of a constant prediction; NaN where it is not known."""
+    if sums["classed"][0]:
+        return math.log(sums["classes"][0] / sums["classed"][0])
+    if sums["constants"][0] != sums["processes"][0] or not sums["losses"][-1]:
+        return math.nan
+    numbers = [float(sums[name][0] / sums["constants"][0]) for name in CONSTANT_SUMS]
+    return constant_loss(numbers, float(sums["loss"][-1] / sums["losses"][-1]))
 
 
 class Assembly:

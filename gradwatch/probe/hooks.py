@@ -14,12 +14,14 @@ from gradwatch.containment import Containment
 from gradwatch.layer_kinds import NORMALIZATIONS, runs_forward_of
 from gradwatch.probe.call_log import CallLog, tensors_in
 from gradwatch.probe.carried import CarriedGradients
+from gradwatch.probe.constant_prediction import ConstantReader
 from gradwatch.probe.dead_units import is_relu, peaks_of, saturated_share, saturation_of
 from gradwatch.probe.layer_graph import LayerGraph, Pairs
 from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
+from gradwatch.probe.sampled_code import Layers, code_layers
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded
 from gradwatch.torch_internals import (
@@ -36,6 +38,7 @@ from gradwatch.torch_internals import (
 _MOST_CALLS = 1 << 16
 GRAPH = "the graph of the layers"
 CARRIED = "the gradients of earlier steps"  # the part that is out of service where looking at them fails
+CONSTANT = "the loss of a constant prediction"
 _INPUTS_A_PASS = 4  # calls of the first layer that are read; some may be a validation, and no part of the step
 
 
@@ -58,6 +61,7 @@ class LayerHooks(StepHooks):
         log: calls and gradients since the hooks were attached.
         carried: gradients of earlier steps, which it looks at before a backward pass adds to them.
         graph: which layers take the output of which.
+        constant: tells the loss of a constant prediction.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class LayerHooks(StepHooks):
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
         self.carried = CarriedGradients()
+        self.constant = ConstantReader()
         self.graph = LayerGraph([name for name, module in layers.items() if not own_parameters(module)])
         self._made: list[tuple[int, Any]] = []  # new edges of the call that is being read, and their nodes
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
@@ -94,6 +99,7 @@ class LayerHooks(StepHooks):
         self.log.unwatched |= self._failed
         self.log.hooked = frozenset(name for name, _, _ in self._hooks)
         self.graph.begin(self._mark)
+        self.constant.begin()
         self._made.clear()
         self._pass = self._arrived = 0
         self._first = None
@@ -114,6 +120,7 @@ class LayerHooks(StepHooks):
         self._inputs_before.clear()
         self._made.clear()
         self.carried.end()
+        self.constant.end()
 
     @property
     def pairs(self) -> Pairs | None:
@@ -149,6 +156,7 @@ class LayerHooks(StepHooks):
         if type(output[0]) is Tensor:
             if not output[0].is_meta:
                 read(call, output[0])
+                self.constant.note(outputs[0], output[0])
         else:
             self._read_first(call, read, output[0])
 
@@ -296,6 +304,11 @@ class LayerHooks(StepHooks):
             if not is_batched(grad):
                 self._fail(self._layer_of(edge), error)
 
+    def code_layers(self, loss_node: Any) -> Layers:
+        """Return the layers that give the mean and the deviation of a sampled code, if the loss has one."""
+        makers = {edge: self.log.layers[call] for call, edge in self.log.outputs}
+        return code_layers(loss_node, lambda node: makers.get(node.metadata.get(self._mark, NONE)))
+
     def _layer_of(self, edge: int) -> str:
         """Return the layer whose output, or else input, an edge is."""
         pairs = [*self.log.outputs, *self.log.inputs]
@@ -305,6 +318,8 @@ class LayerHooks(StepHooks):
         if self.carried.is_open:
             self._containment.run(CARRIED, self.carried.look, self._scalars)
         if (type(grad) is Tensor and grad.is_cpu) or (is_readable(grad) and not is_batched(grad)):
+            if self.constant.is_open:
+                self._containment.run(CONSTANT, self.constant.receive, edge, grad)
             slot = self._scalars.norm(grad)  # before the lists below, which must stay equally long: it may fail
             self.log.arrivals.append(edge)
             self.log.slots.append(slot)

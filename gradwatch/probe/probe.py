@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradwatch.containment import Containment, RaisedOnPurpose
 from gradwatch.probe.columns import Assembly, before_clip
 from gradwatch.probe.compiled import HookableLayers
+from gradwatch.probe.constant_prediction import ConstantReader
 from gradwatch.probe.dead_units import UnitActivity
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
@@ -20,6 +21,7 @@ from gradwatch.probe.module_hooks import LossPass, sweep
 from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.probe.reduction import AllRanks, SingleProcess
+from gradwatch.probe.sampled_code import Layers
 from gradwatch.probe.scalars import Copy, DeviceScalars, Pending
 from gradwatch.probe.sums import StepReading, StepSums, checksum
 from gradwatch.probe.tensor_parallel import ParallelHooks
@@ -33,6 +35,8 @@ MEASURING = "the measured steps"  # the part that is out of service when the rea
 REPLICAS = "the comparison of replicas"
 LOSS_END = "the graph of the loss"
 _REACHES = 3  # measured steps in which the range of the output is read: targets do not change
+CODE = "the layers of a sampled code"
+_CODES = 2  # measured steps in which they are looked for
 
 
 class Probe:
@@ -52,6 +56,7 @@ class Probe:
         ranks: the processes; None where this one trains alone.
         since: the first step whose loss is in no Snapshot yet.
         activity: the units of the ReLUs that fired so far.
+        constant: tells the loss of a constant prediction.
         loss_pass: is given the loss before its backward pass; without it all backward passes count.
         schedule_interval: by which a trainer advances the schedules of the learning rate; empty where unknown.
 
@@ -87,7 +92,7 @@ class Probe:
         self.is_attached = False
         self.total: Tensor | None = None
         self.since = 0
-        self.activity = UnitActivity()
+        self.activity, self.constant = UnitActivity(), ConstantReader()
         self.schedule_interval = ""
         self._eagerly = eagerly
         self._find = partial(find_layers, self.model, include, exclude)
@@ -100,6 +105,7 @@ class Probe:
         self.loss_pass = LossPass()
         self._loss_end: LossEnd | None = None  # of the step, where a loss was seen
         self._reaches = 0
+        self._codes: Layers = ()  # that give the mean and the deviation of a sampled code
         self._watch(self._find())
 
     def _watch(self, layers: Mapping[str, nn.Module]) -> None:
@@ -116,13 +122,21 @@ class Probe:
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
-            return LayerHooks(layers, self.containment, self.loss_pass)
-        return ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+            hooks = LayerHooks(layers, self.containment, self.loss_pass)
+        else:
+            hooks = ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+        hooks.constant = self.constant
+        return hooks
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Return the names of the watched layers."""
         return tuple(self._layers)
+
+    @property
+    def unwatched(self) -> list[str]:
+        """Return the layers that ``include`` and ``exclude`` leave out."""
+        return [name for name in find_layers(self.model) if name not in self._layers]
 
     @property
     def is_over(self) -> bool:
@@ -161,6 +175,8 @@ class Probe:
         read = partial(read_end, loss, divisor, with_reach=self._reaches < _REACHES)
         self._loss_end = self.containment.run(LOSS_END, read)
         self._reaches += 1
+        if not self._codes and self._reaches <= _CODES:
+            self._codes = self.containment.run(CODE, self._hooks.code_layers, loss.grad_fn) or ()
 
     def sweep(self) -> None:
         """Remove the hooks, also from modules that were made of watched ones: copied, fused, quantized."""
@@ -210,6 +226,7 @@ class Probe:
         blank = Probe(nn.Module(), containment=self.containment)
         blank._layers = dict.fromkeys(self._layers, blank.model)  # their names
         blank.activity.load_state_dict(self.activity.state_dict())
+        blank.constant.load_state_dict(self.constant.state_dict())
         return blank
 
     def read(
@@ -287,7 +304,7 @@ class Probe:
         log, readings, settings, groups = self._hooks.log, self._readings, self._settings, self._groups
         used = {"optimizer": settings.optimizer, "learning_rate": settings.learning_rate}
         used |= {"schedule_interval": self.schedule_interval, "clip_max_norm": clip[1]}
-        used["frozen_size"] = float(self._watched.frozen_size)
+        used |= {"frozen_size": float(self._watched.frozen_size), "code": self._codes}
         end, self._loss_end = self._loss_end or LossEnd(), None
         numbers = None if end.reach is None else Copy(end.reach.numbers)
         losses, totals = self._drained(trace)
@@ -299,11 +316,13 @@ class Probe:
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
             faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
+            constant=self.constant.numbers,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()
         # The numbers may arrive after the next steps, and after a change of layers: "build" keeps what it needs.
         assembly, updates, self.since = self._assembly, self._updates, step + 1
+        constant = self.constant if reading.constant is not None else None
         self.rest()
         self._has_called = self._has_called or bool(log.layers)
         is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
@@ -313,6 +332,8 @@ class Probe:
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
+            if constant is not None:
+                constant.learn(columns["chance"])
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"])}

@@ -42,7 +42,8 @@ from torch import Tensor
 
 from gradwatch.containment import OutOfService
 from gradwatch.probe.call_log import CallLog, CallSums, add_inputs, add_order, add_outputs
-from gradwatch.probe.columns import Columns, call_column, layer_columns, parameter_columns, trace_columns
+from gradwatch.probe.columns import Columns, call_column, chance_of, layer_columns, parameter_columns, trace_columns
+from gradwatch.probe.constant_prediction import CONSTANT_SUMS
 from gradwatch.probe.dead_units import Peaks, UnitActivity, add_units, peaks_by_layer
 from gradwatch.probe.layer_graph import Pairs
 from gradwatch.probe.loss_graph import LossEnd
@@ -78,6 +79,7 @@ STEP_SUMS = (
     "clipped", "clips",  # total norm before a clip that came before the reading, processes that know it
     *CLIP_SUMS.values(),  # processes that saw such a clip
     "broadcast", "classes", "classed",  # processes whose loss broadcasts, classes of losses, losses that have some
+    *CONSTANT_SUMS, "constants",  # numbers of a constant prediction, processes that have them
 )  # fmt: skip
 Index = Mapping[str, int]  # layer or parameter -> its place
 
@@ -139,6 +141,7 @@ class StepReading:
         faults: place -> a shared part that failed in this process.
         replicas: what the checksums of the tensors add.
         end: of the graph of the loss.
+        constant: what tells the loss of a constant prediction; None where nothing was read.
         pairs: of a layer, and one that takes its output; None where these are not known.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
     """
@@ -160,6 +163,7 @@ class StepReading:
     replicas: Sequence[Term] = ()
     pairs: Pairs | None = None
     end: LossEnd = LossEnd()
+    constant: Tensor | None = None
     has_failed: bool = False
 
     def without_numbers(self) -> StepReading:
@@ -278,6 +282,7 @@ class StepSums:
             "dtype": self._dtype,
             "broadcast": self._broadcast if sums["broadcast"][0] == sums["processes"][0] else "",
             "classes": sums["classes"][0] / sums["classed"][0] if sums["classed"][0] else np.nan,
+            "chance": chance_of(sums),
             "ran": _ran(sums),
             # All processes make the same of it, or none makes anything.
             "pairs": self._pairs if sums["graph"][0] == self._graph * sums["processes"][0] else None,
@@ -330,6 +335,10 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
     layout.count("left_out", [index.params[name] for name in reading.left_out if name in index.params])
     _add_clip(layout, reading)
     _add_end(layout, reading.end)
+    if reading.constant is not None:
+        for name, slot in zip(CONSTANT_SUMS, scalars.values(reading.constant), strict=True):
+            layout.add(name, [0], [slot])
+        layout.count("constants", [0])
     for place, failure in reading.faults.items():
         if place < _MOST_PARTS:
             layout.count("faults", [place])

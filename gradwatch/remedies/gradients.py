@@ -106,6 +106,11 @@ class ClipOutliers(TransformRemedy):
     z_max: float = 2.5
     warmup: int = 25
 
+    @property
+    def acts_after(self) -> int:
+        """Return the steps that only set the first mean and deviation."""
+        return self.warmup
+
     def transform(self) -> Transform:
         """Return ``ZScoreClip`` without a fixed bound."""
         return ZScoreClip(self.z_max, warmup=self.warmup, max_norm=None)

@@ -200,6 +200,11 @@ class WarmUp(OptimizerRemedy):
     def __post_init__(self) -> None:
         require_whole(self, steps=self.steps)
 
+    @property
+    def acts_after(self) -> int:
+        """Return the steps of the ramp: before its end the steps are only small."""
+        return self.steps
+
     def configure(self, configured: Any) -> Any:
         """Add the ramp to each optimizer's step, so that it works with any scheduler."""
         for optimizer in optimizers_in(configured):

@@ -99,6 +99,11 @@ class Remedy(ABC):
         """Return True if the remedy changes the module itself and not only its training."""
         return False
 
+    @property
+    def acts_after(self) -> int:
+        """Return the optimizer steps before the remedy acts in full; a shorter trial does not show what it does."""
+        return 0
+
     @abstractmethod
     def change(self, setup: Setup) -> Setup:
         """Change a set-up in place, whose module is already a copy, and return it."""
@@ -194,6 +199,11 @@ class Combination(Remedy):
     def changes_model(self) -> bool:
         """Return True if all parts do."""
         return all(remedy.changes_model for remedy in self.remedies)
+
+    @property
+    def acts_after(self) -> int:
+        """Return the longest time among the parts."""
+        return max((remedy.acts_after for remedy in self.remedies), default=0)
 
     def change(self, setup: Setup) -> Setup:
         """Apply each remedy in order."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich import box
 from rich.console import ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.containment import OutOfService
 from gradwatch.records import Diagnoses, Diagnosis, Finding, Findings, Snapshot, Snapshots
 from gradwatch.reporting.html.page import write_page
 from gradwatch.reporting.html.report import report_html
+from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.reading import Record
-from gradwatch.reporting.terminal import Summary, layer_table, wide_console
-from gradwatch.reporting.text import in_words, number, plural, verdict
+from gradwatch.reporting.terminal import Summary, wide_console
+from gradwatch.reporting.text import in_words, listed, number, plural, verdict
 from gradwatch.shown import Shown, parts_of
 
 _MOST_LAYERS = 6  # of a finding, one below the other
@@ -28,22 +28,12 @@ _BASE = '<head>\n<base href="about:srcdoc">'
 
 
 class WatchedRun(Shown):
-    """A run that is being watched, or was: what its monitor or Watcher prints, and shows in a notebook."""
+    """A run that is being watched, or was: what its monitor or Watcher prints, and shows in a notebook.
+
+    The two classes have ``history``, ``findings``, ``out_of_service`` and ``diagnosis()``, which are read here.
+    """
 
     about: Mapping[str, Mapping[str, str]] = {}  # its ``settings`` and ``modules``, as in its record
-
-    if TYPE_CHECKING:  # the two classes that derive from it have them
-
-        @property
-        def history(self) -> list[Snapshot]: ...  # noqa: D102
-
-        @property
-        def findings(self) -> list[Finding]: ...  # noqa: D102
-
-        @property
-        def out_of_service(self) -> list[OutOfService]: ...  # noqa: D102
-
-        def diagnosis(self) -> list[Diagnosis]: ...  # noqa: D102
 
     def summary(self) -> None:
         """Print the latest step's layers, the findings and what to do, as at the end of a fit."""
@@ -57,10 +47,11 @@ class WatchedRun(Shown):
         Raises:
             ImportError: when plotly or jinja2 is not installed.
         """
-        known = {"out_of_service": list(self.out_of_service), **self.about}
-        record = Record(list(self.history), list(self.findings), **known)  # type: ignore[arg-type]
+        run: Any = self
+        known: dict[str, Any] = {"out_of_service": list(run.out_of_service), **self.about}
+        record = Record(list(run.history), list(run.findings), **known)
         title = record.settings.get("model", "")
-        return ReportPage(report_html(record, self.diagnosis(), title), title or "a run")
+        return ReportPage(report_html(record, run.diagnosis(), title), title or "a run")
 
 
 class ReportPage:
@@ -118,10 +109,12 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-@parts_of.register
-def _of_run(run: WatchedRun, options: ConsoleOptions) -> Iterator[RenderableType]:
+@parts_of.register(WatchedRun)
+def _of_run(run: Any, options: ConsoleOptions) -> Iterator[RenderableType]:
     if run.history:
-        notes = [str(failure) for failure in run.out_of_service]
+        left_out = getattr(run, "unwatched", ())
+        notes = [f"not watched, as include and exclude say: {listed(left_out)}"] if left_out else []
+        notes += map(str, run.out_of_service)
         yield Summary(run.history[-1], run.findings, run.diagnosis(), notes=notes, history=run.history)
     else:
         yield Text(f"gradwatch: {type(run).__name__} has measured no step yet.")
@@ -149,8 +142,7 @@ def _of_diagnoses(diagnoses: Diagnoses, options: ConsoleOptions) -> Iterable[Ren
 
 @parts_of.register
 def _of_snapshot(snapshot: Snapshot, options: ConsoleOptions) -> Iterator[RenderableType]:
-    mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
-    yield layer_table(snapshot, (), f"gradients at step {snapshot.step}", options.max_width, mark)
+    yield LayerTable(snapshot, (), f"gradients at step {snapshot.step}")
 
 
 @parts_of.register

@@ -13,7 +13,8 @@ import numpy as np
 from gradwatch.containment import say
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values, require_columns
-from gradwatch.reporting.text import number, open_kinds, shortened
+from gradwatch.reporting.short_names import short_names
+from gradwatch.reporting.text import number, open_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Picture", "bars", "calls_picture", "draw_run", "heat_map", "png"]
 
-NO_MATPLOTLIB = "pictures need matplotlib, which is not installed; install it with: pip install matplotlib"
+NO_MATPLOTLIB = (
+    "pictures need matplotlib, which is not installed; it belongs to the extra 'report': pip install matplotlib"
+)
 _RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one ReLU for two layers
 _MOST_CALL_PICTURES = 4
 _MOST_LABELS = 50
@@ -277,7 +280,8 @@ def _new_figure(rows: int) -> tuple[Figure, Axes]:
 def _label_layers(axes: Axes, names: Sequence[str]) -> None:
     """Label a row for each layer, the input at the top as in the terminal's table; of many rows an even choice."""
     rows = every_so_many(len(names), _MOST_LABELS)
-    axes.set_yticks(rows, [_escaped(shortened(names[row], 34)) for row in rows], fontsize=9)
+    labels = short_names(names, 34)
+    axes.set_yticks(rows, [_escaped(labels[row]) for row in rows], fontsize=9)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     labelled = "" if len(rows) == len(names) else f"; {len(rows)} of {len(names)} labelled"
     axes.set_ylabel(f"loss  <-  layers  <-  input{labelled}")

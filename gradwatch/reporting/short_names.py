@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _GAP = "..."  # stands for the words that are left out; plain ASCII, as logs and old consoles show it too
+_SHORT_ENOUGH = 24  # names up to here are read at a glance, and can be copied as they are
 _NUMBER = re.compile(r"\d+")
 Words = tuple[str, ...]
 
@@ -36,14 +37,17 @@ def common_prefix(names: Iterable[str]) -> str:
 def short_names(names: Sequence[str], width: int) -> list[str]:
     """Return the names without their common prefix, those longer than ``width`` without some of their words.
 
-    Names that differ in numbers alone lose the same words. A short name stands for one layer only: no other layer has
-    its words in the same order. Where that takes more room, a name stays longer than ``width``.
+    Where all are short, with at most 24 characters, they stay as they are. Names that differ in numbers alone lose the
+    same words. A short name stands for one layer only: no other layer has its words in the same order. Where that takes
+    more room, a name stays longer than ``width``.
 
     Example:
         >>> blocks = [f"bert.layer.{i}.{end}.dense" for i in (0, 11) for end in ("attention.output", "output")]
         >>> short_names(blocks, 20)
         ['0...output.dense', '0.output.dense', '11...output.dense', '11.output.dense']
     """
+    if max(map(len, names), default=0) <= min(width, _SHORT_ENOUGH):
+        return list(names)
     prefix = common_prefix(names)
     cut = {name: name.removeprefix(prefix) for name in names}
     groups: dict[str, list[Words]] = {}

@@ -43,19 +43,6 @@ def percent(share: float) -> str:
     return ">99" if 0.99 < share < 1 else f"{share * 100:.0f}"
 
 
-def shortened(name: str, width: int) -> str:
-    """Return a name of at most ``width`` characters, without its middle, as both ends tell layers apart.
-
-    Example:
-        >>> shortened("encoder.layers.11.self_attn.out_proj", 20)
-        'encode...tn.out_proj'
-    """
-    if len(name) <= width:
-        return name
-    tail = max((width - 3) * 2 // 3, 1)
-    return f"{name[: max(width - 3 - tail, 0)]}...{name[-tail:]}"
-
-
 def plural(count: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1.
 

@@ -10,13 +10,18 @@ from io import StringIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
+from gradwatch.pipeline.origin_search import may_be_of_nan
 from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
-from gradwatch.reporting.terminal import layer_table
+from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.text import number, verdict
 from gradwatch.shown import Shown
 
 _SAYS_NOTHING_ELSE = ("not-learning", "spike")  # a spike may come in a run that rests on a plateau
+
+
+class SetupFault(Exception):
+    """A part of the training is missing, such as the optimizer, so that nothing can be trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +93,19 @@ class Run(Shown):
     @property
     def trouble(self) -> str:
         """The crash, or the lack of any step, in a sentence; empty for a training that took place."""
+        if isinstance(self.error, SetupFault):
+            return str(self.error)
         if self.error is not None:
             text = f"{type(self.error).__name__}: {self.error}".strip().removesuffix(":")
             return f"the training raised {text}" + (f" at {self.place}" if self.place else "")
         if not self.history:
             return "no optimizer step was made: expected batches, and a training_step that returns a loss"
         return ""
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Return True if it crashed, and not by NaN or by what was found before: no change of the model mends that."""
+        return self.error is not None and not (may_be_of_nan(self.error) and self.findings)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the headline; where something is wrong, also the layers and the verdict."""
@@ -103,9 +115,8 @@ class Run(Shown):
         if self.trouble:
             yield Text(self.trouble, style="bold red")
         if self.history:
-            mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
             yield Text()
-            yield layer_table(self.history[-1], self.findings, "", options.max_width, mark)
+            yield LayerTable(self.history[-1], self.findings)
         if self.findings or self.diagnoses:
             yield Text()
             yield verdict(self.findings, self.diagnoses)

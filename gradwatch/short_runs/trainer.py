@@ -26,8 +26,9 @@ from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.places import raised_at
 from gradwatch.short_runs.batches import RepeatedBatch, SameBatches
 from gradwatch.short_runs.loop import Observer, detectors_for, ignore_finding
-from gradwatch.short_runs.run import Interrupted, Run
+from gradwatch.short_runs.run import Interrupted, Run, SetupFault
 from gradwatch.short_runs.sandbox import copy_without_trainer, isolated
+from gradwatch.short_runs.wrap_method import wrap_method
 
 KEPT_OPTIONS = (
     "accumulate_grad_batches", "detect_anomaly", "gradient_clip_algorithm", "gradient_clip_val",
@@ -103,8 +104,10 @@ def train_with_a_trainer(
         watching += [GradientTransform([*map(copy_without_trainer, transforms)])] if transforms else []
         watching.append(_FirstSteps(monitor, steps, after_batch))
         try:
+            _require_parts(model)
             trainer = _make_trainer(options or {}, watching, folder, validate)
             trainer.fit(model, **_loaders(data, steps * trainer.accumulate_grad_batches))
+            _require_steps(trainer, monitor, type(module).__name__)
             metrics = _validated(trainer, model, data) if validate else {}
         except Exception as raised:  # a training that crashes is a result too
             error = raised
@@ -116,6 +119,38 @@ def train_with_a_trainer(
     if interrupt is not None:
         raise Interrupted(run) from interrupt
     return run
+
+
+def _require_parts(module: LightningModule) -> None:
+    """Raise a SetupFault for a module that lacks what every training needs; look at its optimizers when it has them."""
+    name = type(module).__name__
+    if not is_overridden("training_step", module):
+        raise SetupFault(f"{name} has no training_step(); expected one that returns the loss of a batch")
+    if not is_overridden("configure_optimizers", module):
+        raise SetupFault(f"{name} has no configure_optimizers(); expected one that returns an optimizer")
+    if module.automatic_optimization:
+        wrap_method(module, "configure_optimizers", _RequireOptimizer(name))
+
+
+class _RequireOptimizer:
+    """Refuses a ``configure_optimizers`` that returns nothing: Lightning would train without any step."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def wrap(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = method(*args, **kwargs)
+        if found is None or found in ([], ()):
+            raise SetupFault(f"configure_optimizers() of {self._name} returned {found!r}; expected an optimizer")
+        return found
+
+
+def _require_steps(trainer: Trainer, monitor: GradientMonitor, name: str) -> None:
+    """Raise a SetupFault where a fit came to its end without a step, and say why."""
+    if trainer.num_training_batches == 0:
+        raise SetupFault("the training loader gives no batch; expected data, at least a batch of it with drop_last")
+    if not monitor.steps:
+        raise SetupFault(f"no optimizer step was made; expected a training_step() of {name} that returns a loss")
 
 
 class _FirstSteps(Callback):

@@ -157,17 +157,22 @@ def _cells(row: Row) -> list[str]:
         return [row.name, "", "", "", row.error, seconds]
     kinds = ", ".join(sorted({finding.kind for finding in row.findings})) or "none"
     flow = f"{row.flow:.1e}" if math.isfinite(row.flow) else ""
-    return [row.name, number(row.result), number(row.loss), flow, kinds, seconds]
+    return [row.name, _measured(row.result), _measured(row.loss), flow, kinds, seconds]
+
+
+def _measured(value: float) -> str:
+    """Return a result that was measured: NaN is then one too."""
+    return number(value) or "NaN"
 
 
 def markdown_table(metric: str, rows: Sequence[Row]) -> str:
     """Return the rows as a table in Markdown.
 
     Example:
-        >>> print(markdown_table("val_acc", [Row(None, 0.5)]))
+        >>> print(markdown_table("val_acc", [Row(None, 0.5, 0.7)]))
         | remedy | val_acc | train loss | gradient, first / last layer | open findings | seconds |
         | --- | --- | --- | --- | --- | --- |
-        | `untreated` | 0.500 |  |  | none | 0.0 |
+        | `untreated` | 0.500 | 0.700 |  | none | 0.0 |
     """
     heads, cells = _table(metric, rows, "gradient, first / last layer")
     lines = [heads, ["---"] * len(heads), *([f"`{name}`", *others] for name, *others in cells)]
@@ -190,6 +195,7 @@ class Trial(Shown):
         diagnoses: of the untreated training.
         interrupted: True after Ctrl+C; the rows are then the trainings up to there.
         advice: treats the causes too, but only the user can apply it.
+        error: the exception that ended the untreated training; None where it came to its end.
     """
 
     rows: tuple[Row, ...]
@@ -200,6 +206,7 @@ class Trial(Shown):
     diagnoses: tuple[Any, ...] = ()
     interrupted: bool = False
     advice: tuple[Advice, ...] = ()
+    error: Exception | None = None
 
     @property
     def untreated(self) -> Row:

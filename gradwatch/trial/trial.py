@@ -111,12 +111,15 @@ class _Session:
     diagnoses: tuple[Any, ...] = ()
     interrupted: bool = False
     advice: tuple[Advice, ...] = ()
+    error: Exception | None = None
     _planned: int = 1
 
     def run(self, remedies: Sequence[Remedy] | None, most: int) -> None:
         """Train without a remedy, then with each, then with the best two together where none were given."""
         untreated = self._train(None)
-        self.diagnoses = untreated.diagnoses
+        self.diagnoses, self.error = untreated.diagnoses, untreated.error
+        if remedies is None and untreated.is_hopeless:
+            return
         chosen = [*remedies] if remedies is not None else self._suggested(untreated, most)
         self._planned = 1 + len(chosen) + (remedies is None and len(chosen) > 1)
         for remedy in chosen:
@@ -131,7 +134,7 @@ class _Session:
         losses = [snapshot.loss for snapshot in untreated.history]
         broke = bool(untreated.trouble) or any(not math.isfinite(loss) for loss in losses)
         found = [*(bounding(self.setup, untreated.history) if broke else ()), *usual(self.setup)]
-        more = [remedy for remedy in dict.fromkeys(found) if remedy not in tried][:most]
+        more = [remedy for remedy in dict.fromkeys(found) if remedy not in tried and self._acts(remedy)][:most]
         self._planned += len(more)
         for remedy in more:
             self._train(remedy)
@@ -139,12 +142,17 @@ class _Session:
     def _suggested(self, untreated: Run, most: int) -> list[Remedy]:
         found = suggest(untreated.diagnoses, self.setup, untreated.history)
         self.advice = tuple(remedy for remedy in found if isinstance(remedy, Advice))
-        chosen = ([remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup))[:most]
+        chosen = [remedy for remedy in found if not isinstance(remedy, Advice)] or usual(self.setup)
+        chosen = [remedy for remedy in chosen if self._acts(remedy)][:most]
         # Over many steps gates that keep the state are not enough alone: a single large step closes them again.
         gated = next(
             (remedy for remedy in chosen if isinstance(remedy, (ReplaceRecurrence, OrthogonalRecurrence))), None
         )
         return [*chosen, *([Combination((gated, Clip()))] if gated and not self.setup.options.get(CLIP) else [])]
+
+    def _acts(self, remedy: Remedy) -> bool:
+        """Return True if the trial is long enough to see what the remedy does."""
+        return remedy.acts_after < self.steps
 
     def _train(self, remedy: Remedy | None) -> Run:
         started = time.monotonic()
@@ -197,7 +205,8 @@ class _Session:
         higher = is_better_higher(chosen)
         rows = [replace(row, result=_result(row, metrics, chosen)) for row, metrics in self.done]
         ranked = rank(rows, higher)
-        return Trial(ranked, chosen, higher, self.steps, self.seed, self.diagnoses, self.interrupted, self.advice)
+        told = self.diagnoses, self.interrupted, self.advice, self.error
+        return Trial(ranked, chosen, higher, self.steps, self.seed, *told)
 
     def _metric(self, metric: str | None) -> str:
         finished = [metrics for row, metrics in self.done if not row.error]

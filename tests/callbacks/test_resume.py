@@ -72,7 +72,7 @@ def text(state: dict[str, Any]) -> str:
 def test_a_checkpoint_is_plain_and_small(tmp_path: Path) -> None:
     checkpoint = fit_until(12, tmp_path, monitor(), model())
     state = torch.load(checkpoint, weights_only=True)["callbacks"]["GradientMonitor"]
-    assert len(text(state)) < 24_000
+    assert len(text(state)) < 25_000
     assert json.loads(text(state)).keys() == state.keys()
 
 

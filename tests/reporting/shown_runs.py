@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
+from rich.console import Console
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
@@ -43,3 +47,43 @@ FINDING = Finding("vanishing", ("net.1", "net.3"), 0, 1e-5, 1e-3, "the gradient 
 DIAGNOSIS = Diagnosis(
     "saturating activation", "Each Sigmoid takes 0.25.", 1.0, (FINDING,), ("ReLU with He", "skips", "norms")
 )
+
+
+def deep_run(steps: int = 500, blocks: int = 21, layers: tuple[str, ...] = (), seed: int = 0) -> list[Snapshot]:
+    """A transformer whose numbers are noise, which no packing makes smaller: 4 layers and 6 in each block."""
+    rng = np.random.default_rng(seed)
+    ends = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    inner = tuple(f"transformer.h.{i}.{end}" for i in range(blocks) for end in ends)
+    layers = layers or ("transformer.wte", "transformer.wpe", *inner, "transformer.ln_f", "lm_head")
+    count = len(layers)
+    kinds = tuple("LayerNorm" if ".ln_" in layer else "Linear" for layer in layers)
+    usual = 10 ** rng.normal(-1, 1, count)
+    run = []
+    for i in range(steps):
+        norms = usual * 10 ** rng.normal(0, 0.3, count)
+        total, since = float(np.linalg.norm(norms)), np.arange(max(50 * i - 49, 0), 50 * i + 1)
+        run.append(
+            Snapshot(
+                50 * i,
+                layers,
+                kinds,
+                grad_norm=norms,
+                weight_norm=10 + rng.random(count),
+                grad_output_norm=norms * rng.random(count),
+                gain=0.5 + rng.random(count),
+                update_norm=1e-3 * norms,
+                size=np.full(count, 1000.0),
+                total_norm=total,
+                total_norm_after=min(total, 1.0),
+                loss=3 / (1 + i / 20),
+                trace_step=since,
+                trace_loss=3 / (1 + since / 1000) + rng.normal(0, 0.05, len(since)),
+            )
+        )
+    return run
+
+
+def printed(thing: Any, width: int = 120, **options: Any) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), **options)
+    console.print(thing)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ def test_labels_are_thinned_and_shortened() -> None:
     labels = heat_map([deep(129, grad_output_norm=np.ones(129))]).axes[0].get_yticklabels()
     assert len(labels) == 43
     assert max(len(label.get_text()) for label in labels) <= 34
-    assert labels[-1].get_text().startswith("encoder.la")
+    assert labels[-1].get_text() == "128.attention.out_projection"
 
 
 def test_bars_show_parameter_layers_and_colour_the_open_findings() -> None:

@@ -31,8 +31,8 @@ def layers_meant(short: str, names: list[str]) -> list[str]:
 
 @given(NAMES, st.integers(1, 40))
 def test_a_short_name_means_one_layer_and_has_whole_words_in_their_order(names: list[str], width: int) -> None:
-    cut = [name.removeprefix(common_prefix(names)) for name in names]
     short = short_names(names, width)
+    cut = names if short == names else [name.removeprefix(common_prefix(names)) for name in names]
     assert len(set(short)) == len(names)
     for name, shown in zip(cut, short, strict=True):
         assert layers_meant(shown, cut) == [name]
@@ -53,8 +53,8 @@ def test_names_stay_unique_whatever_they_are(names: list[str], width: int) -> No
 
 
 @given(NAMES)
-def test_with_room_enough_only_the_common_prefix_goes(names: list[str]) -> None:
-    prefix = common_prefix(names)
+def test_with_room_enough_only_the_common_prefix_of_long_names_goes(names: list[str]) -> None:
+    prefix = common_prefix(names) if max(map(len, names)) > 24 else ""
     assert [prefix + short for short in short_names(names, 200)] == names
 
 
@@ -68,7 +68,7 @@ def test_t5_in_a_narrow_column(width: int) -> None:
 def test_repeated_names_and_none_at_all() -> None:
     assert short_names([], 9) == []
     assert short_names(["net.a", "net.a"], 9) == ["net.a", "net.a"]
-    assert short_names(["(root)", "net.a", "net.b"], 9) == ["(root)", "a", "b"]
+    assert short_names(["(root)", "net.a", "net.b"], 4) == ["(root)", "a", "b"]
 
 
 def test_a_large_network_takes_no_time() -> None:

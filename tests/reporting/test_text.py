@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shown_runs import DIAGNOSIS, FINDING
 
 from gradwatch.records import Finding, Snapshot
-from gradwatch.reporting.text import clip_text, findings_text, listed, number, open_kinds, percent, shortened
+from gradwatch.reporting.text import clip_text, findings_text, listed, number, open_kinds, percent
 
 
 @given(st.floats(1e-99, 1e99))
@@ -25,11 +25,6 @@ def test_numbers_are_short_and_right_to_six_percent(value: float) -> None:
 def test_a_share_is_never_rounded_to_none_or_all(share: float) -> None:
     assert (percent(share) == "0") == (share == 0)
     assert (percent(share) == "100") == (share == 1)
-
-
-@given(st.text(min_size=1, max_size=80), st.integers(6, 40))
-def test_short_names_are_no_longer_than_asked_for(name: str, width: int) -> None:
-    assert len(shortened(name, width)) <= width
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, ""), (1, "0"), (4, "0, 1, 2, 3"), (9, "0, 1, 2 ... 8 (9 in all)")])

@@ -120,7 +120,7 @@ function heatMap(chart, run, map, scale, what) {
   const height = Math.min(Math.max(rows.length * 16, 200), 620);
   const places = labelled(rows, sick, Math.max((rows.length * 15) / height, 1));
   const label = (row) => {
-    const name = plain(shortened(run.short[row], isNarrow() ? 14 : 38));
+    const name = plain(isNarrow() ? shortened(run.shortest[row], 26) : shortened(run.short[row], 50));
     return sick.has(row) ? `<span style="color:#b3123f">${name}</span>` : name;
   };
   const across = evenly(run.steps.length, isNarrow() ? 4 : 10);

@@ -10,9 +10,11 @@ import numpy as np
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.html.network import layer_of
 from gradwatch.reporting.pictures import every_so_many, layers_by_steps
+from gradwatch.reporting.short_names import short_names
 from gradwatch.reporting.text import plural
 
 MOST_STEPS = 500  # columns of a heat map; more are not told apart on a screen
+_ON_A_PHONE = 16  # characters of a layer's name
 _MOST_POINTS = 2000  # of a line, of which each screen shows fewer
 _PER_DECADE = 1000  # a value is a whole number of thousandths of a decade, which keeps three digits of it
 _ZERO, _NOT_FINITE = -999_999, 999_999
@@ -30,6 +32,7 @@ def charts_of(
         "steps": [int(snapshot.step) for snapshot in shown],
         "layers": layers,
         "short": [short[layer] for layer in layers],
+        "shortest": short_names(layers, _ON_A_PHONE),
         "maps": maps,
         "loss": losses_of(history),
         "norm": norms_of(history),

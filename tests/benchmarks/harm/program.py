@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,14 +71,14 @@ def held_out(program: Program, network: nn.Module) -> float:
     return value
 
 
-def run(program: Program, seed: int) -> tuple[Outcome, gradwatch.Watcher]:
-    """Train under a Watcher with its defaults; watching changes no bit of the training."""
+def run(program: Program, seed: int, **settings: Any) -> tuple[Outcome, gradwatch.Watcher]:
+    """Train under a Watcher with its defaults, or other settings; watching changes no bit of the training."""
     torch.manual_seed(seed)
     network = program.network()
     rule = program.rule(network.parameters())
     scores = [held_out(program, network)]
     torch.manual_seed(seed + 1)
-    with gradwatch.watch(network, on_finding=lambda finding: None) as watcher:
+    with gradwatch.watch(network, on_finding=lambda finding: None, **settings) as watcher:
         for step in range(program.steps):
             if program.before_step is not None:
                 program.before_step(network, rule, step)
