@@ -14,7 +14,7 @@ from torch import nn
 
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import plain_name
-from gradwatch.reporting.text import plural
+from gradwatch.reporting.text import listed, plural
 
 _MOST_HPARAMS, _LONGEST = 40, 80  # hyperparameters, and characters of a value: a report is no dump of a config
 _PACKAGES = ("torch", "lightning", "gradwatch")
@@ -39,6 +39,7 @@ def settings_of(trainer: Trainer, module: LightningModule, watcher: Watcher) -> 
         + f" on {type(trainer.accelerator).__name__.removesuffix('Accelerator')}",
         "length": _length(trainer),
         "measured steps": f"each of the first {schedule.dense_steps}, then every {schedule.every_n_steps}.",
+        "not watched": listed(watcher.unwatched),
         "started": time.strftime("%Y-%m-%d %H:%M %z"),
         "versions": ", ".join([f"Python {platform.python_version()}", *map(_version, _PACKAGES)]),
     }

@@ -69,7 +69,7 @@ def sick_report() -> str:
 
 def test_the_top_names_layers_cause_and_what_to_do() -> None:
     top = read(sick_report()).split("Causes and findings")[0]
-    assert "The gradient vanishes at 1 and 3 . Likely cause: saturating activation." in top
+    assert "The gradient vanishes at net.1 and net.3 . Likely cause: saturating activation." in top
     assert "Do first ReLU with He" in top
 
 
