@@ -211,8 +211,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         if self._step is None:
             self._step = StepInProgress()
             is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
-            is_wanted = self._wanted.summary or self._wanted.report
-            is_shown = is_wanted and self._watcher.containment.run("the last step", is_last)
+            is_shown = self._wanted.shows_last_step and self._watcher.containment.run("the last step", is_last)
             self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
