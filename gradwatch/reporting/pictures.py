@@ -14,7 +14,7 @@ from gradwatch.containment import say
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values, require_columns
 from gradwatch.reporting.short_names import short_names
-from gradwatch.reporting.text import number, open_kinds
+from gradwatch.reporting.text import listed, number, open_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +40,7 @@ _TITLES = {
 _HEAT_MAP_HELP = "healthy: one colour. vanishing: dark at the top. exploding: bright at the top"
 _CALLS_HELP = "healthy: level. vanishing: falls to the left. exploding: rises to the left"
 _MISSING, _ZERO, _BAD = "#bdbdbd", "#ffffff", "#e6007e"
+_MARK = "#ff5a36"  # of findings in the heat map: seen on all colours of its scale, and unlike NaN's
 _NONE = "no finding"
 _HEALTHY, _OTHER = "#7fa6c4", "#8c564b"
 _COLOURS = {
@@ -217,14 +218,15 @@ def _mark_findings(axes: Axes, findings: Iterable[Finding], names: Sequence[str]
     kinds: dict[str, None] = {}
     for finding in findings:
         begin = min(int(np.searchsorted(steps, finding.step)), len(steps) - 1)
-        end = len(steps) if finding.is_open else max(int(np.searchsorted(steps, finding.closed_step)), begin + 1)
+        closed = finding.closed_step
+        end = len(steps) if closed is None else max(int(np.searchsorted(steps, closed)), begin + 1)
         owners = {name for each in finding.layers for name in (each, each.rpartition(".")[0])}  # also of parameters
         rows = [row for row, name in enumerate(names) if name in owners]
-        look: dict[str, Any] = {"edgecolor": _colour(finding.kind), "linewidth": 1.5, "facecolor": "none", "zorder": 3}
+        look: dict[str, Any] = {"edgecolor": _MARK, "linewidth": 1.5, "facecolor": "none", "zorder": 3}
         for row in rows:
             axes.add_patch(Rectangle((begin - 0.45, row - 0.45), end - begin - 0.1, 0.9, **look))
         if not rows:
-            axes.axvline(begin - 0.5, color=_colour(finding.kind), linestyle="--", linewidth=1.5)
+            axes.axvline(begin - 0.5, color=_MARK, linestyle="--", linewidth=1.5)
         kinds[finding.kind] = None
     return list(kinds)
 
@@ -250,7 +252,8 @@ def _explain_colours(axes: Axes, values: Array, kinds: Sequence[str]) -> None:
         "NaN or Inf": (_BAD, np.isinf(values)),
     }
     known = {label: colour for label, (colour, where) in seen.items() if where.any()}
-    _add_legend(axes, known | {kind: _colour(kind) for kind in kinds[:_MOST_KINDS]})
+    found = f"found: {listed(kinds, _MOST_KINDS)}"
+    _add_legend(axes, known | ({found: _MARK} if kinds else {}))
 
 
 def _kind(norm: float, kinds: Sequence[str]) -> str:

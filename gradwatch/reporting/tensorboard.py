@@ -150,7 +150,7 @@ class TensorBoardReport:
 
     def verdict(self, sentence: str, causes: Sequence[str]) -> None:
         """Write the state of the run as a text, for a healthy run too."""
-        why = f"\n\nCauses, the likeliest first: **{', '.join(causes)}**." if causes else ""
+        why = f"\n\nCauses, the likeliest first: **{', '.join(causes)}**." if causes[1:] else ""
         self._events.text("gradwatch/0 verdict", f"**{escaped(sentence)}**{why}", self._step)
 
     def report(self, path: Path) -> None:

@@ -69,7 +69,7 @@ def test_heat_map_marks_findings() -> None:
     frames = [(frame.get_x(), frame.get_y(), round(frame.get_width(), 3)) for frame in axes.patches]
     assert frames == [(-0.45, -0.45, 2.9), (-0.45, 1.55, 2.9), (0.55, 3.55, 1.9), (0.55, 13.55, 0.9)]
     assert [line.get_xdata()[0] for line in axes.lines] == [1.5]
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"vanishing", "stalled", "spike"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"found: vanishing, stalled, spike"}
 
 
 @pytest.mark.filterwarnings("error")
