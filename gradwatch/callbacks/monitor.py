@@ -77,8 +77,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        record_path: path of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, beside its
-            checkpoints, or in ``gradwatch_logs`` without a logger; False writes none. Its place is logged at the start.
+        record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, False writes none.
         summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
             the Trainer knows it before.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is

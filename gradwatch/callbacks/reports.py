@@ -188,7 +188,7 @@ class Reports:
     def _print_summary(self, *args: Any) -> None:
         print_summary(*args)
         if self._record:
-            print(f"gradwatch: the record is in {self._record.path}")
+            rank_zero_info(f"gradwatch: the record is in {self._record.path}")
 
     def _write_report(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
         assert self._report_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePath
@@ -11,9 +12,10 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 
 from gradwatch.callbacks.trainer_checks import has_class_named
-from gradwatch.reporting.record_files import claim, is_there
+from gradwatch.reporting.record_files import claim, names_in
 
 _NAME = "gradwatch"
+_NUMBERED = re.compile(rf"{_NAME}(?:-(\d+))?\.jsonl")
 _FOLDER_OF_NO_LOGGER = "gradwatch_logs"  # in the Trainer's folder
 
 
@@ -48,15 +50,16 @@ def record_place(trainer: Trainer, wanted: Wanted, *, resumes: bool) -> str | Pa
     folder = run_folder(trainer)
     if not folder:
         return None
-    paths = (f"{folder}/{_NAME}{'' if number == 1 else f'-{number}'}.jsonl" for number in count(1))
-    if not resumes:
-        return next(path for path in paths if claim(path))
-    latest = next(paths)
-    for path in paths:
-        if not is_there(path):
-            break
-        latest = path
-    return latest
+    taken = [int(found[1] or 1) for name in names_in(folder) if (found := _NUMBERED.fullmatch(name))]
+    latest = max(taken, default=0)
+    if resumes:
+        return _numbered(folder, max(latest, 1))
+    paths = (_numbered(folder, number) for number in count(latest + 1))
+    return next(path for path in paths if claim(path))
+
+
+def _numbered(folder: str, number: int) -> str:
+    return f"{folder}/{_NAME}{'' if number == 1 else f'-{number}'}.jsonl"
 
 
 def run_folder(trainer: Trainer) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
@@ -84,7 +85,13 @@ def _show(trial: Trial) -> None:
     console.print(trial.table())
     if trial.patch:
         console.print("\nThe best of them, as code:\n")
-        # As text, to be copied: a Syntax of rich is cut at the edge of the screen, and padded up to it.
-        console.print(Syntax("", "python", background_color="default").highlight(trial.patch), soft_wrap=True)
+        _print_code(console, trial.patch)
     else:
         console.print("\nNo remedy beats the untreated training.")
+
+
+def _print_code(console: Console, code: str) -> None:
+    """Print code as it is, to be copied: rich cuts a Syntax at the edge of the screen, and pads it up to there."""
+    text = Syntax("", "python", background_color="default").highlight(code)
+    text.rstrip()
+    console.print(text, soft_wrap=True)

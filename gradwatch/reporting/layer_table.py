@@ -63,7 +63,7 @@ class LayerTable:
 
     Of many layers, repeated blocks are folded into a row. What is sick, or has the largest or smallest gradient or
     update, keeps its own row, and so do the first and the last layer. Columns without any value are left out, and so
-    are the least useful ones where there is no room.
+    are the least useful ones where there is no room. ``lines`` are printed below the notes.
 
     Example:
         >>> names = tuple(f"net.layers.{i}.{end}" for i in range(99) for end in ("fc", "norm"))
@@ -86,13 +86,14 @@ class LayerTable:
     snapshot: Snapshot
     findings: Sequence[Finding] = ()
     title: str = ""
+    lines: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render table and notes as wide as there is room."""
         mark = "#" if options.ascii_only else "\N{BLACK SQUARE}"
         layout = Layout(self.snapshot, tuple(self.findings), options.max_width, mark)
         yield layout.table(self.title)
-        if notes := [*layout.notes(), *unwatched_in_words(self.snapshot)]:
+        if notes := [*layout.notes(), *unwatched_in_words(self.snapshot), *self.lines]:
             yield Text("\n" + "\n".join(notes), style="dim")
 
 

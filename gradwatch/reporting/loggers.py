@@ -17,7 +17,7 @@ from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.pictures import Picture
 from gradwatch.reporting.tensorboard import TensorBoardReport
-from gradwatch.reporting.text import evidence_beyond, findings_text, listed, number
+from gradwatch.reporting.text import evidence_beyond, findings_text, in_words, listed, number
 
 FINDINGS, VERDICT, CAUSES, REPORT = (f"gradwatch/{name}" for name in ("findings", "verdict", "causes", "report"))
 _MOST_METRICS = 1000  # in one call of MLflow, which refuses more; Lightning does not split them
@@ -38,7 +38,7 @@ class Sink(Protocol):
 
     @property
     def trouble(self) -> str:
-        """What was lost without an error, in words."""
+        """The losses that raised no error, in words."""
 
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write the numbers of a measured step."""
@@ -278,7 +278,7 @@ def table_rows(findings: Sequence[Finding], diagnoses: Sequence[Diagnosis]) -> l
         limits = [number(finding.value), number(finding.threshold)]
         cause = next((d for d in diagnoses if finding in d.findings), None)
         why = [cause.cause, "; ".join(cause.remedies)] if cause else ["", ""]
-        rows.append([finding.kind, listed(finding.layers), str(finding.step), until, *limits, finding.message, *why])
+        rows.append([finding.kind, listed(finding.layers), str(finding.step), until, *limits, in_words(finding), *why])
     alone = [d for d in diagnoses if not d.findings]
     return [*rows, *(["no finding yet", *[""] * 5, d.evidence, d.cause, "; ".join(d.remedies)] for d in alone)]
 

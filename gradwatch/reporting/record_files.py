@@ -233,16 +233,17 @@ def local_path(path: str | Path) -> Path:
     return Path(fsspec.core.url_to_fs(url)[1]) if url else Path(path)
 
 
-def is_there(path: str | Path) -> bool:
-    """Return True if there is a file, here or remote."""
-    files, place = fsspec.core.url_to_fs(str(path))
-    return bool(files.exists(place))
+def names_in(folder: str | Path) -> list[str]:
+    """Return the names of the files in a folder, here or remote; none where there is no such folder."""
+    files, place = fsspec.core.url_to_fs(str(folder))
+    return [PurePath(path).name for path in files.ls(place, detail=False)] if files.isdir(place) else []
 
 
 def claim(path: str | Path) -> bool:
     """Return True if there was no file; on this machine it is made, so that no other run takes its name."""
     if remote_url(path):
-        return not is_there(path)
+        files, place = fsspec.core.url_to_fs(str(path))
+        return not files.exists(place)
     local = local_path(path)
     local.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -64,9 +64,9 @@ class Summary:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Render the table, the run's own numbers, and the findings."""
         title = self.title or f"gradwatch: gradients at step {self.snapshot.step}"
-        yield LayerTable(self.snapshot, self.findings, title)
         lines = [_totals(self.snapshot), self._course(), clip_text(self.history), unused_in_words(self.history)]
-        yield Text("\n" + "".join(f"{line}\n" for line in lines if line), style="dim")
+        yield LayerTable(self.snapshot, self.findings, title, [line for line in lines if line])
+        yield Text()
         yield from self._findings()
         for note in self.notes:
             yield Text(note, style="yellow")

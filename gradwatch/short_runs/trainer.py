@@ -149,7 +149,7 @@ def _require_steps(trainer: Trainer, monitor: GradientMonitor, name: str) -> Non
     """Raise a SetupFault where a fit came to its end without a step, and say why."""
     if trainer.num_training_batches == 0:
         raise SetupFault("the training loader gives no batch; expected data, at least a batch of it with drop_last")
-    if not monitor.steps:
+    if not monitor.history and not monitor.out_of_service:
         raise SetupFault(f"no optimizer step was made; expected a training_step() of {name} that returns a loss")
 
 

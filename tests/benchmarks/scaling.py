@@ -95,7 +95,7 @@ Costs = npt.NDArray[np.float64]
 
 def costs(model: Workload, cycles: int) -> Costs:
     """Milliseconds of each cycle over one fit: of an unmeasured step, the cost of the measured one, on processors."""
-    steps, monitor = Steps(), GradientMonitor(every_n_steps=CYCLE, dense_steps=0, summary=False)
+    steps, monitor = Steps(), GradientMonitor(every_n_steps=CYCLE, dense_steps=0, summary=False, record_path=False)
     gc.collect()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         trainer = Trainer(

@@ -22,7 +22,7 @@ PICTURES = ["1 layers by steps", "2 latest step"]
 def finds_small(snapshot: Snapshot) -> Finding | None:
     """Finds the same kind of problem in two layers, one after the other."""
     layer = {1: "network.0", 6: "network.2"}.get(snapshot.step)
-    return layer and Finding("small", (layer,), snapshot.step, 0.1, 1.0, "the gradient is small.", "error") or None
+    return (layer and Finding("small", (layer,), snapshot.step, 0.1, 1.0, "the gradient is small.", "error")) or None
 
 
 def watch(folder: Path, logger: Any, steps: int = 12, **options: Any) -> GradientMonitor:

@@ -48,7 +48,10 @@ def fit(
     data: Any = None, *, is_manual: bool = False, watched: bool = True, summary: bool = True, **options: Any
 ) -> tuple[Net, list[int]]:
     torch.manual_seed(0)
-    net, monitor = Net(is_manual=is_manual), GradientMonitor(every_n_steps=1000, dense_steps=1, summary=summary)
+    net, monitor = (
+        Net(is_manual=is_manual),
+        GradientMonitor(every_n_steps=1000, dense_steps=1, summary=summary, record_path=False),
+    )
     quiet: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     callbacks = [monitor] if watched else []
     trainer = Trainer(callbacks=callbacks, enable_checkpointing=False, **quiet, **options)
@@ -95,7 +98,7 @@ def test_measuring_the_last_step_changes_no_weight() -> None:
 
 
 def test_layers_that_are_left_out_are_named_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    monitor = GradientMonitor(exclude=["body"])
+    monitor = GradientMonitor(exclude=["body"], record_path=False)
     quiet: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     Trainer(callbacks=[monitor], enable_checkpointing=False, max_steps=2, **quiet).fit(Net(), loader())
     assert "not watched, as include and exclude say: body" in capsys.readouterr().out

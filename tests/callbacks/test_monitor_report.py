@@ -42,8 +42,13 @@ def test_it_is_where_it_is_wanted(tmp_path: Path) -> None:
     assert not (tmp_path / "gradwatch.html").exists()
 
 
-def test_without_a_logger_it_is_in_the_trainers_folder(tmp_path: Path) -> None:
+def test_without_a_logger_it_is_beside_the_record_too(tmp_path: Path) -> None:
     fit(GradientMonitor(report=True), tmp_path, logger=False)
+    assert (tmp_path / "gradwatch_logs" / "gradwatch.html").is_file()
+
+
+def test_without_a_record_it_is_in_the_trainers_folder(tmp_path: Path) -> None:
+    fit(GradientMonitor(report=True, record_path=False), tmp_path, logger=False)
     assert (tmp_path / "gradwatch.html").is_file()
 
 

@@ -69,7 +69,9 @@ def train(module: Any, callbacks: list[Any], bad: int = BAD, steps: int = 12) ->
 
 @pytest.mark.parametrize(("way", "words"), [("backward", ("`sqrt`", "in root")), ("forward", ("`div`", "in ratio"))])
 def test_names_operation_function_and_step_of_an_unmeasured_step(way: str, words: tuple[str, str]) -> None:
-    monitor = GradientMonitor(dense_steps=2, on_finding=lambda _: None, summary=False, on_error="raise")
+    monitor = GradientMonitor(
+        dense_steps=2, on_finding=lambda _: None, summary=False, record_path=False, on_error="raise"
+    )
     fit(way, [monitor])
     (finding,) = monitor.findings
     assert finding.step == BAD
@@ -81,7 +83,7 @@ def test_names_operation_function_and_step_of_an_unmeasured_step(way: str, words
 
 def test_the_search_changes_nothing() -> None:
     bare, trainer = fit("backward", [])
-    watched, other = fit("backward", [GradientMonitor(on_finding=lambda _: None, summary=False)])
+    watched, other = fit("backward", [GradientMonitor(on_finding=lambda _: None, summary=False, record_path=False)])
     for mine, theirs in zip(bare.state_dict().values(), watched.state_dict().values(), strict=True):
         assert torch.equal(mine.nan_to_num(7.0), theirs.nan_to_num(7.0))
     assert trainer.callback_metrics["seen"] == other.callback_metrics["seen"] == 12
@@ -127,7 +129,7 @@ def test_the_search_leaves_no_trace(
 ) -> None:
     """A step that opens a file can't be computed again; one that counts and draws can."""
     ends: list[Any] = []
-    monitor = GradientMonitor(on_finding=lambda _: None, summary=False, on_error="raise")
+    monitor = GradientMonitor(on_finding=lambda _: None, summary=False, record_path=False, on_error="raise")
     for callbacks in ([], [monitor]):
         SEEN.clear()
         folder = tmp_path / str(len(callbacks))
@@ -148,14 +150,16 @@ def test_a_batch_that_the_step_changed_is_not_looked_at_again() -> None:
         def training_step(self, batch: Tensor, _: int) -> Tensor:
             return self.net(batch.div_(batch.std())).square().mean()
 
-    monitor = GradientMonitor(on_finding=lambda _: None, summary=False, on_error="raise")
+    monitor = GradientMonitor(on_finding=lambda _: None, summary=False, record_path=False, on_error="raise")
     fitted(InPlace(), [monitor])
     assert monitor.findings[0].case != "batch"
 
 
 def test_without_a_fork_nan_is_dated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradwatch.pipeline.origin_search.can_fork", lambda: False)
-    monitor = GradientMonitor(dense_steps=2, on_finding=lambda _: None, summary=False, on_error="raise")
+    monitor = GradientMonitor(
+        dense_steps=2, on_finding=lambda _: None, summary=False, record_path=False, on_error="raise"
+    )
     fit("forward", [monitor])
     assert monitor.findings[0].step == BAD
     assert "`" not in monitor.findings[0].message
@@ -198,7 +202,7 @@ class Odd(nn.Module):
 def test_odd_parameters(kind: str) -> None:
     module = Rooted()
     module.net = Odd(kind)
-    monitor = GradientMonitor(on_finding=lambda _: None, summary=False)
+    monitor = GradientMonitor(on_finding=lambda _: None, summary=False, record_path=False)
     fitted(module, [monitor])
     assert not monitor._watcher.out_of_service
     assert "`sqrt`" in monitor.findings[0].message
@@ -206,14 +210,14 @@ def test_odd_parameters(kind: str) -> None:
 
 def test_a_sound_run_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradwatch.pipeline.origin_search.find_origin", lambda *_: pytest.fail("searched"))
-    monitor = GradientMonitor(summary=False, on_error="raise")
+    monitor = GradientMonitor(summary=False, record_path=False, on_error="raise")
     fit("backward", [monitor], bad=99)
     assert not monitor.findings
 
 
 def test_a_crash_is_placed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AssertionError, match="all zero"):
-        fit("crash", [GradientMonitor()])
+        fit("crash", [GradientMonitor(record_path=False)])
     assert "in training_step" in " ".join(capsys.readouterr().out.split())
 
 
@@ -280,7 +284,7 @@ class Keeps(LightningModule):
 
 
 def test_a_batch_of_finite_numbers_is_not_blamed_for_a_number_that_was_kept(tmp_path: Path) -> None:
-    monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
+    monitor = GradientMonitor(summary=False, record_path=False, on_finding=lambda finding: None)
     loader = DataLoader(TensorDataset(torch.randn(80, 4)), batch_size=8)
     trainer(tmp_path, monitor, max_epochs=1).fit(Keeps(), loader)
     assert [finding.kind for finding in monitor.findings] == ["nonfinite"]

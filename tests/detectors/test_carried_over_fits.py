@@ -73,7 +73,9 @@ class Toggled(Manual):
 
 
 def fit(module: LightningModule, **options: Any) -> GradientMonitor:
-    monitor = GradientMonitor(on_finding=lambda finding: None, summary=False, detectors=[CarriedOver()])
+    monitor = GradientMonitor(
+        on_finding=lambda finding: None, summary=False, record_path=False, detectors=[CarriedOver()]
+    )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     settings = {"accelerator": "cpu", "enable_checkpointing": False, "max_steps": 6, **quiet, **options}
     Trainer(callbacks=[monitor], **settings).fit(module)

@@ -197,7 +197,7 @@ def lightning_run(place: str, bound: float) -> GradientMonitor:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=0.01)
 
-    monitor = GradientMonitor(on_finding=lambda _: None, on_error="raise", summary=False)
+    monitor = GradientMonitor(on_finding=lambda _: None, on_error="raise", summary=False, record_path=False)
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=8)
     options = {"gradient_clip_val": bound} if place == "automatic" else {}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}

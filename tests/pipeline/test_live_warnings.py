@@ -45,7 +45,7 @@ class Sigmoids(LightningModule):
 def fit() -> None:
     data = DataLoader(TensorDataset(torch.randn(12 * 32, 16), torch.randint(2, (12 * 32,))), batch_size=32)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    monitor = GradientMonitor(**OPTIONS, summary=False)
+    monitor = GradientMonitor(**OPTIONS, summary=False, record_path=False)
     Trainer(accelerator="cpu", max_epochs=1, callbacks=[monitor], enable_model_summary=False, **quiet).fit(
         Sigmoids(), data
     )

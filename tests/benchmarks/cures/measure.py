@@ -29,7 +29,7 @@ HARM = 0.05  # of the score: a fault that costs less is none that a cure could b
 def measured(case: Case) -> dict[str, Any]:
     """Return the scores of one program."""
     program = case.program
-    monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
+    monitor = GradientMonitor(summary=False, record_path=False, on_finding=lambda finding: None)
     fit(_setup(program, CHOSEN), program, CHOSEN, monitor)
     fresh = _setup(program, CHOSEN)
     diagnoses = monitor.diagnosis()

@@ -97,7 +97,7 @@ def _first(remedies: Sequence[Any]) -> Any:
 
 def choose(program: Program, name: str) -> dict[str, Any]:
     """Return a remedy for each way of choosing, None if there is none."""
-    monitor = GradientMonitor(summary=False, on_finding=lambda finding: None)
+    monitor = GradientMonitor(summary=False, record_path=False, on_finding=lambda finding: None)
     fit(_setup(program, CHOSEN), program, CHOSEN, monitor)
     fresh = _setup(program, CHOSEN)
     suggested = suggest(monitor.diagnosis(), fresh, monitor.history)

@@ -55,7 +55,7 @@ class Run:
 
 def run(task: Task) -> Run:
     """Train with a default monitor; a crash ends the training, and what was said until then counts."""
-    monitor, before, error = GradientMonitor(summary=False), task.measured(), ""
+    monitor, before, error = GradientMonitor(summary=False, record_path=False), task.measured(), ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", GradientWarning)
         try:

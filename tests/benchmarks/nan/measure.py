@@ -42,7 +42,7 @@ class Fitted(LightningModule):
 def watched(program: Program, safe: bool, seed: int = 0) -> GradientMonitor:
     """Return the monitor of one fit."""
     torch.manual_seed(seed)
-    module, monitor = Fitted(program, safe), GradientMonitor(summary=False)
+    module, monitor = Fitted(program, safe), GradientMonitor(summary=False, record_path=False)
     x, y = data(program.extreme, seed)
     feed = DataLoader([(x[i], y[i]) for i in range(len(x))], batch_size=None)
     with tempfile.TemporaryDirectory() as folder:

@@ -70,7 +70,7 @@ class Result:
 
 def watched(program: Program, faulty: bool, seed: int) -> Run:
     """Train with a default monitor; what was said until a crash counts, and the crash alone doesn't."""
-    setup, monitor, error = build(program, faulty, seed), GradientMonitor(), ""
+    setup, monitor, error = build(program, faulty, seed), GradientMonitor(record_path=False), ""
     score = math.nan
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

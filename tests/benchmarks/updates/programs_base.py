@@ -68,7 +68,7 @@ class Watch:
         if not self.on:
             return []
         listener = _Listener(self.heard, self.short)
-        listener.monitor = gradwatch.GradientMonitor(summary=False, on_finding=listener.note)
+        listener.monitor = gradwatch.GradientMonitor(summary=False, record_path=False, on_finding=listener.note)
         return [listener.monitor, listener]
 
     def loop(self, model: nn.Module) -> AbstractContextManager[Any]:
