@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gradwatch.plain_values import as_names, as_number, as_step, of_type
+from gradwatch.shown import Shown
 from gradwatch.snapshot import ARRAYS, COLUMNS, NAMES, Array, Snapshot
 
 __all__ = [
-    "ARRAYS", "COLUMNS", "NAMES", "Array", "Cause", "Detector", "Diagnosis", "Finding", "GradientError",
-    "GradientWarning", "Kind", "Severity", "Snapshot", "some_of",
+    "ARRAYS", "COLUMNS", "NAMES", "Array", "Cause", "Detector", "Diagnoses", "Diagnosis", "Finding", "Findings",
+    "GradientError", "GradientWarning", "Kind", "Severity", "Snapshot", "Snapshots", "some_of",
 ]  # fmt: skip
 
 Kind = Literal[
@@ -22,7 +23,7 @@ Severity = Literal["warning", "error"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Shown):
     """A problem: it opens at ``step``, lasts, and closes at ``closed_step``.
 
     Attributes:
@@ -84,6 +85,14 @@ class Finding:
                 step, value = of_type(list, plain[name])
                 given[name] = as_step(step), as_number(value)
         return cls(layers=as_names(plain["layers"]), step=as_step(plain["step"]), **given)
+
+
+class Findings(Shown, list[Finding]):
+    """A list of Findings, which a notebook shows as a table."""
+
+
+class Snapshots(Shown, list[Snapshot]):
+    """A list of Snapshots; a notebook shows the latest."""
 
 
 def some_of(names: Sequence[str]) -> str:
@@ -156,7 +165,7 @@ Cause = Literal[
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """A cause, how strongly the evidence speaks for it, what it explains, and remedies in the order to try.
 
     Attributes:
@@ -204,3 +213,7 @@ def _is_named(finding: Finding, kind: str, step: int, layers: Sequence[str]) -> 
     return (finding.kind, finding.step) == (kind, step) and (
         finding.layers == layers or bool({*finding.layers} & {*layers})
     )
+
+
+class Diagnoses(Shown, list[Diagnosis]):
+    """A list of Diagnoses, the likeliest first, which a notebook shows as a table."""

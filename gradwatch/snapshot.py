@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gradwatch.layer_kinds import is_activation
 from gradwatch.plain_values import as_array, as_names, as_number, as_step, of_type
+from gradwatch.shown import Shown
 
 Array = npt.NDArray[np.float64]
 
@@ -64,7 +65,7 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class Snapshot(Shown):
     """One measured optimizer step, as columns over the layers, like a data frame.
 
     Every column has one value for each layer, in network order. NaN means that the layer has no such value (an

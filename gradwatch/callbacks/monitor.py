@@ -29,12 +29,13 @@ from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.reporting.notebook import WatchedRun
 
 _LATE_BATCHES = 10  # without any optimizer step; an optimizer_step of the module's own may let some batches pass
 _MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
 
-class GradientMonitor(ReleasesModule):
+class GradientMonitor(ReleasesModule, WatchedRun):
     """Watch every layer's gradient, find problems, and show them in TensorBoard and on the terminal.
 
     Watching changes nothing: the weights are bit for bit those of an unwatched run. It ends nothing: a part that fails
@@ -82,8 +83,7 @@ class GradientMonitor(ReleasesModule):
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
-            weights then differ from an unwatched run's by rounding, and by dropout, which compiled code draws
-            differently.
+            weights then differ from an unwatched run's by rounding, and by dropout, which is drawn differently.
         on_error: ``"warn"`` switches off the part of the watching that fails, and the training goes on; ``"raise"`` is
             for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
             ``"warn"``.
@@ -210,8 +210,7 @@ class GradientMonitor(ReleasesModule):
         if self._step is None:
             self._step = StepInProgress()
             is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
-            is_wanted = self._wanted.summary or self._wanted.report
-            is_shown = is_wanted and self._watcher.containment.run("the last step", is_last)
+            is_shown = self._wanted.shows_last_step and self._watcher.containment.run("the last step", is_last)
             self._watcher.begin(is_last=bool(is_shown))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -365,7 +364,7 @@ class GradientMonitor(ReleasesModule):
         finally:  # on_finding="raise" may raise for the last steps; their finding is recorded all the same
             if reports is not None:
                 watcher.containment.run("reports", reports.close, watcher)
-            watcher.intake.on_snapshot = None
+            watcher.intake.on_snapshot, self.about = None, watcher.about
             self._watcher = watcher.containment.run("the memory of the fit", copy, watcher) or self._make_blank()
             self.release()
 

@@ -96,6 +96,7 @@ class Reports:
         """Note the settings at the first measured step: the optimizers exist by then."""
         self._settings = settings_of(self._trainer, self._module, watcher)
         self._modules = classes_around(self._module, snapshot.layers)
+        watcher.about = {"settings": self._settings, "modules": self._modules}
         if self._record:
             self._containment.run(self._record_part, self._record.about, self._settings, self._modules)
 

@@ -33,6 +33,11 @@ class Wanted:
     summary: bool = True
     report: bool | str | Path = False
 
+    @property
+    def shows_last_step(self) -> bool:
+        """Return True if the last step is worth being measured on purpose."""
+        return self.summary or bool(self.report)
+
 
 def record_place(trainer: Trainer, wanted: Wanted, *, resumes: bool) -> str | Path | None:
     """Return the path of the record; None where none is to be written.

@@ -9,7 +9,7 @@ import numpy as np
 from gradwatch.diagnosis import data, network, numerics, optimization, parts, signal, small_updates, step
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import Rule, ask, explain_no_learning, unexplained
-from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.records import Diagnoses, Diagnosis, Finding, Snapshot
 
 __all__ = ["diagnose"]
 
@@ -66,7 +66,7 @@ def diagnose(findings: Sequence[Finding], history: Sequence[Snapshot]) -> list[D
     with np.errstate(all="ignore"):  # a run that turned NaN has Inf in its numbers
         answers = ask(RULES if evidence.history else (numerics.unguarded_operation,), evidence)
         answers = explain_no_learning(findings, answers)
-        return [*answers, *unexplained(evidence, answers)]
+        return Diagnoses([*answers, *unexplained(evidence, answers)])
 
 
 def _of_one_model(history: Sequence[Snapshot]) -> Sequence[Snapshot]:

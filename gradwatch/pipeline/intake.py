@@ -19,13 +19,13 @@ from gradwatch.pipeline.ledger import Ledger, OnFinding, announce, require_on_fi
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.scalars import Pending
 from gradwatch.probe.trace import Trace
-from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot, Snapshots
 from gradwatch.snapshot import Origin
 
 _KEPT = 100  # in a checkpoint, which should stay small
 
 
-class History(list[Snapshot]):
+class History(Snapshots):
     """A list that thins itself: when it is full, it drops every second Snapshot, and from then on keeps half as many.
 
     The latest is always there. The distance of the others is the same over the whole run, up to a factor of 2.

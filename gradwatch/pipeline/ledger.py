@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gradwatch.causes import advice
 from gradwatch.containment import Containment, stacklevel_of_user
 from gradwatch.pipeline.harm import Harm
-from gradwatch.records import Detector, Diagnosis, Finding, GradientError, GradientWarning, Snapshot
+from gradwatch.records import Detector, Diagnosis, Finding, Findings, GradientError, GradientWarning, Snapshot
 
 OnFinding = Literal["warn", "stop", "raise"] | Callable[[Finding], object]
 
@@ -119,7 +119,7 @@ class Ledger:
         names = [getattr(detector, "__name__", type(detector).__name__) for detector in self.detectors]
         self.parts = tuple(f"detector {i} {name}" for i, name in enumerate(names))
         self._containment = containment or Containment("raise")
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self._close_after = close_after
         self._troubles: list[Trouble] = []
         self._just_lasted: list[Trouble] = []  # as long as their detectors' patience
@@ -244,7 +244,7 @@ class Ledger:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where an earlier run stopped: an open finding stays open until its trouble is gone."""
-        self.findings = [Finding.from_dict(item) for item in state["findings"]]
+        self.findings = Findings(Finding.from_dict(item) for item in state["findings"])
         troubles = [Trouble(**{**item, "finding": Finding.from_dict(item["finding"])}) for item in state["tracks"]]
         self._troubles = [trouble for trouble in troubles if trouble.detector < len(self.detectors)]
         for trouble in self._troubles:

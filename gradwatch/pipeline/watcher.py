@@ -25,10 +25,11 @@ from gradwatch.probe.probe import Probe
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.reporting.notebook import WatchedRun
 from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 
-class Watcher:
+class Watcher(WatchedRun):
     """Watches a model's optimizer steps: measures some of them, keeps their Snapshots, and finds what is wrong.
 
     A loop of your own needs ``with`` and :meth:`step`; one that clips calls :meth:`read` before the clip. A trainer
@@ -41,8 +42,7 @@ class Watcher:
 
     Args:
         model: any module.
-        every_n_steps, dense_steps: measure each of the first ``dense_steps`` optimizer steps, then every
-            ``every_n_steps``-th.
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
         detectors: objects or functions; None takes all with their defaults.
         include, exclude: patterns (``encoder.*``) of the layers to watch (None for all), and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.

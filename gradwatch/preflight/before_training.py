@@ -22,6 +22,7 @@ from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.text import listed, verdict
 from gradwatch.short_runs.run import as_text
 from gradwatch.short_runs.sandbox import copy_without_trainer
+from gradwatch.shown import Shown
 from gradwatch.theory import chi_in_words, chi_of
 
 Loss = Callable[[Any, Any], Tensor]
@@ -31,7 +32,7 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True, eq=False)
-class Preflight:
+class Preflight(Shown):
     """The result of one forward and backward pass before any training.
 
     Attributes:

@@ -1,22 +1,25 @@
 """Names of the logged values: a flat key for any logger, and a tag in TensorBoard.
 
-==============================  ==================================  ==============================================
-key (any logger)                TensorBoard tag                     value
-==============================  ==================================  ==============================================
-``grad_norm/conv1``             ``grad_norm/03 conv1``              norm of the gradient of its own parameters
-``grad_output_norm/conv1``      ``grad_output_norm/03 conv1``       norm of the gradient at its output
-``update_to_weight/conv1``      ``update_to_weight/03 conv1``       size of the step over that of its weights
-``dead_fraction/relu1``         ``dead_fraction/04 relu1``          share of a ReLU's units that never fire
-``saturated_fraction/tanh1``    ``saturated_fraction/04 tanh1``     share of outputs where an activation is flat
-``grad_to_weight_ratio/conv1``  ``grad_to_weight_ratio/03 conv1``   gradient norm over weight norm; only if asked for
-``<column>/<layer>``            ``<column>/<place> <layer>``        any other column of a Snapshot, if asked for
-``grad_norm_total``             the same                            norm of all gradients, before clipping
-``grad_norm_total_after``       the same                            the same when the optimizer stepped
-``clip_coefficient``            the same                            norm after over before: 1 without clipping
-==============================  ==================================  ==============================================
+==============================  ===================================  ==============================================
+key (any logger)                TensorBoard tag                      value
+==============================  ===================================  ==============================================
+``grad_norm/conv1``             ``grad_norm/03 conv1``               norm of the gradient of its own parameters
+``grad_output_norm/conv1``      ``grad_output_norm/03 conv1``        norm of the gradient at its output
+``update_to_weight/conv1``      ``update_to_weight/03 conv1``        size of the step over that of its weights
+``dead_fraction/relu1``         ``dead_fraction/04 relu1``           share of a ReLU's units that never fire
+``saturated_fraction/tanh1``    ``saturated_fraction/04 tanh1``      share of outputs where an activation is flat
+``grad_to_weight_ratio/conv1``  ``grad_to_weight_ratio/03 conv1``    gradient norm over weight norm; only if asked for
+``<column>/<layer>``            ``<column>/<place> <layer>``         any other column of a Snapshot, if asked for
+``grad_norm_total``             ``0 total/1 grad_norm_total``        norm of all gradients, before clipping
+``grad_norm_total_after``       ``0 total/2 grad_norm_total_after``  the same when the optimizer stepped
+``clip_coefficient``            ``0 total/3 clip_coefficient``       norm after over before: 1 without clipping
+the norms and ratios            ``log10 grad_norm/03 conv1``         their log10, in TensorBoard alone
+==============================  ===================================  ==============================================
 
 TensorBoard sorts tags by name. The place in the network, counted from 0, puts them in network order:
-``grad_norm/03 conv1`` shows ``snapshot.grad_norm[3]``. Keys are API: they do not change with the version.
+``grad_norm/03 conv1`` shows ``snapshot.grad_norm[3]``. It opens t he first groups of Time Series, so the total norm is
+in the first. There, shares of units that are 0 so far and a clip that has changed nothing so far are left out.
+Keys are API: they do not change with the version.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ from gradwatch.records import COLUMNS, Array, Snapshot
 # 0.5 us. The table at the end of the fit and the JSONL record have more columns.
 DEFAULT_COLUMNS = ("grad_norm", "grad_output_norm", "update_to_weight", "dead_fraction", "saturated_fraction")
 RUN_KEYS = ("grad_norm_total", "grad_norm_total_after", "clip_coefficient")
+RUN_TAGS = {key: f"0 total/{place} {key}" for place, key in enumerate(RUN_KEYS, 1)}  # a digit sorts before all letters
+LOG = "log10 "
+LOG_COLUMNS = ("grad_norm", "grad_output_norm", "update_to_weight")
 LAYER_COLUMNS = (*COLUMNS, "grad_to_weight_ratio")
 
 

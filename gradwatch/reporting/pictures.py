@@ -14,7 +14,7 @@ from gradwatch.containment import say
 from gradwatch.records import Array, Finding, Snapshot
 from gradwatch.reporting.keys import layer_values, require_columns
 from gradwatch.reporting.short_names import short_names
-from gradwatch.reporting.text import number, open_kinds
+from gradwatch.reporting.text import listed, number, open_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,8 @@ _RECURRENT_CALLS = 5  # fewer calls are a module that is used twice, such as one
 _MOST_CALL_PICTURES = 4
 _MOST_LABELS = 50
 _MOST_STEPS = 400
+_MOST_KINDS = 3  # of findings in the legend of the heat map, which is one line
+_SHARED = (-8.0, 2.0)  # decades of colour: a healthy run spans two or three of them, and 1e-8 of a float32 is rounding
 _MOST_DECADES = 150  # on both sides of 1: matplotlib cannot place the ticks of an axis that reaches much further
 _TITLES = {
     "grad_norm": "norm of the gradient of each layer's parameters",
@@ -38,6 +40,7 @@ _TITLES = {
 _HEAT_MAP_HELP = "healthy: one colour. vanishing: dark at the top. exploding: bright at the top"
 _CALLS_HELP = "healthy: level. vanishing: falls to the left. exploding: rises to the left"
 _MISSING, _ZERO, _BAD = "#bdbdbd", "#ffffff", "#e6007e"
+_MARK = "#ff5a36"  # of findings in the heat map: seen on all colours of its scale, and unlike NaN's
 _NONE = "no finding"
 _HEALTHY, _OTHER = "#7fa6c4", "#8c564b"
 _COLOURS = {
@@ -74,7 +77,7 @@ def draw_run(history: Sequence[Snapshot], findings: Iterable[Finding] = ()) -> d
     latest = history[-1]
     recurrent = [layer for layer, norms in latest.calls.items() if len(norms) >= _RECURRENT_CALLS]
     drawings: dict[str, Callable[[], Figure]] = {
-        "1 layers by steps": partial(heat_map, history),
+        "1 layers by steps": partial(heat_map, history, findings=tuple(findings)),
         "2 latest step": partial(bars, latest, findings),
         **{f"3 calls of {layer}": partial(calls_picture, latest, layer) for layer in recurrent[:_MOST_CALL_PICTURES]},
     }
@@ -87,9 +90,11 @@ def draw_run(history: Sequence[Snapshot], findings: Iterable[Finding] = ()) -> d
         gc.collect()  # figures are full of cycles: several would wait for the next collection, 10 MB each
 
 
-def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> Figure:
+def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm", findings: Iterable[Finding] = ()) -> Figure:
     """Draw layers by measured steps, in log colour: grey has no value, white is exactly zero, magenta is NaN or Inf.
 
+    The colours are the same for all runs, from 1e-8 to 100, so that they can be compared; a run that is mostly outside
+    has its own. A frame marks the layers and steps of a finding, a line the step where one without layers opened.
     Of more than 400 Snapshots about that many are drawn.
 
     Raises:
@@ -100,10 +105,10 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
     history = [history[i] for i in every_so_many(len(history), _MOST_STEPS)]
     names, values = layers_by_steps(history, column)
     figure, axes = _new_figure(len(names))
-    low, high = _decades(values)
+    low, high = _SHARED if _fits_shared(values) else _decades(values)
     # A mesh of cells, not an image: matplotlib spreads an image over all pixels in several arrays of floats, 50 MB.
     across, down = (np.arange(count + 1) - 0.5 for count in reversed(values.shape))
-    mesh = axes.pcolormesh(across, down, _logarithm(values), cmap=_colour_map(), vmin=low, vmax=high)
+    mesh = axes.pcolormesh(across, down, _logarithm(values, low, high), cmap=_colour_map(), vmin=low, vmax=high)
     axes.invert_yaxis()
     bar = figure.colorbar(mesh, pad=0.02, aspect=30)
     powers = log_ticks(low, high)
@@ -113,7 +118,8 @@ def heat_map(history: Sequence[Snapshot], column: str = "grad_output_norm") -> F
     axes.set_xticks(columns, [str(history[i].step) for i in columns])
     axes.set_xlabel("optimizer step (measured steps only)")
     _add_title(axes, f"Gradient flow: {_TITLES.get(column, column)}\n{_HEAT_MAP_HELP}")
-    _explain_colours(axes, values)
+    kinds = _mark_findings(axes, findings, names, [snapshot.step for snapshot in history])
+    _explain_colours(axes, values, kinds)
     return figure
 
 
@@ -192,9 +198,37 @@ def layers_by_steps(history: Sequence[Snapshot], column: str) -> tuple[list[str]
     return [layers[row] for row in rows], table[rows]
 
 
-def _logarithm(values: Array) -> Any:
+def _logarithm(values: Array, low: float, high: float) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.ma.masked_invalid(np.where(np.isinf(values), 1e4, np.where(values == 0, -1e4, np.log10(values))))
+        known = np.clip(np.log10(values), low, high)
+        return np.ma.masked_invalid(np.where(np.isinf(values), 1e4, np.where(values == 0, -1e4, known)))
+
+
+def _fits_shared(values: Array) -> bool:
+    """Return True if most values lie on the scale that all runs share."""
+    known = np.log10(values[np.isfinite(values) & (values > 0)])
+    low, high = _SHARED
+    return not len(known) or bool(((known >= low) & (known <= high)).mean() > 0.5)
+
+
+def _mark_findings(axes: Axes, findings: Iterable[Finding], names: Sequence[str], steps: Sequence[int]) -> list[str]:
+    """Mark findings, and return their kinds."""
+    from matplotlib.patches import Rectangle
+
+    kinds: dict[str, None] = {}
+    for finding in findings:
+        begin = min(int(np.searchsorted(steps, finding.step)), len(steps) - 1)
+        closed = finding.closed_step
+        end = len(steps) if closed is None else max(int(np.searchsorted(steps, closed)), begin + 1)
+        owners = {name for each in finding.layers for name in (each, each.rpartition(".")[0])}  # also of parameters
+        rows = [row for row, name in enumerate(names) if name in owners]
+        look: dict[str, Any] = {"edgecolor": _MARK, "linewidth": 1.5, "facecolor": "none", "zorder": 3}
+        for row in rows:
+            axes.add_patch(Rectangle((begin - 0.45, row - 0.45), end - begin - 0.1, 0.9, **look))
+        if not rows:
+            axes.axvline(begin - 0.5, color=_MARK, linestyle="--", linewidth=1.5)
+        kinds[finding.kind] = None
+    return list(kinds)
 
 
 def _decades(values: Array) -> tuple[float, float]:
@@ -211,13 +245,15 @@ def _colour_map() -> Any:
     return colormaps["viridis"].with_extremes(bad=_MISSING, under=_ZERO, over=_BAD)
 
 
-def _explain_colours(axes: Axes, values: Array) -> None:
+def _explain_colours(axes: Axes, values: Array, kinds: Sequence[str]) -> None:
     seen = {
         "no value": (_MISSING, np.isnan(values)),
         "exactly zero": (_ZERO, values == 0),
         "NaN or Inf": (_BAD, np.isinf(values)),
     }
-    _add_legend(axes, {label: colour for label, (colour, where) in seen.items() if where.any()})
+    known = {label: colour for label, (colour, where) in seen.items() if where.any()}
+    found = f"found: {listed(kinds, _MOST_KINDS)}"
+    _add_legend(axes, known | ({found: _MARK} if kinds else {}))
 
 
 def _kind(norm: float, kinds: Sequence[str]) -> str:

@@ -12,12 +12,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.records import Array, Diagnosis, Finding, Snapshot
 from gradwatch.reporting.events import EventWriter
-from gradwatch.reporting.keys import DEFAULT_COLUMNS, RUN_KEYS, all_values, place, require_columns, tensorboard_tags
+from gradwatch.reporting.keys import (
+    DEFAULT_COLUMNS,
+    LOG,
+    LOG_COLUMNS,
+    RUN_KEYS,
+    RUN_TAGS,
+    all_values,
+    place,
+    require_columns,
+    tensorboard_tags,
+)
 from gradwatch.reporting.pictures import Picture
-from gradwatch.reporting.text import findings_text
+from gradwatch.reporting.text import escaped, findings_text
 
+_SHARES = ("dead_fraction", "saturated_fraction")
+_ROUNDING = 1e-4  # a clip that did not act leaves a coefficient of 1 up to this: clip_grad_norm_ adds 1e-6 to the norm
 _RGBA = 4  # as TensorBoard's summary.proto numbers the kinds of pixels
 _ENDS = (1e-12, 9e19)  # of TensorBoard's own bins, on both sides of 0
 _BINS_A_DECADE = 24  # as its own
@@ -29,10 +41,10 @@ class TensorBoardReport:
     ================  ====================================================================================
     tab               content
     ================  ====================================================================================
-    Scalars           one group for each column, layers in network order; see :mod:`gradwatch.reporting.keys`
-    Custom Scalars    one chart for each column with all layers, and the total norm before and after clipping
+    Time Series       the total norm first, then a group for each column; see :mod:`gradwatch.reporting.keys`
+    Custom Scalars    the total norm before and after clipping, and one chart for each column, of norms their log10
     Images            ``gradient_flow``: heat map of layers by steps, bars of the latest step, calls over time
-    Text              ``gradwatch/findings``: the problems and what to try
+    Text              ``gradwatch/0 verdict``, also of a healthy run; ``gradwatch/findings``: causes and what to try
     Histograms        ``gradient/<place> <parameter>``, when asked for
     ================  ====================================================================================
 
@@ -61,6 +73,9 @@ class TensorBoardReport:
         self._summary = self._Summary()
         self._present: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self._slots: list[Any] = []
+        self._has_moved: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._has_clipped = False
+        self._step = 0
 
     @property
     def trouble(self) -> str:
@@ -69,25 +84,46 @@ class TensorBoardReport:
 
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write all scalars of a step as one event, and the layout of the charts where it is new."""
-        values = all_values(snapshot, self._columns)
+        values = self._without_constants(snapshot.layers, all_values(snapshot, self._columns))
+        self._step = snapshot.step
+        values = np.concatenate([values, _logarithms(values, len(snapshot.layers), self._columns)])
         self._make_slots(snapshot.layers, ~np.isnan(values))
         for slot, number in zip(self._slots, values[self._present].tolist(), strict=True):
             slot.simple_value = number
         self._lay_out()
         self._events.summary(self._summary, snapshot.step)
 
+    def _without_constants(self, layers: tuple[str, ...], values: Array) -> Array:
+        """Return the values without those that have been at rest so far, which would fill the page with flat lines.
+
+        At rest are shares of units that are 0, and a clip that has changed nothing.
+        """
+        rest = np.repeat([0.0 if column in _SHARES else np.nan for column in self._columns], len(layers))
+        moved = values[: -len(RUN_KEYS)] != rest
+        if layers != self._layers or len(moved) != len(self._has_moved):
+            self._has_moved = np.zeros_like(moved)
+        self._has_moved |= moved & ~np.isnan(values[: -len(RUN_KEYS)])
+        coefficient = values[RUN_KEYS.index("clip_coefficient") - len(RUN_KEYS)]
+        self._has_clipped = self._has_clipped or bool(coefficient < 1 - _ROUNDING)
+        is_shown = [*self._has_moved, *(key == "grad_norm_total" or self._has_clipped for key in RUN_KEYS)]
+        return np.where(is_shown, values, np.nan)
+
     def _make_slots(self, layers: tuple[str, ...], present: npt.NDArray[np.bool_]) -> None:
         """Make a new message if other values are present than last time; to fill it again takes a fifth of the time."""
         if layers == self._layers and np.array_equal(present, self._present):
             return
         self._layers, self._present = layers, present
-        tags = [*tensorboard_tags(layers, self._columns).values(), *RUN_KEYS]
+        by_layer = tensorboard_tags(layers, self._columns)
+        logs = [f"{LOG}{tag}" for tag in by_layer.values() if tag.partition("/")[0] in LOG_COLUMNS]
+        tags = [*by_layer.values(), *RUN_TAGS.values(), *logs]
         self._summary = self._Summary()
         self._slots = [self._summary.value.add(tag=tags[i]) for i in np.flatnonzero(present).tolist()]
 
     def _lay_out(self) -> None:
         """Write the layout when it is new or has grown, as some columns have no value in the first steps."""
-        by_column = self._present[: -len(RUN_KEYS)].reshape(len(self._columns), len(self._layers))
+        by_column = self._present[: len(self._columns) * len(self._layers)].reshape(
+            len(self._columns), len(self._layers)
+        )
         self._charts = [c for c, row in zip(self._columns, by_column, strict=True) if row.any() or c in self._charts]
         self._events.charts({"gradwatch": _charts(self._charts)})
 
@@ -113,7 +149,9 @@ class TensorBoardReport:
         """Do nothing: TensorBoard has no alerts."""
 
     def verdict(self, sentence: str, causes: Sequence[str]) -> None:
-        """Do nothing: the text of the findings says it."""
+        """Write the state of the run as a text, for a healthy run too."""
+        why = f"\n\nCauses, the likeliest first: **{', '.join(causes)}**." if causes[1:] else ""
+        self._events.text("gradwatch/0 verdict", f"**{escaped(sentence)}**{why}", self._step)
 
     def report(self, path: Path) -> None:
         """Do nothing: the report lies in the folder of the event files."""
@@ -130,16 +168,25 @@ class TensorBoardReport:
 
 def _charts(columns: Iterable[str]) -> dict[str, list[Any]]:
     """Return title -> kind of chart and the patterns of its tags."""
-    patterns = {_chart_title(column): [rf"{column}/\d+ "] for column in columns}
-    patterns["total norm, before and after clipping"] = ["grad_norm_total$", "grad_norm_total_after$"]
+    patterns = {"total norm, before and after clipping": [f"{RUN_TAGS[key]}$" for key in RUN_KEYS[:2]]}
+    patterns |= {_chart_title(c): [rf"{LOG if c in LOG_COLUMNS else ''}{c}/\d+ "] for c in columns}
     return {title: ["Multiline", tags] for title, tags in patterns.items()}
+
+
+def _logarithms(values: Array, layers: int, columns: Sequence[str]) -> Array:
+    """Return log10 of the norms: the charts with all layers have no setting that starts them on a log axis."""
+    found = [values[i * layers : (i + 1) * layers] for i, column in enumerate(columns) if column in LOG_COLUMNS]
+    norms = np.concatenate([np.empty(0), *found])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(norms)
+    return np.where(np.isfinite(logs), logs, np.nan)
 
 
 def _chart_title(column: str) -> str:
     """Return a title of at most 46 characters, so that it stays on one line."""
     if column == "update_to_weight":
-        return "update / weight, healthy about 1e-3 (log axis)"
-    return f"{column}, all layers{'' if column.endswith('fraction') else ' (best on the log axis)'}"
+        return "log10 of update / weight, healthy about -3"
+    return f"{LOG if column in LOG_COLUMNS else ''}{column}, all layers"
 
 
 def _summary_class(writer: object) -> Any:

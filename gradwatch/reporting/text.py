@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 
@@ -95,7 +96,8 @@ def clip_text(history: Iterable[Snapshot]) -> str:
 
 
 _ROUNDING = 1e-4
-_HEADS = ("kind", "layers", "since step", "until step", "value", "threshold")
+_HEADS = ("kind", "since step", "until step", "value", "threshold")  # no long names: a table would break them
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 
 
 def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = (), note: str = "") -> str:
@@ -103,18 +105,19 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
 
     A note about the run comes last.
 
-    The messages are not in the table, as TensorBoard breaks words where a table has a wide column.
+    A cause is told in full at the first finding that it explains. Layers and messages are not in the table, as
+    TensorBoard breaks words where a table has a wide column.
 
     Example:
         >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
         >>> print(findings_text([finding]))
         **1 open finding**, 0 closed
         <BLANKLINE>
-        | kind | layers | since step | until step | value | threshold |
-        | --- | --- | --- | --- | --- | --- |
-        | **vanishing** | `fc` | 3 | open | 1.0e-7 | 0.001 |
+        | kind | since step | until step | value | threshold |
+        | --- | --- | --- | --- | --- |
+        | **vanishing** | 3 | open | 1.0e-7 | 0.001 |
         <BLANKLINE>
-        **vanishing** since step 3: it vanishes
+        **vanishing** since step 3, `fc`: it vanishes
     """
     known = list(diagnoses)
     alone = [f"**{d.cause}**, no finding yet. {d.evidence} {_tries(d)}" for d in known if not d.findings]
@@ -125,7 +128,11 @@ def findings_text(findings: Sequence[Finding], diagnoses: Iterable[Diagnosis] = 
     closed = [finding for finding in findings if not finding.is_open]
     count = f"**{plural(len(open_ones), 'open finding')}**, {len(closed)} closed"
     table = "\n".join([_row(_HEADS), _row(["---"] * len(_HEADS)), *map(_finding_row, [*open_ones, *closed])])
-    texts = [_sentences(finding, [d for d in known if finding in d.findings][:1]) for finding in open_ones]
+    causes = [next((d for d in known if finding in d.findings), None) for finding in open_ones]
+    texts = [
+        _sentences(finding, cause, is_told=cause in causes[:place])
+        for place, (finding, cause) in enumerate(zip(open_ones, causes, strict=True))
+    ]
     return "\n\n".join([count, table, *texts, *alone, *notes])
 
 
@@ -133,7 +140,7 @@ def _finding_row(finding: Finding) -> str:
     kind = f"**{finding.kind}**" if finding.is_open else finding.kind
     until = "open" if finding.closed_step is None else str(finding.closed_step)
     limits = [number(finding.value), number(finding.threshold)]
-    return _row([kind, f"`{listed(finding.layers)}`", str(finding.step), until, *limits])
+    return _row([kind, str(finding.step), until, *limits])
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -176,9 +183,23 @@ def evidence_beyond(diagnosis: Diagnosis, said: str) -> str:
     return evidence.strip()
 
 
-def _sentences(finding: Finding, diagnoses: Iterable[Diagnosis]) -> str:
-    causes = (f"Cause: **{d.cause}**. {evidence_beyond(d, finding.message)} {_tries(d)}" for d in diagnoses)
-    return "\n\n".join([f"**{finding.kind}** since step {finding.step}: {in_words(finding)}", *causes])
+def _sentences(finding: Finding, cause: Diagnosis | None, *, is_told: bool) -> str:
+    text = f"**{finding.kind}** since step {finding.step}, `{listed(finding.layers)}`: {in_words(finding)}"
+    if cause is None:
+        return text
+    if is_told:
+        return f"{text}\n\nCause: **{cause.cause}**, as above."
+    return f"{text}\n\nCause: **{cause.cause}**. {evidence_beyond(cause, finding.message)} {_tries(cause)}"
+
+
+def escaped(text: str) -> str:
+    r"""Return a text that Markdown shows unchanged.
+
+    Example:
+        >>> escaped("net.my_layer")
+        'net.my\\_layer'
+    """
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def _tries(diagnosis: Diagnosis) -> str:

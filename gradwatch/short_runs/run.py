@@ -15,6 +15,7 @@ from gradwatch.progress import Judgement, judge_run
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.layer_table import LayerTable
 from gradwatch.reporting.text import number, verdict
+from gradwatch.shown import Shown
 
 _SAYS_NOTHING_ELSE = ("not-learning", "spike")  # a spike may come in a run that rests on a plateau
 
@@ -24,7 +25,7 @@ class SetupFault(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Shown):
     """A short training: its measured steps, the findings and their causes, and the error that ended it.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any, Literal
 
 import numpy as np
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from gradwatch.layer_kinds import is_normalization
 from gradwatch.records import Finding, Snapshot
 from gradwatch.remedies.remedy import Advice, Remedy
-from gradwatch.reporting.text import number
+from gradwatch.reporting.text import number, verdict
+from gradwatch.shown import Shown
 
 TRAIN_LOSS = "train loss"
 _ACCURACY = re.compile(r"^val\w*?[_/. -]?(acc|accuracy)\b|^val.*acc", re.IGNORECASE)
@@ -185,7 +189,7 @@ def _in_cell(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Shown):
     """All trainings of a trial, the best first and crashed ones last.
 
     Attributes:
@@ -235,18 +239,30 @@ class Trial:
 
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
-        table = Table(title=self._title(), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(title=escape(self._title()), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         heads, cells = _table(self.metric, self.rows, "first/last grad")
         for head in heads:
             justify: Literal["left", "right"] = "left" if head in ("remedy", "open findings") else "right"
-            table.add_column(head, justify=justify, overflow="fold")  # a name that is cut off names no remedy
+            table.add_column(Text(head), justify=justify, overflow="fold")  # a name that is cut off names no remedy
         best = self.best
         for row, texts in zip(self.rows, cells, strict=True):
             style = "dim" if row.error else "bold green" if row is best else None
             table.add_row(*map(Text, texts), style=style)
         if self.best is None and len(self.rows) > 1:
-            table.caption, table.caption_justify = self._sentence(), "left"
+            table.caption, table.caption_justify = escape(self._sentence()), "left"
         return table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Render the causes, the table, the patch, and what only the user can change."""
+        nothing = Text("Nothing was found in the untreated training.")
+        yield verdict((), self.diagnoses) if self.diagnoses else nothing
+        yield Text()
+        yield self.table()
+        if self.best:
+            yield Text(f"\n{self._sentence()} As code:\n", style="bold green")
+            yield Syntax(self.patch, "python", theme="ansi_light", background_color="default")  # read on any page
+        for advice in self.advice:
+            yield Text(f"For you to change ({advice.cause}): {advice.sentence}")
 
     def _title(self) -> str:
         broken = ", broken off" if self.interrupted else ""

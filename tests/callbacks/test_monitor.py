@@ -98,7 +98,7 @@ def test_tensorboard_and_record(tmp_path: Path) -> None:
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "scalars": 0, "tensors": 0})
     events.Reload()
     tags = events.Tags()
-    assert [event.step for event in events.Scalars("grad_norm_total")] == list(range(12))
+    assert [event.step for event in events.Scalars("0 total/1 grad_norm_total")] == list(range(12))
     assert any(tag.startswith("grad_norm/") for tag in tags["scalars"])
     assert any(tag.startswith("gradient_flow/") for tag in tags["images"])
     assert len(tags["histograms"]) == 6

@@ -45,9 +45,31 @@ def test_heat_map_follows_layers_by_name_and_leaves_out_those_without_any_value(
     np.testing.assert_allclose(10 ** axes.collections[0].get_array().filled(NAN), [[NAN, 3], [1, 2]])
 
 
-def test_heat_map_of_a_healthy_network_spans_four_decades() -> None:
-    low, high = heat_map([deep(3, grad_output_norm=[0.9, 1.0, 1.1])]).axes[0].collections[0].get_clim()
+def test_heat_maps_of_two_runs_share_their_colours() -> None:
+    sick, healthy = [deep(3, grad_output_norm=[1e-12, 1e-6, 1.0])], [deep(3, grad_output_norm=[0.9, 1.0, 1.1])]
+    limits = [heat_map(run).axes[0].collections[0].get_clim() for run in (sick, healthy)]
+    assert limits == [(-8.0, 2.0)] * 2
+    shown = heat_map(sick).axes[0].collections[0].get_array()
+    np.testing.assert_allclose(shown[:, 0], [-8, -6, 0])  # beyond the end, and not white as a zero
+
+
+def test_heat_map_of_a_run_beyond_the_shared_colours_has_its_own() -> None:
+    low, high = heat_map([deep(3, grad_output_norm=[0.9e9, 1e9, 1.1e9])]).axes[0].collections[0].get_clim()
     assert high - low == pytest.approx(4)
+    assert low < 9 < high
+
+
+def test_heat_map_marks_findings() -> None:
+    run = vanishing_run()
+    param = replace(FINDING, kind="stalled", layers=("net.5.weight",), step=1)
+    closed = replace(FINDING, layers=("net.15",), step=1, closed_step=2)
+    loss = replace(FINDING, kind="spike", layers=("loss",), step=2)
+    figure = heat_map(run, findings=[FINDING, param, closed, loss])
+    axes = figure.axes[0]
+    frames = [(frame.get_x(), frame.get_y(), round(frame.get_width(), 3)) for frame in axes.patches]
+    assert frames == [(-0.45, -0.45, 2.9), (-0.45, 1.55, 2.9), (0.55, 3.55, 1.9), (0.55, 13.55, 0.9)]
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"found: vanishing, stalled, spike"}
 
 
 @pytest.mark.filterwarnings("error")

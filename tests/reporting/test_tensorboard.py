@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.records import Snapshot
 from gradwatch.reporting import events
-from gradwatch.reporting.keys import scalars, tensorboard_tags
+from gradwatch.reporting.keys import LOG_COLUMNS, RUN_TAGS, scalars, tensorboard_tags
 from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
@@ -59,7 +59,11 @@ def test_every_value_is_there_under_its_tag(writer: SummaryWriter) -> None:
         report.snapshot(snapshot)
     events = read(writer)
     tags = tensorboard_tags(run[0].layers)
-    expected = {tags.get(key, key): value for key, value in scalars(run[0]).items()}
+    names = tags | RUN_TAGS
+    expected = {names[key]: value for key, value in scalars(run[0]).items()}
+    logs = {f"log10 {tag}": np.log10(v) for tag, v in expected.items() if tag.partition("/")[0] in LOG_COLUMNS}
+    assert len(logs) == 8 + 15 + 8
+    expected |= logs
     assert set(events.Tags()["scalars"]) == set(expected)
     for tag, value in expected.items():
         assert [event.step for event in events.Scalars(tag)] == [0, 1, 2]
@@ -91,7 +95,7 @@ def test_the_layout_has_one_chart_a_column_and_grows_with_the_columns(writer: Su
         report.snapshot(Snapshot(step, ("fc", "relu"), grad_norm=[1, NAN], dead_fraction=[NAN, dead]))
     charts = [[chart.title for chart in layout.category[0].chart] for layout in layouts(writer)]
     assert [len(titles) for titles in charts] == [2, 3]
-    assert "before and after clipping" in charts[-1][-1]
+    assert "before and after clipping" in charts[-1][0]
 
 
 def test_the_patterns_of_the_layout_match_all_layers_and_nothing_else(writer: SummaryWriter) -> None:
@@ -102,14 +106,14 @@ def test_the_patterns_of_the_layout_match_all_layers_and_nothing_else(writer: Su
         [tag for tag in tags if any(re.match(pattern, tag) for pattern in chart.multiline.tag)]
         for chart in layouts(writer)[0].category[0].chart
     ]
-    assert [len(found) for found in matched] == [8, 15, 8, 7, 2]
+    assert [len(found) for found in matched] == [2, 8, 15, 8, 7]
 
 
 def test_the_chart_of_the_updates_says_what_is_healthy(writer: SummaryWriter) -> None:
     TensorBoardReport(writer).snapshot(vanishing_run()[0])
     charts = layouts(writer)[0].category[0].chart
-    assert charts[2].title == "update / weight, healthy about 1e-3 (log axis)"
-    assert list(charts[2].multiline.tag) == [r"update_to_weight/\d+ "]
+    assert charts[3].title == "log10 of update / weight, healthy about -3"
+    assert list(charts[3].multiline.tag) == [r"log10 update_to_weight/\d+ "]
     assert read(writer).Scalars("update_to_weight/00 net.1")[0].value == pytest.approx(
         vanishing_run()[0].update_to_weight[0]
     )
@@ -189,7 +193,38 @@ def test_a_writer_of_ones_own_class_is_taken(tmp_path: Path) -> None:
 
 def test_a_model_without_layers_still_has_its_total(writer: SummaryWriter) -> None:
     TensorBoardReport(writer).snapshot(Snapshot(0, (), total_norm=2.0))
-    assert read(writer).Tags()["scalars"] == ["grad_norm_total"]
+    assert read(writer).Tags()["scalars"] == ["0 total/1 grad_norm_total"]
+
+
+def test_time_series_opens_on_the_total_norm(writer: SummaryWriter) -> None:
+    writer.add_scalar("accuracy", 1.0)
+    TensorBoardReport(writer).snapshot(vanishing_run()[0])
+    assert min(read(writer).Tags()["scalars"]) == "0 total/1 grad_norm_total"
+
+
+def test_what_has_been_constant_so_far_is_left_out(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer)
+    for step, (dead, after) in enumerate([(0.0, 2.0), (0.0, 2.0), (0.5, 1.0), (0.0, 2.0)]):
+        report.snapshot(Snapshot(step, ("relu",), dead_fraction=[dead], total_norm=2.0, total_norm_after=after))
+    events = read(writer)
+    for tag, values in {"dead_fraction/00 relu": [0.5, 0.0], RUN_TAGS["clip_coefficient"]: [0.5, 1.0]}.items():
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [*zip([2, 3], values, strict=True)]
+    assert [event.step for event in events.Scalars(RUN_TAGS["grad_norm_total"])] == [0, 1, 2, 3]
+
+
+def test_a_healthy_run_has_a_card_too(writer: SummaryWriter) -> None:
+    report = TensorBoardReport(writer)
+    report.snapshot(vanishing_run()[2])
+    report.verdict("Healthy: no finding in 3 measured steps of my_net.", [])
+    (event,) = read(writer).Tensors("gradwatch/0 verdict/text_summary")
+    assert event.step == 2
+    assert event.tensor_proto.string_val[0].decode() == "**Healthy: no finding in 3 measured steps of my\\_net.**"
+
+
+def test_the_causes_of_a_sick_run_are_on_its_card(writer: SummaryWriter) -> None:
+    TensorBoardReport(writer).verdict("The gradient vanishes.", ["saturating activation", "recurrent depth"])
+    (event,) = read(writer).Tensors("gradwatch/0 verdict/text_summary")
+    assert b"**saturating activation, recurrent depth**" in event.tensor_proto.string_val[0]
 
 
 def test_findings_are_readable_text(writer: SummaryWriter) -> None:
@@ -198,10 +233,11 @@ def test_findings_are_readable_text(writer: SummaryWriter) -> None:
     report.findings([replace(FINDING, closed_step=9)])
     (first, opened), (second, closed) = text(writer)
     assert (first, second) == (5, 9)
-    assert "| **vanishing** | `net.1, net.3` | 0 | open | 1.0e-5 | 0.001 |" in opened
+    assert "| **vanishing** | 0 | open | 1.0e-5 | 0.001 |" in opened
+    assert "**vanishing** since step 0, `net.1, net.3`: " in opened
     assert FINDING.message in opened
     assert "1. ReLU with He\n2. skips" in opened
-    assert "| vanishing | `net.1, net.3` | 0 | 9 |" in closed
+    assert "| vanishing | 0 | 9 |" in closed
     assert "**0 open findings**, 1 closed" in closed
 
 

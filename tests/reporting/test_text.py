@@ -48,6 +48,13 @@ def test_an_open_finding_has_its_cause_and_what_to_try_as_a_list() -> None:
     assert "Cause: **saturating activation**. Each Sigmoid takes 0.25. Try, in this order:\n\n1. ReLU with He" in text
 
 
+def test_a_cause_is_told_in_full_once() -> None:
+    second = replace(FINDING, kind="not-learning", layers=("loss",), step=9)
+    text = findings_text([FINDING, second], [replace(DIAGNOSIS, findings=(FINDING, second))])
+    assert text.count("Each Sigmoid takes 0.25.") == text.count("Try, in this order") == 1
+    assert text.endswith("Cause: **saturating activation**, as above.")
+
+
 def test_a_cause_without_a_finding_is_shown_alone_and_beside_findings() -> None:
     alone = replace(DIAGNOSIS, findings=())
     assert findings_text([], [alone]).startswith("**saturating activation**, no finding yet. Each Sigmoid")
