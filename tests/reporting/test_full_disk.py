@@ -244,7 +244,8 @@ def test_a_closed_writer_that_cannot_be_opened_is_tried_again_only_now_and_then(
     now[0] += 31
     report.snapshot(replace(run[0], step=9))
     writer.close()
-    assert sorted(scalar_steps(tmp_path, "0 total/1 grad_norm_total")) == [0, 9]  # names of files within a second have no order
+    # Names of files within a second have no order.
+    assert sorted(scalar_steps(tmp_path, "0 total/1 grad_norm_total")) == [0, 9]
 
 
 def test_record_and_tensorboard_on_one_full_disk(disk: Disk) -> None:
