@@ -91,8 +91,12 @@ class Summary:
         for diagnosis in alone:
             yield Text(f"{diagnosis.cause}, no finding yet", style="bold yellow")
             yield Padding(Text("\n".join(_advice(diagnosis))), (0, 0, 0, 2))
+        told: list[Diagnosis] = []
         for finding in ordered[:_MOST_FINDINGS]:
-            yield from _finding(finding, [d for d in self.diagnoses if finding in d.findings][:1])
+            cause = next((d for d in self.diagnoses if finding in d.findings), None)
+            yield from _finding(finding, cause, is_told=any(cause is other for other in told))
+            if cause is not None and finding.is_open:
+                told.append(cause)
         if len(ordered) > _MOST_FINDINGS:
             yield Text(f"... and {len(ordered) - _MOST_FINDINGS} more findings", style="dim")
 
@@ -126,12 +130,14 @@ def _totals(snapshot: Snapshot) -> str:
     return ", ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
-def _finding(finding: Finding, diagnoses: Sequence[Diagnosis]) -> Iterator[RenderableType]:
+def _finding(finding: Finding, diagnosis: Diagnosis | None, *, is_told: bool) -> Iterator[RenderableType]:
     until = "open" if finding.closed_step is None else f"gone at step {finding.closed_step}"
     style = "dim" if not finding.is_open else "bold red" if finding.severity == "error" else "bold yellow"
     yield Text(f"{finding.kind} since step {finding.step}, {until}: {listed(finding.layers)}", style=style)
     if finding.is_open:
-        advice = [line for diagnosis in diagnoses for line in _advice(diagnosis, finding.message)]
+        advice = _advice(diagnosis, finding.message) if diagnosis else []
+        if diagnosis and is_told:
+            advice = [f"Cause: {diagnosis.cause}, as above."]
         lines = [*filter(None, (finding.message, since(finding))), *advice]
         yield Padding(Text("\n".join(lines)), (0, 0, 0, 2))
 

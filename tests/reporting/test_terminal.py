@@ -72,6 +72,15 @@ def test_a_log_gets_plain_wide_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "weight" in text
 
 
+def test_a_cause_of_two_findings_is_told_in_full_once() -> None:
+    stuck = Finding("not-learning", ("loss",), 9, 2.3, 2.3, "not learning.")
+    cause = replace(DIAGNOSIS, findings=(FINDING, stuck))
+    text = "\n".join(printed(Summary(vanishing_run()[-1], [FINDING, stuck], [cause])))
+    assert text.count(f"Cause: {cause.cause}") == 2
+    assert text.count(f"Cause: {cause.cause}, as above.") == 1
+    assert text.count("Try first") == 1
+
+
 def test_a_cause_without_a_finding_is_told() -> None:
     diagnosis = Diagnosis("clipping too hard", "Clipping leaves 0.001.", 0.9, (), ("clip less", "no clip"))
     text = "\n".join(printed(Summary(Snapshot(0, ("a",), grad_norm=[1.0]), diagnoses=[diagnosis])))
