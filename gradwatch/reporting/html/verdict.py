@@ -131,7 +131,7 @@ def _phrase(finding: Finding, layers: Sequence[str], short: Mapping[str, str]) -
         return without
     named = [f"`{short.get(layer, layer)}`" for layer in own[:_MOST_NAMED]]
     if len(own) > _MOST_NAMED:
-        named = [*named[: _MOST_NAMED - 1], f"{len(own) - _MOST_NAMED + 1} more layers"]
+        named = [*named[: _MOST_NAMED - 1], f"{len(own) - _MOST_NAMED + 1} more"]  # layers or parameters
     return with_layers.format(" and ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named))
 
 
