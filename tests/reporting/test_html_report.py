@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -254,6 +255,13 @@ def test_a_missing_chart_library_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(page, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match="pip install plotly"):
         page.require_plotly()
+
+
+def test_a_layer_that_gets_no_gradient_keeps_its_row_where_it_is_sick() -> None:
+    run = [Snapshot(0, ("cut", "idle", "head"), params=("cut.weight",), grad_norm=[math.nan, math.nan, 1.0])]
+    finding = Finding("stalled", ("cut.weight",), 0, 1.0, 0.0, "stalled")
+    drawn = numbers_of(report_html(Record(run, [finding]), []))["maps"]["grad_norm"]
+    assert drawn == {"rows": [0, 2], "values": [[None], [0]]}
 
 
 def test_a_run_without_values_has_no_map() -> None:

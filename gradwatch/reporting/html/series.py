@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ def charts_of(
     """Return all that the page's script draws, as plain values for JSON."""
     shown = [history[i] for i in every_so_many(len(history), MOST_STEPS)]
     layers = list(history[-1].layers)
-    maps = {column: table for column in columns if (table := heat_map_of(shown, column))["rows"]}
+    marks = [finding_of(finding, history[-1]) for finding in findings]
+    sick = {row for mark in marks for row in mark["rows"]}
+    maps = {column: table for column in columns if (table := heat_map_of(shown, column, sick))["rows"]}
     return {
         "steps": [int(snapshot.step) for snapshot in shown],
         "layers": layers,
@@ -36,12 +38,17 @@ def charts_of(
         "maps": maps,
         "loss": losses_of(history),
         "norm": norms_of(history),
-        "findings": [finding_of(finding, history[-1]) for finding in findings],
+        "findings": marks,
     }
 
 
-def heat_map_of(history: Sequence[Snapshot], column: str) -> dict[str, Any]:
+def heat_map_of(history: Sequence[Snapshot], column: str, sick: Collection[int] = ()) -> dict[str, Any]:
     """Return the rows of the layers that have any value in a column, in thousandths of a decade.
+
+    Args:
+        history: the Snapshots.
+        column: name of the column.
+        sick: places of layers that keep a row without a value: where no gradient comes, this is what is seen of it.
 
     Example:
         >>> heat_map_of([Snapshot(0, ("a", "b"), grad_norm=[0.1, float("nan")])], "grad_norm")
@@ -51,7 +58,9 @@ def heat_map_of(history: Sequence[Snapshot], column: str) -> dict[str, Any]:
     places = {layer: place for place, layer in enumerate(history[-1].layers)}
     if np.isnan(values).all():
         return {"rows": [], "values": []}
-    return {"rows": [places[name] for name in names], "values": [_decades(row) for row in values]}
+    known = {places[name]: _decades(row) for name, row in zip(names, values, strict=True)}
+    rows = sorted({*known, *sick})
+    return {"rows": rows, "values": [known.get(row, [None] * len(history)) for row in rows]}
 
 
 def _decades(values: Array) -> list[int | None]:
