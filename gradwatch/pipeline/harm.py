@@ -14,6 +14,7 @@ from gradwatch.records import Detector, Finding, Snapshot
 
 Verdict = Literal["hurts", "waits", "harmless"]
 
+# tests/benchmarks/harm/thresholds.py makes the table of what other values would do; docs/detection.md has it.
 # Share of the first losses that is gone in a run that does well, for units that go to their bounds after the first
 # steps, in layers that go on moving: the critics of PPO and A2C on CartPole do (tests/benchmarks/ecosystem).
 _WELL_LATER = 0.25
