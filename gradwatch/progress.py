@@ -242,7 +242,7 @@ class Learning:
         if snapshot.chance > 0:
             self._chances = [*self._chances[:_FIRST_CHANCES], *self._chances[_FIRST_CHANCES:][1 - _LATEST_CHANCES :]]
             self._chances.append(math.log(snapshot.chance))
-            self._of_classes = snapshot.classes > 1
+            self._of_classes = bool(snapshot.classes > 1)  # not of NumPy: it goes into checkpoints
         self._diverged = self._diverged or bool(np.isinf(losses).any())
         self.progress.add(losses)
         self._count += int(np.isfinite(losses).sum())
