@@ -145,7 +145,7 @@ def test_a_config_with_an_optimizer_callbacks_and_a_trainer_of_a_larger_machine(
           strategy: ddp
           precision: bf16-mixed
           max_epochs: 1
-          logger: {class_path: WandbLogger}
+          logger: {class_path: lightning.pytorch.loggers.WandbLogger}
           callbacks:
             - class_path: ModelCheckpoint
               init_args: {dirpath: checkpoints}
