@@ -309,24 +309,8 @@ class Learning:
         """Go on from such a state."""
         self.progress.load_state_dict(state["progress"])
         self._optimizers = set(state["optimizers"])
-        for name in _PLAIN:
-            setattr(self, f"_{name}", state[name])
-
-
-_PLAIN = [
-    "given",
-    "chances",
-    "first_step",
-    "count",
-    "largest",
-    "latest",
-    "gradient",
-    "rate",
-    "grew_at",
-    "diverged",
-    "param",
-    "takes_turns",
-]
+        for name in vars(self).keys() - {"progress", "_optimizers"}:
+            setattr(self, name, state[name.lstrip("_")])
 
 
 def judge_run(history: Iterable[Snapshot], chance: float = float("nan"), *, is_suspect: bool = False) -> Judgement:

@@ -99,6 +99,13 @@ class TestLearning:
         assert judged.course == "not learning"
         assert 2.3 < judged.chance < 2.4
 
+    def test_all_that_is_known_goes_into_a_state(self) -> None:
+        learning, restored = Learning(), Learning()
+        learning.add(run(noise(20), chance=math.log(10), classes=10))
+        restored.load_state_dict(learning.state_dict())
+        assert restored.state_dict() == learning.state_dict()
+        assert restored.state_dict()["of_classes"] is True
+
     def test_targets_that_change_tell_nothing(self) -> None:
         history = [run(noise(12), 12 * i, chance=2.3 if i < 16 else 0.5) for i in range(30)]
         judged = judge_run(history)
