@@ -332,8 +332,8 @@ class Probe:
 
         def build(values: Array) -> Snapshot | None:
             columns = sums.columns(values)
-            if constant is not None:
-                constant.learn(columns["chance"])
+            if constant is not None:  # classes tell it without a reading
+                constant.learn(columns["chance"] if np.isnan(columns["classes"]) else np.nan)
             updates.note(columns["params"], columns["param_weight_norm"], columns["param_update_norm"])
             self._switch_off_failed(sums, step)
             more = {**used, **groups.columns(columns["params"])}
