@@ -14,17 +14,18 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.callbacks.places_of_fit import places_of
 from gradwatch.callbacks.releases_module import ReleasesModule
-from gradwatch.callbacks.reports import Reports
 from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
-from gradwatch.callbacks.step_in_progress import StepInProgress
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
+from gradwatch.pipeline.reports import Reports
+from gradwatch.pipeline.step_in_progress import StepInProgress
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
@@ -180,12 +181,11 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
         if trainer.is_global_zero:
-            reports = partial(Reports, trainer, pl_module, watcher, self._wanted, resumes=bool(state))
-            self._reports = containment.run("reports", reports)
-        if self._reports:
-            watcher.intake.on_snapshot = partial(self._reports.write, watcher)
-        read = partial(self._read, trainer, pl_module, False)
-        self._past_lightning = StepsPastLightning(read, self._note_stranger)
+            with containment.guard("reports"):
+                places = places_of(trainer, pl_module, self._wanted, watcher, resumes=bool(state))
+                self._reports = Reports(pl_module, watcher, places)
+                watcher.intake.on_snapshot = partial(self._reports.write, watcher)
+        self._past_lightning = StepsPastLightning(partial(self._read, trainer, pl_module, False), self._note_stranger)
         with watcher.contained():
             self._past_lightning.open(pl_module)
 
@@ -256,7 +256,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             if (total := self._watcher.total_norm) is not None:  # not pl_module.log: a call costs 0.5 ms
                 trainer.callback_metrics["grad_norm_total"] = total
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
-            self._reports.histograms(pl_module, self._watcher.steps)
+            self._reports.histograms(self._watcher.steps)
 
     def _note_stranger(self, optimizer: Optimizer) -> None:
         """Note an optimizer that holds no parameter of the module: where no other one steps, it should hold them."""

@@ -97,7 +97,7 @@ def test_settings_that_cannot_be_read_leave_the_record_whole(tmp_path: Path, mon
     def fails(*_: object) -> None:
         raise RuntimeError("no settings")
 
-    monkeypatch.setattr("gradwatch.callbacks.reports.settings_of", fails)
+    monkeypatch.setattr("gradwatch.callbacks.places_of_fit.settings_of", fails)
     with pytest.warns(UserWarning, match="settings in the report"):
         fit(GradientMonitor(on_error="warn", report=True), tmp_path)
     assert len(read_record(tmp_path / "gradwatch.jsonl").snapshots) == 3

@@ -179,7 +179,7 @@ FAULTS = {
     ),
     "the diagnosis fails": Fault("diagnosis", None, diagnosis_fails),
     "the summary can't be printed": Fault(
-        "summary", None, replaced("gradwatch.callbacks.reports.print_summary"), is_printed=False
+        "summary", None, replaced("gradwatch.pipeline.reports.print_summary"), is_printed=False
     ),
     "the layers can't be found": Fault("the model", 0, layers_cannot_be_found, measured=0, is_printed=False),
 }

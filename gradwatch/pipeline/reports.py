@@ -1,25 +1,24 @@
-"""Writes a fit's Snapshots and Findings to its loggers, the record and the terminal."""
+"""Writes a run's Snapshots and Findings to its loggers, the record and the terminal, whatever trains."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
-from gradwatch.callbacks.about import classes_around, settings_of
-from gradwatch.callbacks.run_files import Wanted, record_place, report_place
-from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.containment import say
+from gradwatch.pipeline.about import classes_around
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.html.page import require_plotly
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.html.verdict import verdict_of
-from gradwatch.reporting.loggers import Sink, alert_text, sink_of
+from gradwatch.reporting.loggers import Sink, alert_text
 from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.record import JsonlRecord, Record
 from gradwatch.reporting.record_files import local_path, remote_url
@@ -31,36 +30,51 @@ _PICTURE_GROWTH = 1.1  # by this the time has to grow from one drawing to the ne
 _FIRST_PICTURE = 30.0  # seconds
 
 
-class Reports:
-    """All places that one fit writes to; each is switched off alone when it fails.
+@dataclass(frozen=True)
+class Places:
+    """The places that a run writes to, and what is said of it there.
 
-    Args:
-        trainer: whose loggers are written to.
-        module: that is trained.
-        watcher: of the fit.
-        wanted: the files and texts.
-        resumes: the run goes on where an earlier one stopped, and so does its record.
+    Attributes:
+        record: path of the JSONL record; None writes none.
+        report: path of the report that is written at the end; None writes none.
+        summary: print the table of layers and findings at the end.
+        sinks: what makes the place of each logger, by its name in warnings.
+        settings: returns the run's settings by name; asked at the first measured step.
+        tell: says where the record is.
     """
 
-    def __init__(
-        self, trainer: Trainer, module: LightningModule, watcher: Watcher, wanted: Wanted, *, resumes: bool
-    ) -> None:
+    record: str | Path | None = None
+    report: str | Path | None = None
+    summary: bool = True
+    sinks: Mapping[str, Callable[[], Sink]] = field(default_factory=dict)
+    settings: Callable[[Watcher], Mapping[str, str]] = lambda watcher: {}
+    tell: Callable[[str], object] = print
+
+
+class Reports:
+    """All places that one run writes to; each is switched off alone when it fails.
+
+    Args:
+        module: that is trained.
+        watcher: of the run.
+        places: makes the places to write to.
+    """
+
+    def __init__(self, module: nn.Module, watcher: Watcher, places: Places) -> None:
         self._containment = containment = watcher.containment
-        self._trainer, self._module, self._summary = trainer, module, wanted.summary
-        record_path = containment.run("the place of the record", lambda: record_place(trainer, wanted, resumes=resumes))
-        self._record_part = f"record {record_path}"
-        self._record = containment.run(self._record_part, JsonlRecord, record_path) if record_path else None
+        self._module, self._places = module, places
+        self._record_part = f"record {places.record}"
+        self._record = containment.run(self._record_part, JsonlRecord, places.record) if places.record else None
         if self._record:
-            rank_zero_info(f"gradwatch: the record of this run is {self._record.path}")
-        self._report_path = report_place(trainer, wanted, record_path)
-        self._report_part = f"report {self._report_path}"
-        if self._report_path:  # what it needs is missed now, not after days
+            places.tell(f"gradwatch: the record of this run is {self._record.path}")
+        self._report_part = f"report {places.report}"
+        if places.report:  # what it needs is missed now, not after days
             containment.run(self._report_part, require_plotly)
         self._settings: dict[str, str] | None = None
         self._modules: dict[str, str] = {}
-        sinks = {part: containment.run(part, sink_of, logger) for part, logger in _parts(trainer).items()}
+        sinks = {part: containment.run(part, make) for part, make in places.sinks.items()}
         self._sinks: dict[str, Sink] = {part: sink for part, sink in sinks.items() if sink is not None}
-        self.crash = ""  # the error that ended the fit, in words
+        self.crash = ""  # the error that ended the run, in words
         self._written: list[Finding] = []
         self._alerted = {finding.kind for finding in watcher.findings}  # an earlier run has sent these
         self._verdict = ""
@@ -94,7 +108,7 @@ class Reports:
 
     def _note_settings(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Note the settings at the first measured step: the optimizers exist by then."""
-        self._settings = settings_of(self._trainer, self._module, watcher)
+        self._settings = dict(self._places.settings(watcher))
         self._modules = classes_around(self._module, snapshot.layers)
         watcher.about = {"settings": self._settings, "modules": self._modules}
         if self._record:
@@ -159,9 +173,9 @@ class Reports:
         least = (now - self._started) * _PICTURE_GROWTH
         self._draw_from = max(self._drawing / _PICTURE_SHARE + _FIRST_PICTURE, least)
 
-    def histograms(self, module: LightningModule, step: int) -> None:
+    def histograms(self, step: int) -> None:
         """Write histograms of all gradients."""
-        params = {plain_name(name): param for name, param, _ in named_parameters(module)}
+        params = {plain_name(name): param for name, param, _ in named_parameters(self._module)}
         self._show("histograms", lambda sink: sink.histograms(params, step))
 
     def close(self, watcher: Watcher) -> None:
@@ -180,10 +194,10 @@ class Reports:
         self._write_failures()
         notes = [*([self.crash] if self.crash else []), *self._unwatched(watcher), *self._troubles()]
         notes += map(str, self._containment.failures)
-        if self._summary and watcher.history and self._has_news:
+        if self._places.summary and watcher.history and self._has_news:
             args = (watcher.history[-1], watcher.findings, diagnoses, "", None, notes, watcher.history)
             self._containment.run("summary", self._print_summary, *args)
-        if self._report_path and watcher.history and self._has_news:
+        if self._places.report and watcher.history and self._has_news:
             self._containment.run(self._report_part, self._write_report, watcher, diagnoses)
         if self._record:
             self._containment.run(self._record_part, self._record.close)
@@ -191,16 +205,17 @@ class Reports:
     def _print_summary(self, *args: Any) -> None:
         print_summary(*args)
         if self._record:
-            rank_zero_info(f"gradwatch: the record is in {self._record.path}")
+            self._places.tell(f"gradwatch: the record is in {self._record.path}")
 
     def _write_report(self, watcher: Watcher, diagnoses: list[Diagnosis]) -> None:
-        assert self._report_path
+        path = self._places.report
+        assert path
         failures = list(self._containment.failures)
         settings = {**(self._settings or {}), **({"ended by": self.crash} if self.crash else {})}
         known: dict[str, Any] = {"out_of_service": failures, "settings": settings, "modules": self._modules}
         record = Record(watcher.history, watcher.findings, **known)
-        title = f"{type(self._module).__name__}, {self._report_path}"
-        written = write_report(self._report_path, record, diagnoses, title)
+        title = f"{type(self._module).__name__}, {path}"
+        written = write_report(path, record, diagnoses, title)
         print(f"gradwatch: the report is in {written}")
         if not remote_url(written):  # loggers take files of this machine
             self._show("the report", lambda sink: sink.report(local_path(written)))
@@ -216,15 +231,6 @@ class Reports:
         for trouble in troubles:
             say(trouble)
         return troubles
-
-
-def _parts(trainer: Trainer) -> dict[str, Any]:
-    """Return the loggers by their names in warnings."""
-    loggers: list[Any] = trainer.loggers
-    boards = [logger for logger in loggers if has_class_named(logger, "TensorBoardLogger")]
-    others = [logger for logger in loggers if logger not in boards]
-    named = {f"TensorBoard in {logger.log_dir}": logger for logger in boards}
-    return named | {f"logger {i} {type(logger).__name__}": logger for i, logger in enumerate(others)}
 
 
 def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:
