@@ -355,10 +355,11 @@ _clip_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
 _clip_wrapper: list[Callable[..., Any]] = []  # the one in place, and what it wraps; empty where nobody listens
 
 
-def listen_to_clips(listener: Callable[[Any, Any, Any], object]) -> None:
+def listen_to_clips(listener: Any) -> None:
     """Call a listener with parameters, bound and total norm after each ``clip_grad_norm_``, until it is stopped.
 
-    It is not kept alive. Without the private name (in torch 2.4 and 2.5) it is never called.
+    Before it, its method ``before`` is called with the parameters. It is not kept alive.
+    Without the private name (in torch 2.4 and 2.5) it is never called.
     """
     module: Any = importlib.import_module("torch.nn.utils.clip_grad")
     with _clip_lock:
@@ -371,7 +372,7 @@ def listen_to_clips(listener: Callable[[Any, Any, Any], object]) -> None:
             setattr(module, _CLIP, _clip_wrapper[0])
 
 
-def stop_listening_to_clips(listener: Callable[[Any, Any, Any], object]) -> None:
+def stop_listening_to_clips(listener: Any) -> None:
     """Stop calling a listener; the last one that stops puts torch's function back."""
     module: Any = importlib.import_module("torch.nn.utils.clip_grad")
     with _clip_lock:
@@ -386,10 +387,12 @@ def stop_listening_to_clips(listener: Callable[[Any, Any, Any], object]) -> None
 def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def clip(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:
+        listeners = [] if torch.compiler.is_compiling() else list(_clip_listeners)
+        for listener in listeners:
+            listener.before(parameters)
         result = original(parameters, max_norm, total_norm, *args, **kwargs)
-        if not torch.compiler.is_compiling():
-            for listener in list(_clip_listeners):
-                listener(parameters, max_norm, total_norm)
+        for listener in listeners:
+            listener(parameters, max_norm, total_norm)
         return result
 
     return clip

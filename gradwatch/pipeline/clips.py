@@ -48,6 +48,21 @@ class Clips:
         self._is_on = False
         self._calls: list[_Call] = []
         self._known: set[int] = set()  # parameters that were read in this step
+        self._read: Callable[[], object] | None = None
+        self._wanted: frozenset[int] = frozenset()  # parameters before whose clip that is called
+
+    def read_before(self, params: Iterable[nn.Parameter], read: Callable[[], object]) -> None:
+        """Call ``read`` once, just before the first clip of these parameters in this step that follows a gradient."""
+        if self._is_on:
+            self._wanted, self._read = frozenset(map(id, params)), read
+
+    def before(self, params: Any) -> None:
+        """Let the gradients be read before a clip."""
+        if self._read is None or not self._has_seen() or not isinstance(params, (list, tuple)):
+            return
+        if not self._wanted.isdisjoint(map(id, params)):
+            read, self._read = self._read, None
+            self._containment.run(_PART, read)
 
     def attach(self) -> None:
         """Begin to note, for a step that is measured."""
@@ -61,7 +76,7 @@ class Clips:
         if not self._is_on:  # at the end of each step that is not measured
             return
         stop_listening_to_clips(self)
-        self._calls, self._own, self._known, self._is_on = [], None, set(), False
+        self._calls, self._own, self._known, self._is_on, self._read = [], None, set(), False, None
 
     def __call__(self, params: Any, max_norm: Any, total_norm: Any) -> None:
         """Note a clip that has just run."""

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradwatch.containment import Containment
 from gradwatch.pipeline.fork import call_in_fork, can_fork
 from gradwatch.probe.layers import named_parameters
 from gradwatch.probe.norms import is_plain, is_readable
 from gradwatch.probe.origin import find_origin
 from gradwatch.snapshot import Origin
+from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 PART = "the search for the origin of NaN"
 _MOST_TRIES = 3  # a search takes two passes; NaN that comes back at each of them is not found by more
@@ -35,10 +38,12 @@ class OriginSearch:
 
     Args:
         model: is trained.
+        containment: switches the search off where it fails.
         is_shared: several processes train: one of them may not compute a step alone.
     """
 
-    def __init__(self, model: nn.Module, *, is_shared: bool) -> None:
+    def __init__(self, model: nn.Module, containment: Containment, *, is_shared: bool) -> None:
+        self._containment = containment
         self.origin: Origin | None = None
         self._model: nn.Module | None = model
         self._tries = 0 if is_shared or not can_fork() else _MOST_TRIES
@@ -52,6 +57,23 @@ class OriginSearch:
 
     def note(self, loss: Tensor) -> None:
         """Look at a loss, before its backward pass or after it."""
+        with self._containment.guard(PART), past_torch_function(), past_dispatch_modes():
+            if not self._containment.is_out(PART):
+                self._note(loss)
+
+    def seek(
+        self, step: int, again: Callable[[], Again], batch: Any, state: Tensor | None, *, crashed: bool
+    ) -> Origin | None:
+        """Search where the step turned NaN, or ``crashed``; return what was found. For the rest see :meth:`search`."""
+        with self._containment.guard(PART):
+            if self._containment.is_out(PART):
+                return None
+            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+                is_due = crashed or self.is_due()
+            return self.origin if is_due and self.search(step, again, batch, state) else None
+        return None
+
+    def _note(self, loss: Tensor) -> None:
         if self.is_open and is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
             self._is_bad |= not math.isfinite(loss.item())
 

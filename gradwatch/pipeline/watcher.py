@@ -17,8 +17,8 @@ from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.clips import Clips
 from gradwatch.pipeline.intake import Intake
 from gradwatch.pipeline.ledger import OnFinding
-from gradwatch.pipeline.optimizer_step import LossScale
-from gradwatch.pipeline.origin_search import PART, Again, OriginSearch
+from gradwatch.pipeline.optimizer_step import LossScale, MeanLoss, ends_a_step, parameters_of, read_accelerated
+from gradwatch.pipeline.origin_search import Again, OriginSearch
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.parameters import Settings
 from gradwatch.probe.probe import Probe
@@ -98,7 +98,7 @@ class Watcher(WatchedRun):
         self.containment.speaks = self._probe.is_speaker
         seen = partial(getattr, self._probe, "has_seen_gradients")
         self._clips = Clips(self._probe.model, seen, self.containment)
-        self._origins = OriginSearch(self._probe.model, is_shared=self.is_shared)
+        self._origins = OriginSearch(self._probe.model, self.containment, is_shared=self.is_shared)
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
             detectors,
@@ -110,6 +110,7 @@ class Watcher(WatchedRun):
         )
         self.history = self.intake.history
         self._stepped: dict[int, Optimizer] = {}  # by id: in this step, and until the next one begins
+        self._loss = MeanLoss()
         self._read: dict[int, Tensor | None] = {}  # id of each optimizer read in this step -> part of the total norm
 
     @property
@@ -170,8 +171,13 @@ class Watcher(WatchedRun):
         self.containment.step = self.steps
         if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:
             with self.contained():
-                self._probe.attach([param for optimizer in stepped.values() for param in _parameters_of(optimizer)])
+                self._probe.attach([param for optimizer in stepped.values() for param in parameters_of(optimizer)])
                 self._clips.attach()
+                read_accelerated(stepped.values(), self.read_before_clip, self.read)
+
+    def read_before_clip(self, optimizer: Optimizer, read: Callable[[], object]) -> None:
+        """Call ``read``, which reads the optimizer, when ``clip_grad_norm_`` begins in this step, if it is measured."""
+        self._clips.read_before(parameters_of(optimizer), read)
 
     def pause(self) -> None:
         """Take the hooks off the model while it does something else than train, such as a validation."""
@@ -199,12 +205,7 @@ class Watcher(WatchedRun):
             with self.contained():
                 self._probe.loss_pass.expect(loss)
                 self._probe.look_at_end(loss, divisor)
-        self._note_if_nan(loss)
-
-    def _note_if_nan(self, loss: Tensor) -> None:
-        with self.containment.guard(PART), past_torch_function(), past_dispatch_modes():
-            if not self.containment.is_out(PART):
-                self._origins.note(loss)
+        self._origins.note(loss)
 
     def seek_nan(
         self, again: Callable[[], Again], batch: Any = None, state: Tensor | None = None, *, crashed: bool = False
@@ -217,14 +218,9 @@ class Watcher(WatchedRun):
             state: of torch's random numbers when the step began.
             crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
         """
-        with self.containment.guard(PART):
-            if self.containment.is_out(PART):
-                return
-            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
-                is_due = crashed or self._origins.is_due()
-            if is_due and self._origins.search(self.steps, again, batch, state):
-                assert self._origins.origin is not None
-                self.intake.note_origin(self._origins.origin)
+        origin = self._origins.seek(self.steps, again, batch, state, crashed=crashed)
+        if origin is not None:
+            self.intake.note_origin(origin)
 
     @property
     def is_shared(self) -> bool:
@@ -242,7 +238,7 @@ class Watcher(WatchedRun):
         self._stepped[id(optimizer)] = optimizer
         with self.contained():
             looks = self.is_measuring or self._every_total
-            params = _parameters_of(optimizer) if looks else []
+            params = parameters_of(optimizer) if looks else []
             if self.is_measuring:
                 self._clips.compare(params)
                 self._probe.read(params, scale, Settings.of(optimizer))
@@ -320,8 +316,10 @@ class Watcher(WatchedRun):
     ) -> Snapshot | None:
         """Read the gradients and step the optimizer, as ``GradScaler.step`` does; return what :meth:`end` returns.
 
+        While an optimizer of Accelerate accumulates batches, the step goes on, and None is returned.
+
         Args:
-            optimizer: is stepped.
+            optimizer: is stepped. One of Accelerate has its scaler with it.
             loss: of this step; a device scalar is not waited for.
             scaler: the ``torch.amp.GradScaler`` that scaled the loss; call ``scaler.update()`` yourself.
             again: computes the loss of this step once more, such as ``lambda: loss_of(model(x), y)``. It is called only
@@ -331,9 +329,13 @@ class Watcher(WatchedRun):
         """
         if again is not None:
             if isinstance(loss, Tensor):
-                self._note_if_nan(loss)
+                self._origins.note(loss)
             self.seek_nan(lambda: (self._probe.model, again))
-        scale = LossScale(scaler, optimizer)
+        if not ends_a_step(optimizer):
+            self._loss.add(loss)
+            optimizer.step(**kwargs)
+            return None
+        loss, scale = self._loss.end(loss), LossScale(scaler, optimizer)
         if id(optimizer) not in self._read:
             scale.unscale_()
             self.read(optimizer, scale.left)
@@ -371,7 +373,7 @@ class Watcher(WatchedRun):
         probe = self._probe.without_model()
         clips = Clips(probe.model, bool, self.containment)
         blank: dict[str, Any] = {"_probe": probe, "_clips": clips, "_read": {}, "_stepped": {}}
-        return {**self.__dict__, **blank, "_origins": OriginSearch(probe.model, is_shared=True)}
+        return {**self.__dict__, **blank, "_origins": OriginSearch(probe.model, self.containment, is_shared=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.
@@ -391,10 +393,6 @@ class Watcher(WatchedRun):
             self._probe.activity.load_state_dict(state.get("activity", {}))
             self._probe.constant.load_state_dict(state.get("constant", (0, 0)))
         self.intake.load_state_dict(state, layers)
-
-
-def _parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 watch = Watcher  # "with gradwatch.watch(model) as watcher:" reads better than the class's name

@@ -96,20 +96,33 @@ def _norm(squares: Array) -> float:
 _HALF_PRECISION = 0.02  # clip_grad_norm_ may sum norms in bfloat16, of which each is rounded by 0.4 %
 
 
-def before_clip(read: float, bound: float, norm: Any) -> dict[str, float]:
-    """Return the total norm before a clip that came before the reading; no bound where the two do not agree.
+_SCALED = ("grad_norm", "param_grad_norm")  # columns that a clip of all gradients multiplies
 
-    The clip may have taken another norm than L2, or other parameters.
+
+def before_clip(columns: Mapping[str, Any], bound: float, norm: Any) -> dict[str, Any]:
+    """Return the norms before a clip that came before the reading; no bound where the two do not agree.
+
+    The clip may have taken another norm than L2, or other parameters. Then the norms stay those that were read.
+
+    Args:
+        columns: total norm, and norms of layers and parameters, as they were read.
+        bound: of the clip.
+        norm: the total norm that it found; None where the reading came first.
 
     Example:
-        >>> before_clip(1.0, 1.0, 8.0), before_clip(0.5, 1.0, 0.2), before_clip(1.0, 1.0, None)
-        ({'total_norm': 8.0}, {'clip_max_norm': nan}, {})
+        >>> read = {"total_norm": 1.0, "grad_norm": np.array([0.6]), "param_grad_norm": np.array([0.8])}
+        >>> before_clip(read, 1.0, 8.0)
+        {'total_norm': 8.0, 'grad_norm': array([4.8]), 'param_grad_norm': array([6.4])}
+        >>> before_clip(read, 0.5, 0.2), before_clip(read, 1.0, None)
+        ({'clip_max_norm': nan}, {})
     """
     if norm is None:
         return {}
-    before = float(norm)
-    agrees = math.isclose(read, min(before, bound), rel_tol=_HALF_PRECISION)
-    return {"total_norm": before} if agrees else {"clip_max_norm": math.nan}
+    before, read = float(norm), columns["total_norm"]
+    if not math.isclose(read, min(before, bound), rel_tol=_HALF_PRECISION):
+        return {"clip_max_norm": math.nan}
+    factor = max(before / read, 1.0) if 0 < read < math.inf else 1.0
+    return {"total_norm": before, **{name: columns[name] * factor for name in _SCALED}}
 
 
 def trace_columns(sums: Sums, first: int) -> Columns:

@@ -340,7 +340,7 @@ class Probe:
             if end.reach is not None and numbers is not None:
                 more |= {"last_activation": end.reach.activation}
                 more |= dict(zip(("out_of_reach", "least_error"), map(float, numbers.numbers()), strict=True))
-            more |= before_clip(columns["total_norm"], clip[1], columns.pop("clipped"))
+            more |= before_clip(columns, clip[1], columns.pop("clipped"))
             if sums.failed:  # it makes no Snapshot: the losses go into the next one
                 more |= {"total_norm": np.nan, "should_learn": False}
             return assembly.make(step, {**columns, **more})
