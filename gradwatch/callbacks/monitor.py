@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from gradwatch.callbacks.places_of_fit import places_of
 from gradwatch.callbacks.releases_module import ReleasesModule
-from gradwatch.callbacks.run_files import Wanted
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
@@ -25,6 +24,7 @@ from gradwatch.containment import OnError, OutOfService, say
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.pipeline.reports import Reports
+from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from gradwatch.callbacks.run_files import Wanted, record_place, report_place
 from gradwatch.callbacks.trainer_checks import has_class_named
 from gradwatch.pipeline.about import hparams_shown, length_in_words, processes, settings_of_run
 from gradwatch.pipeline.reports import Places
+from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.reporting.loggers import sink_of
 
+_FOLDER_OF_NO_LOGGER = "gradwatch_logs"  # in the Trainer's folder
 _PACKAGES = ("torch", "lightning", "gradwatch")
 
 
@@ -28,16 +31,39 @@ def places_of(trainer: Trainer, module: LightningModule, wanted: Wanted, watcher
         watcher: of the fit; switches off a place that can't be found.
         resumes: the run goes on where an earlier one stopped, and so does its record.
     """
-    find = partial(record_place, trainer, wanted, resumes=resumes)
+
+    def find() -> str | Path | None:
+        return wanted.record_in(run_folder(trainer), resumes=resumes)
+
     record = watcher.containment.run("the place of the record", find)
     return Places(
         record=record,
-        report=report_place(trainer, wanted, record),
+        report=wanted.report_beside(record, trainer.default_root_dir),
         summary=wanted.summary,
         sinks={part: partial(sink_of, logger) for part, logger in _loggers(trainer).items()},
         settings=partial(settings_of, trainer, module),
         tell=rank_zero_info,
     )
+
+
+def run_folder(trainer: Trainer) -> str:
+    """Return the folder of the run, which is that of its checkpoints; empty where a Trainer writes nothing.
+
+    It follows the first logger, as Lightning does. A logger that keeps nothing on this machine, such as MLflow's with a
+    server, has one in the Trainer's folder. It may be remote (``s3://...``).
+    """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return ""
+    if not trainer.loggers:
+        return f"{trainer.default_root_dir}/{_FOLDER_OF_NO_LOGGER}"
+    logger: Any = trainer.loggers[0]
+    if has_class_named(logger, "DummyLogger"):
+        return ""
+    if has_class_named(logger, "TensorBoardLogger") or has_class_named(logger, "CSVLogger"):
+        return str(logger.log_dir)
+    version = logger.version
+    named = version if isinstance(version, str) else f"version_{version}"
+    return os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name), named)
 
 
 def _loggers(trainer: Trainer) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from models import Net, loader, mlp, trainer
 
 from gradwatch import GradientMonitor
-from gradwatch.callbacks.run_files import Wanted, record_place, report_place, run_folder
+from gradwatch.callbacks.places_of_fit import run_folder
+from gradwatch.pipeline.run_files import Wanted
 from gradwatch.reporting.record import read_record
 
 
@@ -110,7 +111,7 @@ def test_a_resumed_run_continues_its_record(tmp_path: Path) -> None:
 
 def test_a_resumed_run_continues_the_latest_of_several(tmp_path: Path) -> None:
     owner = trainer(tmp_path)
-    paths = [record_place(owner, Wanted(), resumes=resumes) for resumes in (True, False, False, False, True)]
+    paths = [Wanted().record_in(run_folder(owner), resumes=resumes) for resumes in (True, False, False, False, True)]
     assert [Path(str(path)).name for path in paths] == [
         "gradwatch.jsonl",
         "gradwatch.jsonl",
@@ -140,13 +141,13 @@ def test_a_given_path_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_remote_folder(tmp_path: Path) -> None:
     owner = trainer(tmp_path, logger=Tracker("memory://bucket/runs"))
     assert run_folder(owner) == "memory://bucket/runs/project/run7"
-    first = record_place(owner, Wanted(report=True), resumes=False)
+    first = Wanted().record_in(run_folder(owner), resumes=False)
     assert first == "memory://bucket/runs/project/run7/gradwatch.jsonl"
-    assert report_place(owner, Wanted(report=True), first) == "memory://bucket/runs/project/run7/gradwatch.html"
+    assert Wanted(report=True).report_beside(first, "") == "memory://bucket/runs/project/run7/gradwatch.html"
     with fsspec.open(first, "w") as file:
         file.write("{}")
-    assert record_place(owner, Wanted(), resumes=False) == "memory://bucket/runs/project/run7/gradwatch-2.jsonl"
-    assert record_place(owner, Wanted(), resumes=True) == first
+    assert Wanted().record_in(run_folder(owner), resumes=False) == "memory://bucket/runs/project/run7/gradwatch-2.jsonl"
+    assert Wanted().record_in(run_folder(owner), resumes=True) == first
 
 
 def test_a_folder_that_cannot_be_made_costs_the_record_alone(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def test_steps_are_counted_whole_and_nothing_is_changed(precision: str) -> None:
 
 def test_a_clip_by_the_accelerator_is_seen_and_norms_are_those_before_it() -> None:
     loop, unclipped = train(), train(clips=False)
-    assert loop.watcher is not None and unclipped.watcher is not None
+    assert loop.watcher is not None
+    assert unclipped.watcher is not None
     for snapshot, norm in zip(loop.watcher.history, loop.norms, strict=True):
         assert (snapshot.clip, snapshot.clip_max_norm) == ("norm", BOUND)
         assert snapshot.total_norm == pytest.approx(norm, rel=1e-6)
