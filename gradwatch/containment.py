@@ -15,8 +15,8 @@ OnError = Literal["warn", "raise"]
 T = TypeVar("T")
 
 _LIBRARIES = {
-    "contextlib", "gradwatch", "lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torch",
-    "torchmetrics",
+    "accelerate", "contextlib", "gradwatch", "lightning", "lightning_fabric", "lightning_utilities", "peft",
+    "pytorch_lightning", "torch", "torchmetrics", "transformers", "trl",
 }  # fmt: skip
 ENVIRONMENT = "GRADWATCH_ON_ERROR"  # gives on_error where nobody sets it
 

@@ -42,7 +42,7 @@ def settings_of_run(
         "measured steps": f"each of the first {schedule.dense_steps}, then every {schedule.every_n_steps}.",
         "not watched": listed(watcher.unwatched),
         "started": time.strftime("%Y-%m-%d %H:%M %z"),
-        "versions": ", ".join([f"Python {platform.python_version()}", *map(_version, packages)]),
+        "versions": ", ".join([f"Python {platform.python_version()}", *filter(None, map(_version, packages))]),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -102,4 +102,4 @@ def _version(package: str) -> str:
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
-        return f"{package} from a folder"
+        return ""

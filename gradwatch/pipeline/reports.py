@@ -41,6 +41,7 @@ class Places:
         sinks: what makes the place of each logger, by its name in warnings.
         settings: returns the run's settings by name; asked at the first measured step.
         tell: says where the record is.
+        close: is called when all is written.
     """
 
     record: str | Path | None = None
@@ -49,6 +50,7 @@ class Places:
     sinks: Mapping[str, Callable[[], Sink]] = field(default_factory=dict)
     settings: Callable[[Watcher], Mapping[str, str]] = lambda watcher: {}
     tell: Callable[[str], object] = print
+    close: Callable[[], object] = lambda: None
 
 
 class Reports:
@@ -201,6 +203,7 @@ class Reports:
             self._containment.run(self._report_part, self._write_report, watcher, diagnoses)
         if self._record:
             self._containment.run(self._record_part, self._record.close)
+        self._containment.run("the end of the reports", self._places.close)
 
     def _print_summary(self, *args: Any) -> None:
         print_summary(*args)

@@ -1,0 +1,311 @@
+"""Callback for Hugging Face's Trainer, and for the trainers of TRL, which are built on it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gradwatch.containment import OnError, OutOfService, SettingError
+from gradwatch.integrations.transformers_reports import places_of
+from gradwatch.pipeline.ledger import OnFinding
+from gradwatch.pipeline.optimizer_step import unwrapped
+from gradwatch.pipeline.reports import Reports
+from gradwatch.pipeline.run_files import Wanted
+from gradwatch.pipeline.step_in_progress import StepInProgress
+from gradwatch.pipeline.watcher import Watcher
+from gradwatch.probe.ranks import find_ranks
+from gradwatch.probe.updates import KEPT_BYTES
+from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.reporting.notebook import WatchedRun
+from gradwatch.torch_internals import has_unscaled, unscales_itself
+
+_STATE = "gradwatch.pt"  # in each checkpoint
+
+
+class GradwatchCallback(TrainerCallback, WatchedRun):
+    """Watch every layer's gradient in Hugging Face's Trainer, find problems, and say where and why.
+
+    It does in ``transformers.Trainer``, and in the trainers of TRL, what :class:`~gradwatch.GradientMonitor` does in
+    Lightning's. Gradients are read once an optimizer step: accumulated, unscaled, just before the Trainer clips them,
+    and once more as the optimizer sees them. The weights are bit for bit those of an unwatched run.
+
+    The Trainer's own reporting gets the numbers at measured steps: TensorBoard and Weights & Biases also the pictures,
+    the findings and the verdict, all others of ``report_to`` the scalars. The record is ``gradwatch.jsonl`` in
+    ``output_dir``. A checkpoint keeps the memory, and a resumed run goes on with it. Steps are counted from 0, so step
+    k is the one after which the Trainer's ``global_step`` is k + 1.
+
+    An error that ends the training is not told to callbacks: then the hooks of a measured step stay with the model
+    until :meth:`close`, and there is no report; ``gradwatch report`` makes one of the record.
+
+    Args:
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
+        detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
+        include, exclude: patterns (``model.layers.*``) of the layers to watch, None for all, and of those to leave out.
+        on_finding: ``"warn"``, ``"stop"`` (ends the training cleanly), ``"raise"``, or a function of the Finding.
+        total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
+        history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
+        record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in ``output_dir``, False writes none.
+        summary: print the table of layers and findings at the end of the training.
+        update_bytes, on_error: as in :class:`~gradwatch.GradientMonitor`.
+        report: at the end write one HTML file to be sent to others: a path, or True for one beside the record.
+
+    Raises:
+        ValueError: for a number out of range or an unknown ``on_finding``; at the start of a training, for a pattern
+            that matches no layer, and for DeepSpeed.
+
+    Example:
+        >>> from gradwatch.integrations.transformers import GradwatchCallback
+        >>> callback = GradwatchCallback(every_n_steps=10)  # Trainer(..., callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 50,
+        dense_steps: int = 20,
+        detectors: Sequence[Detector] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        on_finding: OnFinding = "warn",
+        total_norm_every_step: bool = False,
+        history_size: int = 500,
+        record_path: str | Path | Literal[False] | None = None,
+        summary: bool = True,
+        update_bytes: int = KEPT_BYTES,
+        on_error: OnError | None = None,
+        report: bool | str | Path = False,
+    ) -> None:
+        options = partial(
+            Watcher,
+            every_n_steps=every_n_steps,
+            dense_steps=dense_steps,
+            detectors=detectors,
+            on_finding=on_finding,
+            total_norm_every_step=total_norm_every_step,
+            history_size=history_size,
+            update_bytes=update_bytes,
+            on_error=on_error,
+        )
+        self._make_watcher = partial(options, include=include, exclude=exclude)
+        self._make_blank = partial(options, nn.Module())
+        self._watcher = self._make_blank()  # nothing to watch until a training starts
+        self._wanted = Wanted(record_path, summary, report)
+        self._open: Callable[[], None] | None = None  # opens the reports, once
+        self._reports: Reports | None = None
+        self._step: StepInProgress | None = None
+        self._losses: _Losses | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All Findings of the training, open and closed, in the order they opened."""
+        return self._watcher.findings
+
+    @property
+    def history(self) -> list[Snapshot]:
+        """The measured steps that are kept, in order."""
+        return self._watcher.history
+
+    @property
+    def steps(self) -> int:
+        """The number of optimizer steps of the training so far."""
+        return self._watcher.steps
+
+    @property
+    def out_of_service(self) -> list[OutOfService]:
+        """The parts of the watching that failed in this training and were switched off."""
+        return self._watcher.out_of_service
+
+    def diagnosis(self) -> list[Diagnosis]:
+        """Return the likely causes of what was found, the likeliest first."""
+        return self._watcher.diagnosis()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the layers, take up the memory of a checkpoint, and listen for losses."""
+        self.close()
+        trainer = trainer_that_calls()
+        _refuse_deepspeed(args, trainer)
+        containment = self._watcher.containment
+        with containment.guard("the model"):
+            wrapped = getattr(trainer, "model_wrapped", kwargs["model"])
+            self._watcher = self._make_watcher(kwargs["model"], ranks=find_ranks(wrapped))
+            containment = self._watcher.containment
+        before = containment.run("the memory of an earlier run", _memory, args, state)
+        if before:
+            containment.run("the memory of an earlier run", self._watcher.load_state_dict, before)
+        if state.is_world_process_zero:  # at the first step all callbacks of report_to will have begun
+            self._open = partial(self._report, args, state, trainer, kwargs["model"], resumes=bool(before))
+        if trainer is not None:
+            self._losses = containment.run("the losses", _Losses, trainer.accelerator, self)
+
+    def _report(
+        self, args: TrainingArguments, state: TrainerState, trainer: Trainer | None, model: nn.Module, *, resumes: bool
+    ) -> None:
+        places = places_of(args, state, trainer, self._wanted, resumes=resumes)
+        self._reports = Reports(model, self._watcher, places)
+        self._watcher.intake.on_snapshot = partial(self._reports.write, self._watcher)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin an optimizer step with the first batch that it accumulates."""
+        if (begin := self._open) is not None:
+            self._open = None
+            self._watcher.containment.run("reports", begin)
+        if self._step is not None:  # its batches were left out
+            self._step.close()
+        is_last = self._wanted.shows_last_step and 0 < state.max_steps <= state.global_step + 1
+        self._step = StepInProgress()
+        self._watcher.begin(is_last=is_last)
+        if (optimizer := kwargs.get("optimizer")) is not None:
+            self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Take the loss of a batch, as a share of the step's."""
+        if self._step is not None:
+            self._step.batches += 1
+            self._step.add_loss(loss)
+            self._watcher.expect(loss)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the gradients here if no clip was seen, before which they are read."""
+        if (optimizer := kwargs.get("optimizer")) is not None:
+            self._read(optimizer)
+
+    def _read(self, optimizer: Any) -> None:
+        step = self._step
+        if step is None or step.was_read:
+            return
+        with self._watcher.contained():
+            inner, scaler = unwrapped(optimizer), getattr(optimizer, "scaler", None)
+            if scaler is not None and not (unscales_itself(inner) or has_unscaled(scaler, inner)):
+                scaler.unscale_(inner)  # as its step would do now
+            step.read(self._watcher, inner, scaler)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the optimizer step."""
+        step, self._step = self._step, None
+        if step is None:
+            return
+        step.close()
+        self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
+        control.should_training_stop = control.should_training_stop or self._watcher.should_stop
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the memory in the checkpoint that the Trainer has just written."""
+        if state.is_world_process_zero:
+            self._watcher.containment.run("the memory in a checkpoint", self._save, _checkpoint(args, state))
+
+    def _save(self, folder: Path) -> None:
+        if folder.is_dir():
+            torch.save(self._watcher.state_dict(), folder / _STATE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remove the hooks; write the pictures, the summary, the report and the end of the record."""
+        self.close(quietly=False)
+
+    def close(self, *, quietly: bool = True) -> None:
+        """End the watching, also where an error has ended the training. What was recorded stays."""
+        watcher, reports, step = self._watcher, self._reports, self._step
+        self._reports = self._step = self._open = None
+        if self._losses is not None:
+            self._losses.close()
+            self._losses = None
+        if step is not None:
+            step.close()
+        try:
+            watcher.close(quietly=quietly)
+        finally:
+            if reports is not None:
+                watcher.containment.run("reports", reports.close, watcher)
+            watcher.intake.on_snapshot, self.about = None, watcher.about
+            self._watcher = watcher.containment.run("the memory of the training", copy, watcher) or self._make_blank()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy holds the settings and the records; the current training stays with the original."""
+        return {**self.__dict__, "_step": None, "_reports": None, "_losses": None, "_open": None}
+
+
+class _Losses:
+    """Tells a callback of each loss before its backward pass, which no event of the Trainer does.
+
+    It stands in place of ``accelerator.backward`` while the training lasts, and does nothing once the callback is gone.
+    """
+
+    def __init__(self, accelerator: Any, callback: GradwatchCallback) -> None:
+        self._accelerator, self._callback = accelerator, weakref.ref(callback)
+        self._backward = accelerator.backward
+        accelerator.backward = self
+
+    def __call__(self, loss: Tensor, **kwargs: Any) -> Any:
+        callback = self._callback()
+        if callback is not None:
+            with callback._watcher.contained():
+                callback.before_backward(loss)
+        return self._backward(loss, **kwargs)
+
+    def close(self) -> None:
+        """Put the accelerator's own method back."""
+        if self._accelerator.__dict__.get("backward") is self:
+            del self._accelerator.backward
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._accelerator, "free_memory")  # a copy has a method of its own
+
+
+def trainer_that_calls() -> Trainer | None:
+    """Return the Trainer that is calling a callback now, which its events do not give; None where there is none."""
+    return next((owner for owner in _owners() if isinstance(owner, Trainer)), None)
+
+
+def _owners() -> Iterator[Any]:
+    frame = sys._getframe(1)
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        yield frame.f_locals.get("self")
+
+
+def _refuse_deepspeed(args: TrainingArguments, trainer: Any) -> None:
+    kind = getattr(getattr(getattr(trainer, "accelerator", None), "distributed_type", None), "name", "")
+    if kind == "DEEPSPEED" or args.deepspeed:
+        raise SettingError("DeepSpeed keeps gradients to itself, so there is nothing to watch; use FSDP2 or DDP")
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+
+
+def _memory(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """Return the memory in the checkpoint from which a training goes on; empty for a new one, and without one."""
+    if state.global_step == 0:
+        return {}
+    given = args.resume_from_checkpoint
+    folders = [Path(given)] if isinstance(given, str) and given not in ("True", "False") else []
+    for folder in [*_resumed_from(), *folders, _checkpoint(args, state)]:
+        if (path := folder / _STATE).is_file():
+            found: dict[str, Any] = torch.load(path, weights_only=True)
+            return found
+    return {}
+
+
+def _resumed_from() -> Iterator[Path]:
+    """Yield the folder that ``train(resume_from_checkpoint=...)`` was given; the Trainer keeps it nowhere."""
+    frame = sys._getframe(1)
+    with contextlib.suppress(AttributeError):
+        while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+            given = frame.f_locals.get("resume_from_checkpoint")
+            if isinstance(given, str):
+                yield Path(given)
