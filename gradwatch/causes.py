@@ -222,6 +222,15 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
              ("no gradient",)),
         Step("give the loss the raw outputs", cases=("no gradient",)),
     ),
+    "ignored labels": (
+        Step("look at how the labels are made: the prompt's mask, the template, and the cut at the longest length "
+             "should leave tokens that are not -100"),
+    ),
+    "constant reward": (
+        Step("make the reward tell the completions of a prompt apart: print the rewards of one group"),
+        Step("generate more completions per prompt, at a higher temperature"),
+        Step("take prompts that are neither always solved nor never"),
+    ),
     "unscaled input": (
         Step("standardize the inputs: each feature to mean 0 and deviation 1", "RescaleInputs", 1.0),
         Step("put a normalization layer in front", "InsertNormalization", 0.5),
@@ -295,7 +304,8 @@ STEPS: Mapping[Cause, tuple[Step, ...]] = {
              ("cut off",)),
         Step("remove the detach(), no_grad() or .data between that part and the loss", "KeepGraph", 1.0,
              ("no gradient",), line=""),
-        Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient", "frozen")),
+        Step("unfreeze what should learn", "UnfreezeAll", 1.0, ("no gradient", "frozen", "all frozen")),
+        Step("load adapters to be trained: PeftModel.from_pretrained(..., is_trainable=True)", cases=("all frozen",)),
         Step("freeze what should not learn, with requires_grad_(False)",
              cases=("no optimizer", "no gradient", "cut off")),
     ),

@@ -160,6 +160,8 @@ Cause = Literal[
     "shapes broadcast",
     "unbounded activation",
     "posterior collapse",
+    "ignored labels",
+    "constant reward",
     "not known",
 ]
 

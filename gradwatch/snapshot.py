@@ -137,6 +137,7 @@ class Snapshot(Shown):
             is none, or where it was not looked at (it is in the first steps of a Trainer).
         out_of_reach: share of the targets that this activation cannot give, in this process's batch.
         least_error: mean square of how far the targets are beyond its range: a squared error cannot be less.
+        told: a fault of the step that its trainer knows, such as ``ignored labels``; empty where it knows of none.
         dtype: the half precision of a layer's output, such as ``float16``; empty where there was none.
         loss_scale: factor on the loss in the backward pass.
         origin: the operation that made NaN at this step, or at an unmeasured one before it; None where none was found.
@@ -206,6 +207,7 @@ class Snapshot(Shown):
     learning_rate: float = float("nan")
     input_rms: float = float("nan")
     last_activation: str = ""
+    told: str = ""
     out_of_reach: float = float("nan")
     least_error: float = float("nan")
     dtype: str = ""
@@ -346,4 +348,4 @@ _SINCE_0_2 = (  # last: the order of a record
     "clip_max_norm", "frozen_size", "out_of_reach", "least_error", "classes", "chance",
 )  # fmt: skip
 _NUMBERS = ("loss", "total_norm", "total_norm_after", "learning_rate", "input_rms", "loss_scale", *_SINCE_0_2)
-_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation", "broadcast")
+_TEXTS = ("optimizer", "dtype", "schedule_interval", "clip", "last_activation", "broadcast", "told")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,9 +174,12 @@ class CutOff:
 
     def __call__(self, snapshot: Snapshot) -> Iterator[Finding]:
         """Yield one finding for all that should learn."""
+        if not (snapshot.params or snapshot.left_out):
+            yield from _all_frozen(snapshot)
+            return
         names = snapshot.params or snapshot.left_out
         is_cut_off = np.isnan(snapshot.param_grad_norm).all() and not (snapshot.param_update_norm > 0).any()
-        if not (names and is_cut_off):
+        if not is_cut_off:
             return
         some = f"among them {', '.join(names[:3])}"
         if snapshot.params:
@@ -184,6 +188,20 @@ class CutOff:
             what = f"the optimizer holds none of the {len(names)} parameters of the model that should learn, {some}"
             case = "no optimizer"
         yield Finding("stalled", names, snapshot.step, float(len(names)), 0.0, f"stalled: {what}.", case=case)
+
+
+_ADAPTER = re.compile(r"\b(lora|ia3|adapter|prompt_encoder|vera|oft|hada|lokr)_?", re.IGNORECASE)  # names of PEFT's
+
+
+def _all_frozen(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield a finding for a training of nothing: no optimizer holds anything that requires a gradient."""
+    if not (snapshot.frozen_size > 0 and snapshot.layers) or snapshot.skipped:
+        return
+    adapters = tuple(layer for layer in snapshot.layers if _ADAPTER.search(layer))
+    some = f", those of the adapters among them, such as {adapters[0]}" if adapters else ""
+    what = f"all {snapshot.frozen_size:,.0f} entries of the parameters are frozen{some}, and the optimizer holds none"
+    layers = adapters or snapshot.layers
+    yield Finding("stalled", layers, snapshot.step, float(len(layers)), 0.0, f"stalled: {what}.", case="frozen")
 
 
 def _is_rounding(snapshot: Snapshot) -> npt.NDArray[np.bool_]:

@@ -31,6 +31,8 @@ RULES: tuple[Rule[Evidence], ...] = (
     optimization.missing_warm_up,
     optimization.clipping_too_hard,
     network.recurrent_depth,
+    data.ignored_labels,
+    data.constant_reward,
     data.unscaled_input,
     data.unscaled_target,
     data.outlier_batch,

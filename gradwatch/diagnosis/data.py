@@ -26,6 +26,30 @@ SIDE = 4  # losses, on either side of a spike
 ORDINARY = 2.0  # times the largest input of the steps before: one bad row in a batch of many makes more of it
 
 
+IGNORED, CONSTANT = "ignored labels", "constant reward"  # a trainer tells these, in ``Snapshot.told``
+
+
+@rule("ignored labels", 0.98)
+def ignored_labels(evidence: Evidence) -> Claim | None:
+    """All labels of a batch are -100, which a cross-entropy leaves out."""
+    about = evidence.found("nonfinite", "stalled", "vanishing", "not-learning")
+    count = sum(snapshot.told == IGNORED for snapshot in evidence.history)
+    text = f"All labels are -100, which the loss leaves out, in {count} of {len(evidence.history)} measured steps."
+    return Claim(text, about) if count and about else None
+
+
+@rule("constant reward", 0.97)
+def constant_reward(evidence: Evidence) -> Claim | None:
+    """All completions of a prompt get the same reward, so that no advantage, and no gradient, is left."""
+    about = evidence.found("stalled", "vanishing", "unmoved", "not-learning")
+    count = sum(snapshot.told == CONSTANT for snapshot in evidence.history)
+    text = (
+        f"All completions of each prompt got the same reward in {count} of {len(evidence.history)} measured steps: the "
+        "advantages are zero, and so is their gradient."
+    )
+    return Claim(text, about) if count > len(evidence.history) / 2 and about else None
+
+
 @rule("unscaled input", 0.95, from_start=True)
 def unscaled_input(evidence: Evidence) -> Claim | None:
     """The input of the first layer is far from 1 in size, and something is wrong."""

@@ -77,9 +77,13 @@ def _softmax_twice(evidence: Evidence) -> Claim | None:
     return Claim(text, evidence.found("stalled", "vanishing", "saturated"), "probabilities")
 
 
-@rule(
-    "frozen or detached part", {"unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.88, "frozen": 0.6}
-)
+# What a finding says of the parts outright scores highest.
+_SCORES = {
+    "unused": 0.6, "no optimizer": 0.9, "no gradient": 0.9, "cut off": 0.88, "frozen": 0.6, "all frozen": 0.95,
+}  # fmt: skip
+
+
+@rule("frozen or detached part", _SCORES)
 def frozen_or_detached_part(evidence: Evidence) -> Claim | None:
     """Parameters of the optimizer have no gradient, or parameters with a gradient belong to no optimizer."""
     return _beside_optimizer_or_loss(evidence) or _all_weights_frozen(evidence)
@@ -111,6 +115,10 @@ def _beside_optimizer_or_loss(evidence: Evidence) -> Claim | None:
         return Claim(text, forgotten, "no optimizer")
     if not stalled:
         return None
+    frozen = tuple(finding for finding in stalled if finding.case == "frozen")
+    if frozen:
+        text = frozen[0].message.removeprefix("stalled: ")
+        return Claim(f"{text[0].upper()}{text[1:]} {evidence.loss_in_words}", frozen, "all frozen")
     unused = tuple(finding for finding in stalled if finding.case == "unused")
     if unused and len(unused) == len(stalled):
         if _all_zero(last):

@@ -87,11 +87,16 @@ def rule(
 # operations overflow.
 _NO_GRADIENT: tuple[Cause, ...] = ("weight decay too strong", "learning rate too low")
 _BLOWN_UP: tuple[Cause, ...] = ("unguarded operation", "outlier batch", "dead ReLU")
+_NOTHING_ASKED: tuple[Cause, ...] = (
+    "zero-gradient head", "clip without effect", "step without effect", *_NO_GRADIENT, *_BLOWN_UP
+)  # fmt: skip
 BRINGS_ABOUT: Mapping[Cause, tuple[Cause, ...]] = {
     "gradients are not zeroed": ("learning rate too high", "missing warm-up", "clipping too hard", *_BLOWN_UP),
     "shapes broadcast": ("unscaled target", *_NO_GRADIENT, "missing warm-up"),
     "frozen or detached part": ("weight decay too strong", "clip without effect", "initialization too small"),
     "zero-gradient head": ("dead ReLU", *_NO_GRADIENT),
+    "ignored labels": _NOTHING_ASKED,
+    "constant reward": _NOTHING_ASKED,
     "saturating activation": _NO_GRADIENT,
     "initialization too small": ("step without effect", *_NO_GRADIENT),
     "missing normalization or skip": ("step without effect", *_NO_GRADIENT),

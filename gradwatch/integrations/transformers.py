@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gradwatch.containment import OnError, OutOfService, SettingError
+from gradwatch.integrations.transformers_facts import PART, Facts
 from gradwatch.integrations.transformers_reports import places_of
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import unwrapped
@@ -103,6 +104,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         self._reports: Reports | None = None
         self._step: StepInProgress | None = None
         self._losses: _Losses | None = None
+        self._facts = Facts(self._watcher.containment)
 
     @property
     def findings(self) -> list[Finding]:
@@ -145,6 +147,8 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
             containment.run("the memory of an earlier run", self._watcher.load_state_dict, before)
         if state.is_world_process_zero:  # at the first step all callbacks of report_to will have begun
             self._open = partial(self._report, args, state, trainer, kwargs["model"], resumes=bool(before))
+        self._facts = Facts(containment)
+        self._facts.open(kwargs["model"], trainer)
         if trainer is not None:
             self._losses = containment.run("the losses", _Losses, trainer.accelerator, self)
 
@@ -167,6 +171,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         is_last = self._wanted.shows_last_step and 0 < state.max_steps <= state.global_step + 1
         self._step = StepInProgress()
         self._watcher.begin(is_last=is_last)
+        self._facts.begin(is_measured=self._watcher.is_measuring)
         if (optimizer := kwargs.get("optimizer")) is not None:
             self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
 
@@ -200,6 +205,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         if step is None:
             return
         step.close()
+        self._watcher.intake.told = self._watcher.containment.run(PART, self._facts.told) or ""
         self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
         control.should_training_stop = control.should_training_stop or self._watcher.should_stop
 
@@ -222,6 +228,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         """End the watching, also where an error has ended the training. What was recorded stays."""
         watcher, reports, step = self._watcher, self._reports, self._step
         self._reports = self._step = self._open = None
+        self._facts.close()
         if self._losses is not None:
             self._losses.close()
             self._losses = None
@@ -237,7 +244,8 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and the records; the current training stays with the original."""
-        return {**self.__dict__, "_step": None, "_reports": None, "_losses": None, "_open": None}
+        current: dict[str, Any] = dict.fromkeys(("_step", "_reports", "_losses", "_open"))
+        return {**self.__dict__, **current, "_facts": Facts(self._watcher.containment)}
 
 
 class _Losses:

@@ -137,6 +137,7 @@ class Intake:
         trace: losses and total norms since the last measured step, on the device.
         should_stop: a finding has opened and ``on_finding`` is ``"stop"``.
         origin: the operation that made NaN, for the next Snapshot.
+        told: a fault that the trainer knows, for the next Snapshot.
         on_snapshot: is called with each Snapshot, before anything is done about a finding in it.
     """
 
@@ -159,6 +160,7 @@ class Intake:
         self.trace = Trace()
         self.should_stop = False
         self.origin: Origin | None = None
+        self.told = ""
         self.on_snapshot: Callable[[Snapshot], object] | None = None
         self.schedule = schedule
         self._on_finding = require_on_finding(on_finding)
@@ -227,8 +229,12 @@ class Intake:
         snapshot, self.origin = replace(snapshot, origin=self.origin), None
         return snapshot
 
+    def _as_told(self, snapshot: Snapshot) -> Snapshot:
+        told, self.told = self.told, ""
+        return replace(snapshot, told=told) if told and not snapshot.told else snapshot
+
     def _process(self, snapshot: Snapshot) -> None:
-        snapshot = self._with_origin(snapshot)
+        snapshot = self._as_told(self._with_origin(snapshot))
         # History and ledger first: a report about the Snapshot shows the findings in it.
         self.history.add(snapshot)
         self._opened.extend(self.ledger.update(snapshot))

@@ -77,6 +77,9 @@ _UNKNOWN = Settings()
 class Groups:
     """The parameter groups of the optimizers that stepped in a measured step, and the types of their parameters.
 
+    Attributes:
+        is_empty: no optimizer holds a parameter, of any model, that requires a gradient.
+
     Example:
         >>> layer = nn.Linear(1, 1)
         >>> groups = Groups()
@@ -88,6 +91,7 @@ class Groups:
     def __init__(self) -> None:
         self._settings: dict[str, tuple[Settings, int]] = {}  # by parameter
         self._dtypes: dict[str, str] = {}
+        self.is_empty = True
 
     def __len__(self) -> int:
         return len(self._settings)

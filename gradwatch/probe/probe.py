@@ -230,7 +230,7 @@ class Probe:
         return blank
 
     def read(
-        self, params: Iterable[nn.Parameter], scale: Tensor | None = None, settings: Settings | None = None
+        self, params: Sequence[nn.Parameter], scale: Tensor | None = None, settings: Settings | None = None
     ) -> None:
         """Read an optimizer's parameters: accumulated, before clipping, maybe still times ``scale``. Sets ``total``."""
         if self._has_failed:
@@ -240,6 +240,7 @@ class Probe:
         reading = ParameterReading(learning, self._scalars, self.ranks, scale)
         reading.carried = self.containment.run(CARRIED, self._hooks.carried.among, learning) or {}
         self._groups.add(learning, self._settings)
+        self._groups.is_empty &= not any(param.requires_grad for param in params)
         self._updates.keep(learning, self._scalars, self.ranks)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
@@ -311,10 +312,11 @@ class Probe:
         span = range(min([self.since, *losses[0][:1], *totals[0][:1]]), step + 1)
         self._agree()
         left_out = self._watched.left_out(all_of_them=not groups)
+        is_frozen = groups.is_empty and self._watched.is_all_frozen
         replicas = self.containment.run(REPLICAS, self._group.replicas.read, self._scalars) or ()
         reading = StepReading(
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
-            should_learn=should_learn and bool(groups or left_out), left_out=left_out, clip=clip,
+            should_learn=should_learn and bool(groups or left_out or is_frozen), left_out=left_out, clip=clip,
             faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
             constant=self.constant.numbers,
         )  # fmt: skip

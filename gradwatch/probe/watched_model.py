@@ -147,6 +147,11 @@ class WatchedModel:
             self._others = None
         return learning
 
+    @property
+    def is_all_frozen(self) -> bool:
+        """Return True if no parameter requires a gradient."""
+        return self.frozen_size > 0 and not any(param.requires_grad for _, param, _ in named_parameters(self._module))
+
     def left_out(self, *, all_of_them: bool = False) -> tuple[str, ...]:
         """Return the parameters that have a gradient and belong to no optimizer so far, in modules that train.
 

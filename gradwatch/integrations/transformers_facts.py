@@ -1,0 +1,99 @@
+"""Faults that Hugging Face's Trainer and those of TRL know of, and the gradients do not: labels and rewards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradwatch.containment import Containment
+from gradwatch.diagnosis.data import CONSTANT, IGNORED
+from gradwatch.probe.scalars import Copy
+from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
+
+PART = "the labels"
+IGNORE_INDEX = -100  # the label that PyTorch's cross-entropy leaves out, and all of transformers with it
+_NO_SPREAD = "frac_reward_zero_std"  # TRL's share of prompts whose completions all got the same reward
+
+
+class Facts:
+    """Looks at the labels of measured steps, and at the rewards that a trainer of TRL has noted.
+
+    The number of labels that count is added up on the device, and read once it has arrived: nothing waits for it.
+
+    Args:
+        containment: switches the look off where it fails.
+    """
+
+    def __init__(self, containment: Containment) -> None:
+        self.containment = containment
+        self._hook: RemovableHandle | None = None
+        self._is_measured = False
+        self._copies: list[Copy] = []
+        self._rewards: Callable[[], Mapping[str, Any] | None] = lambda: None
+        self._noted = 0
+
+    def open(self, model: nn.Module, trainer: object) -> None:
+        """Begin to look at what the model is given."""
+        self._hook = model.register_forward_pre_hook(_Look(self), with_kwargs=True)
+        self._rewards = partial(_rewards, weakref.ref(trainer)) if trainer is not None else lambda: None
+
+    def begin(self, *, is_measured: bool) -> None:
+        """Begin a step."""
+        self._is_measured = is_measured
+        self._copies = self._copies if any(not copy.has_arrived for copy in self._copies) else []
+        self._noted = len(self._shares())
+
+    def look(self, labels: Any) -> None:
+        """Count the labels of a batch that are not left out."""
+        if self._is_measured and isinstance(labels, Tensor) and not labels.is_floating_point():
+            self._copies.append(Copy((labels != IGNORE_INDEX).sum().reshape(1)))
+
+    def told(self) -> str:
+        """Return what is wrong with the step, as ``Snapshot.told`` has it; empty for nothing, or nothing known yet."""
+        self._is_measured = False
+        shares = self._shares()[self._noted :]
+        if shares and min(shares) == 1:
+            return CONSTANT
+        if not self._copies or not all(copy.has_arrived for copy in self._copies):
+            return ""
+        counts, self._copies = [float(copy.numbers()[0]) for copy in self._copies], []
+        return IGNORED if max(counts) == 0 else ""
+
+    def _shares(self) -> list[float]:
+        noted = self._rewards()
+        return list((noted or {}).get(_NO_SPREAD, ()))
+
+    def close(self) -> None:
+        """Take the hook off the model."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook, self._copies, self._is_measured = None, [], False
+        self._rewards = lambda: None
+
+
+class _Look:
+    """The hook: a copy of the model keeps one that looks at nothing."""
+
+    def __init__(self, facts: Facts | None) -> None:
+        self._facts = None if facts is None else weakref.ref(facts)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        facts = self._facts() if self._facts is not None else None
+        if facts is not None:
+            with past_torch_function(), past_dispatch_modes():
+                facts.containment.run(PART, facts.look, kwargs.get("labels"))
+
+    def __reduce__(self) -> Any:
+        return _Look, (None,)
+
+
+def _rewards(trainer: Callable[[], Any]) -> Mapping[str, Any] | None:
+    """Return the numbers that a trainer of TRL has noted since its last log; seen in TRL 1.16."""
+    noted = getattr(trainer(), "_metrics", None)
+    found = noted.get("train") if isinstance(noted, Mapping) else None
+    return found if isinstance(found, Mapping) else None
