@@ -1,1 +1,1 @@
-"""The monitor for trainers other than Lightning's: Hugging Face's Trainer and Lightning's Fabric."""
+"""The monitor for other trainers than Lightning's: Hugging Face's Trainer and Lightning's Fabric."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gradwatch.containment import OnError, OutOfService, SettingError
+from gradwatch.integrations.losses import Losses
 from gradwatch.integrations.transformers_facts import PART, Facts
 from gradwatch.integrations.transformers_reports import places_of
 from gradwatch.pipeline.ledger import OnFinding
@@ -103,7 +103,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         self._open: Callable[[], None] | None = None  # opens the reports, once
         self._reports: Reports | None = None
         self._step: StepInProgress | None = None
-        self._losses: _Losses | None = None
+        self._losses: Losses | None = None
         self._facts = Facts(self._watcher.containment)
 
     @property
@@ -150,7 +150,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         self._facts = Facts(containment)
         self._facts.open(kwargs["model"], trainer)
         if trainer is not None:
-            self._losses = containment.run("the losses", _Losses, trainer.accelerator, self)
+            self._losses = containment.run("the losses", Losses, trainer.accelerator, self)
 
     def _report(
         self, args: TrainingArguments, state: TrainerState, trainer: Trainer | None, model: nn.Module, *, resumes: bool
@@ -178,8 +178,9 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
     def before_backward(self, loss: Tensor) -> None:
         """Take the loss of a batch, as a share of the step's."""
         if self._step is not None:
-            self._step.batches += 1
-            self._step.add_loss(loss)
+            with self._watcher.contained():
+                self._step.batches += 1
+                self._step.add_loss(loss)
             self._watcher.expect(loss)
 
     def on_pre_optimizer_step(
@@ -246,33 +247,6 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         """A copy holds the settings and the records; the current training stays with the original."""
         current: dict[str, Any] = dict.fromkeys(("_step", "_reports", "_losses", "_open"))
         return {**self.__dict__, **current, "_facts": Facts(self._watcher.containment)}
-
-
-class _Losses:
-    """Tells a callback of each loss before its backward pass, which no event of the Trainer does.
-
-    It stands in place of ``accelerator.backward`` while the training lasts, and does nothing once the callback is gone.
-    """
-
-    def __init__(self, accelerator: Any, callback: GradwatchCallback) -> None:
-        self._accelerator, self._callback = accelerator, weakref.ref(callback)
-        self._backward = accelerator.backward
-        accelerator.backward = self
-
-    def __call__(self, loss: Tensor, **kwargs: Any) -> Any:
-        callback = self._callback()
-        if callback is not None:
-            with callback._watcher.contained():
-                callback.before_backward(loss)
-        return self._backward(loss, **kwargs)
-
-    def close(self) -> None:
-        """Put the accelerator's own method back."""
-        if self._accelerator.__dict__.get("backward") is self:
-            del self._accelerator.backward
-
-    def __reduce__(self) -> Any:
-        return getattr, (self._accelerator, "free_memory")  # a copy has a method of its own
 
 
 def trainer_that_calls() -> Trainer | None:

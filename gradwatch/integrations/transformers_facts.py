@@ -34,13 +34,13 @@ class Facts:
         self._hook: RemovableHandle | None = None
         self._is_measured = False
         self._copies: list[Copy] = []
-        self._rewards: Callable[[], Mapping[str, Any] | None] = lambda: None
+        self._rewards: Callable[[], Mapping[str, Any] | None] = dict
         self._noted = 0
 
     def open(self, model: nn.Module, trainer: object) -> None:
         """Begin to look at what the model is given."""
         self._hook = model.register_forward_pre_hook(_Look(self), with_kwargs=True)
-        self._rewards = partial(_rewards, weakref.ref(trainer)) if trainer is not None else lambda: None
+        self._rewards = partial(_rewards, weakref.ref(trainer)) if trainer is not None else dict
 
     def begin(self, *, is_measured: bool) -> None:
         """Begin a step."""
@@ -73,7 +73,7 @@ class Facts:
         if self._hook is not None:
             self._hook.remove()
         self._hook, self._copies, self._is_measured = None, [], False
-        self._rewards = lambda: None
+        self._rewards = dict
 
 
 class _Look:

@@ -1,4 +1,4 @@
-"""What Hugging Face's Trainer writes of a run, and where: its folder, its settings, and the places of ``report_to``."""
+"""Places that Hugging Face's Trainer writes a run to: its folder and those of ``report_to``, with its settings."""
 
 from __future__ import annotations
 

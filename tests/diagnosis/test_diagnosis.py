@@ -301,7 +301,8 @@ def test_a_healthy_training_has_no_cause(name: str) -> None:
 
 def test_the_trainings_name_every_cause_but_those_with_tests_of_their_own() -> None:
     assert {cause for cause, _ in SICK.values()} == {*get_args(Cause)} - {
-        "precision underflow", "replicas out of sync", "posterior collapse", "ignored labels", "constant reward", "not known",
+        "precision underflow", "replicas out of sync", "posterior collapse", "ignored labels", "constant reward",
+        "not known",
     }  # fmt: skip
 
 

@@ -37,11 +37,12 @@ class Texts(Dataset[dict[str, Tensor]]):
         return {"input_ids": self.tokens[place], "labels": self.labels[place]}
 
 
-def gpt2(layers: int = 2, width: int = 32) -> GPT2LMHeadModel:
+def gpt2(layers: int = 2, width: int = 32, dropout: float = 0.1) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     ends = {"bos_token_id": 1, "eos_token_id": 1}
     shape = {"n_embd": width, "n_layer": layers, "n_head": 2, "n_positions": 2 * LENGTH}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, loss_type="ForCausalLM", **shape, **ends))
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, loss_type="ForCausalLM", **shape, **ends, **drops))
 
 
 def llama() -> LlamaForCausalLM:
