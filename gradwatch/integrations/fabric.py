@@ -15,10 +15,12 @@ from torch.optim import Optimizer
 
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.containment import OnError, OutOfService, say
+from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.pipeline.about import processes, settings_of_run
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import MeanLoss, parameters_of
+from gradwatch.pipeline.origin_search import PART as AGAIN
 from gradwatch.pipeline.reports import Places, Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
@@ -110,6 +112,7 @@ class GradwatchCallback(WatchedRun):
         self._scaler: Any = None
         self._reports: Reports | None = None
         self._losses: Losses | None = None
+        self._again: ForwardAgain | None = None
         self._loss = MeanLoss()
         self._last: Tensor | None = None
         self._step = StepInProgress()
@@ -159,6 +162,7 @@ class GradwatchCallback(WatchedRun):
                 self._reports = Reports(model, watcher, self._places(fabric, model))
                 watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         self._losses = watcher.containment.run("the losses", Losses, fabric, self)
+        self._again = watcher.containment.run(AGAIN, ForwardAgain, model)
         self._scaler = getattr(fabric.strategy.precision, "scaler", None)
         self._steps.open(model)
         atexit.register(_close, weakref.ref(self))
@@ -190,6 +194,12 @@ class GradwatchCallback(WatchedRun):
             self._loss.add(self._last)
             self._last = loss.detach().reshape(()) if loss.numel() == 1 else None
         self._watcher.expect(loss)
+
+    def after_backward(self) -> None:
+        """Search for the operation that made NaN, where the step has turned NaN on a CPU."""
+        if self._again is not None and self._again.inputs is not None:
+            self._watcher.seek_nan(self._again, self._again.inputs)
+            self._again.forget()
 
     def _read(self, optimizer: Optimizer) -> None:
         if self._step.was_read:
@@ -240,7 +250,9 @@ class GradwatchCallback(WatchedRun):
         self._step.close()
         if self._losses is not None:
             self._losses.close()
-        self._losses = None
+        if self._again is not None:
+            self._again.close()
+        self._losses = self._again = None
         try:
             watcher.close()
         finally:

@@ -15,6 +15,9 @@ class Listener(Protocol):
     def before_backward(self, loss: Tensor) -> None:
         """Take a loss, just before its backward pass."""
 
+    def after_backward(self) -> None:
+        """Look at what the backward pass of the loss has made."""
+
 
 class Losses:
     """Tells a callback of each loss before its backward pass, which no event does.
@@ -34,10 +37,13 @@ class Losses:
         >>> class Prints:
         ...     def before_backward(self, loss):
         ...         print(float(loss))
+        ...     def after_backward(self):
+        ...         print("done")
         >>> loop, prints = Loop(), Prints()
         >>> losses = Losses(loop, prints)
         >>> loop.backward(torch.tensor(2.0, requires_grad=True))
         2.0
+        done
         >>> losses.close()
         >>> vars(loop)
         {}
@@ -49,12 +55,15 @@ class Losses:
         owner.backward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Tell of the loss, and do what the owner does."""
+        """Tell of the loss, do what the owner does, and tell that it is done."""
         listener = self._listener()
         loss = args[0] if args else kwargs.get("loss", kwargs.get("tensor"))
         if listener is not None and isinstance(loss, Tensor):
             listener.before_backward(loss)
-        return self._backward(*args, **kwargs)
+        result = self._backward(*args, **kwargs)
+        if listener is not None:
+            listener.after_backward()
+        return result
 
     def close(self) -> None:
         """Put back what was in place before."""

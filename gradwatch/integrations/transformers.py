@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gradwatch.containment import OnError, OutOfService, SettingError
+from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.integrations.transformers_facts import PART, Facts
 from gradwatch.integrations.transformers_reports import places_of
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import unwrapped
+from gradwatch.pipeline.origin_search import PART as AGAIN
 from gradwatch.pipeline.reports import Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
@@ -104,7 +106,8 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         self._reports: Reports | None = None
         self._step: StepInProgress | None = None
         self._losses: Losses | None = None
-        self._facts = Facts(self._watcher.containment)
+        self._facts = Facts()
+        self._again: ForwardAgain | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -147,8 +150,8 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
             containment.run("the memory of an earlier run", self._watcher.load_state_dict, before)
         if state.is_world_process_zero:  # at the first step all callbacks of report_to will have begun
             self._open = partial(self._report, args, state, trainer, kwargs["model"], resumes=bool(before))
-        self._facts = Facts(containment)
-        self._facts.open(kwargs["model"], trainer)
+        self._facts.open(trainer)
+        self._again = containment.run(AGAIN, ForwardAgain, kwargs["model"])
         if trainer is not None:
             self._losses = containment.run("the losses", Losses, trainer.accelerator, self)
 
@@ -181,7 +184,15 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
             with self._watcher.contained():
                 self._step.batches += 1
                 self._step.add_loss(loss)
+                if self._again is not None and self._again.inputs is not None:
+                    self._watcher.containment.run(PART, self._facts.look, self._again.inputs[1])
             self._watcher.expect(loss)
+
+    def after_backward(self) -> None:
+        """Search for the operation that made NaN, where the step has turned NaN on a CPU."""
+        if self._step is not None and self._again is not None and self._again.inputs is not None:
+            self._watcher.seek_nan(self._again, self._again.inputs)
+            self._again.forget()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -230,6 +241,9 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         watcher, reports, step = self._watcher, self._reports, self._step
         self._reports = self._step = self._open = None
         self._facts.close()
+        if self._again is not None:
+            self._again.close()
+            self._again = None
         if self._losses is not None:
             self._losses.close()
             self._losses = None
@@ -245,8 +259,8 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and the records; the current training stays with the original."""
-        current: dict[str, Any] = dict.fromkeys(("_step", "_reports", "_losses", "_open"))
-        return {**self.__dict__, **current, "_facts": Facts(self._watcher.containment)}
+        current: dict[str, Any] = dict.fromkeys(("_step", "_reports", "_losses", "_open", "_again"))
+        return {**self.__dict__, **current, "_facts": Facts()}
 
 
 def trainer_that_calls() -> Trainer | None:

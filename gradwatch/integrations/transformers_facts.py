@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
-from gradwatch.containment import Containment
 from gradwatch.diagnosis.data import CONSTANT, IGNORED
 from gradwatch.probe.scalars import Copy
-from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 PART = "the labels"
 IGNORE_INDEX = -100  # the label that PyTorch's cross-entropy leaves out, and all of transformers with it
@@ -24,22 +21,16 @@ class Facts:
     """Looks at the labels of measured steps, and at the rewards that a trainer of TRL has noted.
 
     The number of labels that count is added up on the device, and read once it has arrived: nothing waits for it.
-
-    Args:
-        containment: switches the look off where it fails.
     """
 
-    def __init__(self, containment: Containment) -> None:
-        self.containment = containment
-        self._hook: RemovableHandle | None = None
+    def __init__(self) -> None:
         self._is_measured = False
         self._copies: list[Copy] = []
         self._rewards: Callable[[], Mapping[str, Any] | None] = dict
         self._noted = 0
 
-    def open(self, model: nn.Module, trainer: object) -> None:
-        """Begin to look at what the model is given."""
-        self._hook = model.register_forward_pre_hook(_Look(self), with_kwargs=True)
+    def open(self, trainer: object) -> None:
+        """Begin to look at what a trainer of TRL notes."""
         self._rewards = partial(_rewards, weakref.ref(trainer)) if trainer is not None else dict
 
     def begin(self, *, is_measured: bool) -> None:
@@ -48,8 +39,9 @@ class Facts:
         self._copies = self._copies if any(not copy.has_arrived for copy in self._copies) else []
         self._noted = len(self._shares())
 
-    def look(self, labels: Any) -> None:
+    def look(self, inputs: Mapping[str, Any]) -> None:
         """Count the labels of a batch that are not left out."""
+        labels = inputs.get("labels")
         if self._is_measured and isinstance(labels, Tensor) and not labels.is_floating_point():
             self._copies.append(Copy((labels != IGNORE_INDEX).sum().reshape(1)))
 
@@ -69,27 +61,8 @@ class Facts:
         return list((noted or {}).get(_NO_SPREAD, ()))
 
     def close(self) -> None:
-        """Take the hook off the model."""
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook, self._copies, self._is_measured = None, [], False
-        self._rewards = dict
-
-
-class _Look:
-    """The hook: a copy of the model keeps one that looks at nothing."""
-
-    def __init__(self, facts: Facts | None) -> None:
-        self._facts = None if facts is None else weakref.ref(facts)
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        facts = self._facts() if self._facts is not None else None
-        if facts is not None:
-            with past_torch_function(), past_dispatch_modes():
-                facts.containment.run(PART, facts.look, kwargs.get("labels"))
-
-    def __reduce__(self) -> Any:
-        return _Look, (None,)
+        """Drop the trainer."""
+        self._copies, self._is_measured, self._rewards = [], False, dict
 
 
 def _rewards(trainer: Callable[[], Any]) -> Mapping[str, Any] | None:

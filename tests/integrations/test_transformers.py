@@ -238,3 +238,17 @@ def test_an_evaluation_is_not_measured(tmp_path: Path) -> None:
     assert callback.steps == 6
     assert [snapshot.step for snapshot in callback.history] == list(range(6))
     assert Texts()[0]["input_ids"].shape == (LENGTH,)
+
+
+def test_the_operation_that_made_nan_is_named_with_its_layer(tmp_path: Path) -> None:
+    class Root(nn.Module):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return (hidden - 1e3).sqrt()
+
+    model = gpt2()
+    model.transformer.h[1].mlp.act = Root()
+    callback = quiet()
+    with pytest.warns(UserWarning, match="sqrt"):
+        train(tmp_path, callback, model=model, max_steps=4)
+    assert callback.findings[0].case == "sqrt"
+    assert "transformer.h.1.mlp.act" in callback.findings[0].layers
