@@ -17,7 +17,8 @@ from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.records import Snapshot
 from gradwatch.reporting.keys import scalars
-from gradwatch.reporting.loggers import AnyLogger, Sink, Wandb
+from gradwatch.reporting.loggers import AnyLogger, Wandb
+from gradwatch.reporting.sink import Sink
 from gradwatch.reporting.tensorboard import TensorBoardReport
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "gradwatch")

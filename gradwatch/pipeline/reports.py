@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.html.page import require_plotly
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.html.verdict import verdict_of
-from gradwatch.reporting.loggers import Sink, alert_text
+from gradwatch.reporting.loggers import alert_text
 from gradwatch.reporting.pictures import draw_run
 from gradwatch.reporting.record import JsonlRecord, Record
 from gradwatch.reporting.record_files import local_path, remote_url
+from gradwatch.reporting.sink import Sink
 from gradwatch.reporting.terminal import print_summary
 from gradwatch.reporting.text import clip_text, listed
 
@@ -150,8 +151,7 @@ class Reports:
         sentence = verdict.sentence.replace("`", "") if verdict else ""
         if sentence != self._verdict:
             self._verdict = sentence
-            causes = [d.cause for d in diagnoses if not d.findings or any(finding.is_open for finding in d.findings)]
-            self._show("verdict", lambda sink: sink.verdict(sentence, causes))
+            self._show("verdict", lambda sink: sink.verdict(sentence, _open_causes(diagnoses)))
 
     def _alert(self, changed: list[Finding], diagnoses: list[Diagnosis]) -> None:
         """Alert once for each kind of finding: one that comes and goes would send a mail each time."""
@@ -190,6 +190,7 @@ class Reports:
             if is_cause_alone or clip_text(watcher.history):
                 self._write_text(watcher, diagnoses)
             self._set_verdict(watcher, diagnoses)
+            self._show("the end", lambda sink: sink.end(self._verdict, _open_causes(diagnoses)))
             self._draw(watcher)
             if self._record:
                 self._containment.run(self._record_part, self._record.diagnoses, diagnoses)
@@ -234,6 +235,11 @@ class Reports:
         for trouble in troubles:
             say(trouble)
         return troubles
+
+
+def _open_causes(diagnoses: Iterable[Diagnosis]) -> list[str]:
+    """Return the causes of what is wrong now."""
+    return [d.cause for d in diagnoses if not d.findings or any(finding.is_open for finding in d.findings)]
 
 
 def _state(finding: Finding) -> tuple[str, int, int | None, tuple[str, ...]]:

@@ -46,7 +46,7 @@ class EventWriter:
         dropped = f"{plural(lost, 'event')} could not be written to TensorBoard's files ({errors[-1]})" if lost else ""
         return "; ".join(filter(None, (dropped, *(file.unfinished for file in self._files))))
 
-    def summary(self, summary: Any, step: int) -> None:
+    def summary(self, summary: Any, step: int | None) -> None:
         """Write a Summary message."""
         self._send(lambda: self._writer.file_writer.add_summary(summary, step))
 

@@ -9,13 +9,12 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.keys import scalars
 from gradwatch.reporting.pictures import Picture
+from gradwatch.reporting.sink import Sink
 from gradwatch.reporting.tensorboard import TensorBoardReport
 from gradwatch.reporting.text import evidence_beyond, findings_text, in_words, listed, number
 
@@ -24,49 +23,10 @@ _MOST_METRICS = 1000  # in one call of MLflow, which refuses more; Lightning doe
 _NOT_IN_MLFLOW = re.compile(r"[^\w/. -]+", re.ASCII)  # Lightning takes them out too, with a warning for each key
 _LONGEST_TITLE = 63  # characters of an alert of Weights & Biases
 _TABLE = ("kind", "layers", "since step", "until step", "value", "threshold", "message", "cause", "what to do")
-Params = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
-class Sink(Protocol):
-    """A logger as a place where a fit is shown. Each method may do nothing, and may raise what the logger raises.
-
-    Attributes:
-        shows_pictures: False spares the drawing.
-    """
-
-    shows_pictures: bool
-
-    @property
-    def trouble(self) -> str:
-        """The losses that raised no error, in words."""
-
-    def snapshot(self, snapshot: Snapshot) -> None:
-        """Write the numbers of a measured step."""
-
-    def findings(self, findings: Sequence[Finding], diagnoses: Sequence[Diagnosis], step: int, note: str) -> None:
-        """Write all findings of the run with their causes, and a note; called when one has opened or closed."""
-
-    def pictures(self, pictures: Mapping[str, Picture], step: int) -> None:
-        """Write the pictures of the run up to a step, by their tags."""
-
-    def histograms(self, params: Params, step: int) -> None:
-        """Write histograms of gradients."""
-
-    def alert(self, finding: Finding, text: str) -> None:
-        """Tell people who are not looking that a finding has opened."""
-
-    def verdict(self, sentence: str, causes: Sequence[str]) -> None:
-        """Set the state of the run, to be seen in a list of runs."""
-
-    def report(self, path: Path) -> None:
-        """Keep the report with the run."""
-
-
-class AnyLogger:
+class AnyLogger(Sink):
     """Gives a logger of Lightning the numbers, which is all that every logger takes."""
-
-    shows_pictures = False
-    trouble = ""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -74,24 +34,6 @@ class AnyLogger:
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write the numbers."""
         self._logger.log_metrics(scalars(snapshot), step=snapshot.step)
-
-    def findings(self, findings: Sequence[Finding], diagnoses: Sequence[Diagnosis], step: int, note: str) -> None:
-        """Do nothing."""
-
-    def pictures(self, pictures: Mapping[str, Picture], step: int) -> None:
-        """Do nothing."""
-
-    def histograms(self, params: Params, step: int) -> None:
-        """Do nothing."""
-
-    def alert(self, finding: Finding, text: str) -> None:
-        """Do nothing."""
-
-    def verdict(self, sentence: str, causes: Sequence[str]) -> None:
-        """Do nothing."""
-
-    def report(self, path: Path) -> None:
-        """Do nothing."""
 
 
 class Wandb(AnyLogger):
@@ -233,7 +175,7 @@ class Lit(AnyLogger):
 
 
 _SINKS: Mapping[str, Callable[[Any], Sink]] = {
-    "TensorBoardLogger": lambda logger: TensorBoardReport(logger.experiment),
+    "TensorBoardLogger": lambda logger: TensorBoardReport(logger.experiment, has_hparams=lambda: bool(logger.hparams)),
     "WandbLogger": Wandb,
     "MLFlowLogger": MLflow,
     "CometLogger": Comet,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,18 @@ from gradwatch.reporting.keys import (
     tensorboard_tags,
 )
 from gradwatch.reporting.pictures import Picture
+from gradwatch.reporting.sink import Params, Sink
 from gradwatch.reporting.text import escaped, findings_text
 
 _SHARES = ("dead_fraction", "saturated_fraction")
+_OPEN = "gradwatch/open findings"  # tag of a number
 _ROUNDING = 1e-4  # a clip that did not act leaves a coefficient of 1 up to this: clip_grad_norm_ adds 1e-6 to the norm
 _RGBA = 4  # as TensorBoard's summary.proto numbers the kinds of pixels
 _ENDS = (1e-12, 9e19)  # of TensorBoard's own bins, on both sides of 0
 _BINS_A_DECADE = 24  # as its own
 
 
-class TensorBoardReport:
+class TensorBoardReport(Sink):
     """Writes Snapshots, Findings and pictures with a SummaryWriter of torch or tensorboardX.
 
     ================  ====================================================================================
@@ -46,6 +47,7 @@ class TensorBoardReport:
     Images            ``gradient_flow``: heat map of layers by steps, bars of the latest step, calls over time
     Text              ``gradwatch/0 verdict``, also of a healthy run; ``gradwatch/findings``: causes and what to try
     Histograms        ``gradient/<place> <parameter>``, when asked for
+    HParams           verdict, causes and number of open findings, where the user has no hyperparameters there
     ================  ====================================================================================
 
     Events that the disk has no room for are dropped and counted; later ones are written again. This also holds for
@@ -55,6 +57,7 @@ class TensorBoardReport:
     Args:
         writer: a SummaryWriter; it is not closed here.
         columns: the columns of a Snapshot whose values are written for each layer.
+        has_hparams: returns True if the user writes hyperparameters: TensorBoard reads those of a run only once.
 
     Raises:
         ValueError: for an unknown column.
@@ -64,7 +67,10 @@ class TensorBoardReport:
 
     shows_pictures = True
 
-    def __init__(self, writer: Any, columns: Sequence[str] = DEFAULT_COLUMNS) -> None:
+    def __init__(
+        self, writer: Any, columns: Sequence[str] = DEFAULT_COLUMNS, has_hparams: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._writer, self._has_hparams, self._open_findings = writer, has_hparams, 0
         self._events = EventWriter(writer)
         self._columns = require_columns(columns)
         self._layers: tuple[str, ...] = ()
@@ -135,6 +141,7 @@ class TensorBoardReport:
         Causes and remedies are shown for the open ones. ``step=None`` takes the step of the latest change.
         A ``note`` about the run is written below.
         """
+        self._open_findings = sum(finding.is_open for finding in findings)
         changes = [f.step if f.closed_step is None else f.closed_step for f in findings]
         at = max(changes, default=0) if step is None else step
         self._events.text("gradwatch/findings", findings_text(findings, diagnoses, note), at)
@@ -145,18 +152,22 @@ class TensorBoardReport:
             image = self._Summary.Image(height=height, width=width, colorspace=_RGBA, encoded_image_string=content)
             self._events.summary(self._Summary(value=[self._Summary.Value(tag=tag, image=image)]), step)
 
-    def alert(self, finding: Finding, text: str) -> None:
-        """Do nothing: TensorBoard has no alerts."""
-
     def verdict(self, sentence: str, causes: Sequence[str]) -> None:
         """Write the state of the run as a text, for a healthy run too."""
         why = f"\n\nCauses, the likeliest first: **{', '.join(causes)}**." if causes[1:] else ""
         self._events.text("gradwatch/0 verdict", f"**{escaped(sentence)}**{why}", self._step)
 
-    def report(self, path: Path) -> None:
-        """Do nothing: the report lies in the folder of the event files."""
+    def end(self, sentence: str, causes: Sequence[str]) -> None:
+        """Write verdict and causes as hyperparameters, by which HParams sorts and filters runs."""
+        if self._has_hparams():
+            return
+        make = importlib.import_module(f"{_library(self._writer)}.summary").hparams
+        words = {"gradwatch/verdict": sentence, "gradwatch/causes": ", ".join(causes) or "none"}
+        for summary in make(words, {_OPEN: self._open_findings}):
+            self._events.summary(summary, None)
+        self._events.summary(self._Summary(value=[{"tag": _OPEN, "simple_value": self._open_findings}]), self._step)
 
-    def histograms(self, params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], step: int) -> None:
+    def histograms(self, params: Params, step: int) -> None:
         """Write a histogram of each gradient's finite entries; a parameter without any is left out."""
         named = dict(params)
         for position, (name, param) in enumerate(named.items()):
@@ -189,10 +200,16 @@ def _chart_title(column: str) -> str:
     return f"{LOG if column in LOG_COLUMNS else ''}{column}, all layers"
 
 
+def _library(writer: object) -> str:
+    """Return the module of the SummaryWriter's own library."""
+    is_x = any(kind.__module__.partition(".")[0] == "tensorboardX" for kind in type(writer).__mro__)
+    return "tensorboardX" if is_x else "torch.utils.tensorboard"
+
+
 def _summary_class(writer: object) -> Any:
     """Return the class of Summary messages of the library that the writer belongs to."""
-    is_x = any(kind.__module__.partition(".")[0] == "tensorboardX" for kind in type(writer).__mro__)
-    return importlib.import_module(f"{'tensorboardX' if is_x else 'tensorboard.compat'}.proto.summary_pb2").Summary
+    home = "tensorboardX" if _library(writer) == "tensorboardX" else "tensorboard.compat"
+    return importlib.import_module(f"{home}.proto.summary_pb2").Summary
 
 
 def _finite_entries(gradient: Tensor) -> npt.NDArray[Any]:
