@@ -37,7 +37,7 @@ def assert_healthy_gradients(
         loss: for a plain module: takes its output and the targets.
         optimizer: for a plain module: makes one of the parameters. None takes SGD with a learning rate of 0.01.
         options: for a LightningModule: what its Trainer has been given (``gradient_clip_val``, ``precision``, ...).
-        allow: causes, or kinds of findings, to ignore, such as ``"unscaled input"`` or ``"dead"``.
+        allow: causes, or kinds of findings, to ignore, such as ``"unscaled input"``, ``"dead"`` or ``"GW107"``.
 
     Returns:
         The healthy run, whose ``history`` holds a Snapshot of each step.

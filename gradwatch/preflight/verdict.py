@@ -13,6 +13,7 @@ from torch import nn
 from gradwatch.diagnosis import diagnose
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.ranking import NOT_LEARNING
+from gradwatch.identifiers import IDENTIFIERS, name_of, with_identifier
 from gradwatch.layer_kinds import is_gated_recurrent
 from gradwatch.preflight.first_pass import FirstPass, Recorder
 from gradwatch.preflight.rules import diagnoses_of
@@ -82,7 +83,7 @@ def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (),
     Args:
         module: a LightningModule, or any module where ``loss`` is among the settings.
         data: a batch, a DataLoader or a LightningDataModule.
-        allow: causes, or kinds of findings, to ignore.
+        allow: causes, or kinds of findings, to ignore, by name or identifier.
         **settings: of :func:`~gradwatch.short_runs.loop.train_in_a_loop` where there is a loss, else of
             :func:`~gradwatch.short_runs.trainer.train_with_a_trainer`.
 
@@ -97,7 +98,7 @@ def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (),
         >>> run.diagnoses[0].cause
         'unscaled input'
     """
-    require_known(allow)
+    allow = known_names(allow)
     run, recorder = train_and_record(module, data, **settings)
     if not run.trouble:
         run = replace(run, diagnoses=tuple(diagnoses_of(FirstPass(run, recorder, data))))
@@ -119,14 +120,26 @@ def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settin
     return drop_premature_findings(run, recorder), recorder
 
 
-def require_known(allow: Iterable[str]) -> None:
-    """Raise a ValueError, with the names there are, for a name that is no cause and no kind of finding."""
-    unknown = [name for name in allow if name not in _KNOWN]
+def known_names(allow: Iterable[str]) -> frozenset[str]:
+    """Return the names of causes and findings that are given by name or by identifier.
+
+    Raises:
+        ValueError: for what is neither, with the nearest one and the names there are.
+
+    Example:
+        >>> sorted(known_names(["GW101", "dead"]))
+        ['dead', 'saturating activation']
+    """
+    names = {given: name_of(given) for given in allow}
+    unknown = [given for given, name in names.items() if name not in _KNOWN]
     if unknown:
-        near = get_close_matches(unknown[0], _KNOWN, n=1)
+        near = get_close_matches(unknown[0], (*_KNOWN, *IDENTIFIERS), n=1)
         question = f"; did you mean {near[0]!r}?" if near else "."
-        known = ", ".join(_KNOWN)
-        raise ValueError(f"allow has {unknown[0]!r}{question} Expected names of causes or findings: {known}")
+        known = ", ".join(map(with_identifier, _KNOWN))
+        raise ValueError(
+            f"allow has {unknown[0]!r}{question} Expected names or identifiers of causes or findings: {known}"
+        )
+    return frozenset(names.values())
 
 
 def _without(run: Run, allow: Collection[str]) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from rich import box
@@ -206,8 +206,15 @@ def _tries(diagnosis: Diagnosis) -> str:
     return "\n".join(["Try, in this order:\n", *_numbered(diagnosis.remedies)])
 
 
-def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = ()) -> Table:
+def verdict(
+    findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (), name: Callable[[str], str] = str
+) -> Table:
     """A row for each cause, the likeliest first, then one for each finding that none explains.
+
+    Args:
+        findings: of the run.
+        diagnoses: their causes.
+        name: gives each finding and cause the name to print.
 
     Example:
         >>> finding = Finding("vanishing", ("fc",), step=3, value=1e-7, threshold=1e-3, message="it vanishes")
@@ -220,19 +227,19 @@ def verdict(findings: Sequence[Finding] = (), diagnoses: Sequence[Diagnosis] = (
     for head, ratio in (("found", 3), ("cause and evidence", 5), ("what to do", 4)):
         table.add_column(head, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:
-        found = "\n".join(map(_found, diagnosis.findings)) or "no finding yet"
-        cause = Text.assemble((diagnosis.cause, "bold"), "\n", diagnosis.evidence)
+        found = "\n".join(_found(finding, name) for finding in diagnosis.findings) or "no finding yet"
+        cause = Text.assemble((name(diagnosis.cause), "bold"), "\n", diagnosis.evidence)
         table.add_row(Text(found), cause, Text("\n".join(_numbered(diagnosis.remedies))))
     explained = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
     for finding in findings:
         if finding not in explained:
-            table.add_row(Text(_found(finding)), Text(in_words(finding)), Text())
+            table.add_row(Text(_found(finding, name)), Text(in_words(finding)), Text())
     return table
 
 
-def _found(finding: Finding) -> str:
+def _found(finding: Finding, name: Callable[[str], str]) -> str:
     until = "" if finding.closed_step is None else f", gone at step {finding.closed_step}"
-    return f"{finding.kind} since step {finding.step}{until}: {listed(finding.layers)}"
+    return f"{name(finding.kind)} since step {finding.step}{until}: {listed(finding.layers)}"
 
 
 def _numbered(remedies: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 
@@ -107,8 +107,12 @@ class Run(Shown):
         """Return True if it crashed, and not by NaN or by what was found before: no change of the model mends that."""
         return self.error is not None and not (may_be_of_nan(self.error) and self.findings)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Render the headline; where something is wrong, also the layers and the verdict."""
+    def shown(self, name: Callable[[str], str] = str) -> Iterator[RenderableType]:
+        """Yield the headline; where something is wrong, also the layers and the verdict.
+
+        Args:
+            name: gives each finding and cause the name to print, such as one with its identifier.
+        """
         yield Text(self.headline, style="bold green" if self.is_healthy else "bold red")
         if self.is_healthy:
             return
@@ -119,7 +123,11 @@ class Run(Shown):
             yield LayerTable(self.history[-1], self.findings)
         if self.findings or self.diagnoses:
             yield Text()
-            yield verdict(self.findings, self.diagnoses)
+            yield verdict(self.findings, self.diagnoses, name)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Render all of it."""
+        yield from self.shown()
 
     def __str__(self) -> str:
         return as_text(self)
