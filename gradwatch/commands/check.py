@@ -1,94 +1,42 @@
-"""``gradwatch check``: a few watched steps, and the result as a table, as JSON or as GitHub annotations."""
+"""``gradwatch check``: a few watched steps, and the result as a table or for machines, held against a baseline."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
-import json
-import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from gradwatch.commands.baseline import Entry, held_against, read_baseline, updated, write_baseline
+from gradwatch.commands.changed import targets_of
+from gradwatch.commands.formats import as_json, workflow_commands
+from gradwatch.commands.junit import as_junit
 from gradwatch.commands.lightning_config import read_target
-from gradwatch.commands.target import add_target, importable_here, positive
+from gradwatch.commands.problems import WRONG_USE, Outcome, in_a_line, problems_of, without_known
+from gradwatch.commands.sarif import as_sarif
+from gradwatch.commands.target import UsageError, add_target, importable_here, positive
 from gradwatch.commands.words import crash_in_full
-from gradwatch.places import own_frames
-from gradwatch.preflight.verdict import check_training, require_known
+from gradwatch.identifiers import with_identifier
+from gradwatch.preflight.verdict import check_training, known_names
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.short_runs.run import Run, SetupFault
+from gradwatch.reporting.text import plural
+from gradwatch.short_runs.run import SetupFault, as_text
 from gradwatch.short_runs.sandbox import isolated
 
-
-def workflow_commands(run: Run, kind: type) -> Iterator[str]:
-    """Yield a workflow command for each cause, each finding that none explains, and a crash.
-
-    The lines point at the model's class, ``kind``, or for a crash at the line of the project that raised.
-
-    References:
-        GitHub, Workflow commands for GitHub Actions,
-        https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions; the escapes are those of
-        its toolkit, https://github.com/actions/toolkit/blob/main/packages/core/src/command.ts.
-    """
-    here = place(kind)
-    if run.trouble:
-        yield _command("error", (run.error and _raised_at(run.error)) or here, "crash", run.trouble)
-    for diagnosis in run.diagnoses:
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in diagnosis.findings))
-        level = "error" if any(finding.severity == "error" for finding in diagnosis.findings) else "warning"
-        tries = f" Try: {'; '.join(diagnosis.remedies)}." if diagnosis.remedies else ""
-        title = f"{kinds}, {diagnosis.cause}" if kinds else diagnosis.cause
-        yield _command(level, here, title, f"{diagnosis.evidence}{tries}")
-    explained = [finding for diagnosis in run.diagnoses for finding in diagnosis.findings]
-    for finding in run.findings:
-        if finding not in explained:
-            yield _command(finding.severity, here, finding.kind, finding.message)
-
-
-def place(kind: type) -> tuple[str, int] | None:
-    """Return file (from the current folder on) and line of a class; None where it has no source."""
-    try:
-        path, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
-    except (OSError, TypeError):
-        return None
-    return (_shown(path), line) if path else None
-
-
-def _raised_at(error: BaseException) -> tuple[str, int] | None:
-    """Return the deepest line of the traceback that belongs to the project."""
-    own = [frame for frame in own_frames(error) if not Path(frame.filename).is_absolute()]
-    return (own[-1].filename, own[-1].lineno or 1) if own else None
-
-
-def _shown(path: str) -> str:
-    full, here = Path(path).resolve(), Path.cwd().resolve()
-    return full.relative_to(here).as_posix() if full.is_relative_to(here) else str(full)
-
-
-def _command(level: str, where: tuple[str, int] | None, title: str, message: str) -> str:
-    given = {"file": where[0], "line": str(where[1])} if where else {}
-    properties = {**given, "title": f"gradwatch: {title}"}
-    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    return f"::{level} {listed}::{_data(message)}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-HEALTHY, SICK, WRONG_USE = 0, 1, 2
 _WHAT = (
     "Train a few steps on a CPU with every layer's gradient watched, and write no file. Ends with 0 when all is "
     "healthy; 1 when something was found, or the training crashed; 2 when the model or the data could not be made, or "
     "a part is missing: the optimizer, the training_step, the batches."
 )
+_FOR_MACHINES: Mapping[str, Callable[[Outcome], str]] = {"json": as_json, "sarif": as_sarif, "junit": as_junit}
+_FILE_WIDTH = 120  # of the text in a file
 
 
 def add(commands: Any) -> None:
@@ -96,77 +44,138 @@ def add(commands: Any) -> None:
     smoke = "a smoke test of a training, for CI"
     parser = commands.add_parser("check", help=smoke, description=_WHAT, allow_abbrev=False)
     add_target(parser)
+    changed = "check those targets of [tool.gradwatch] in pyproject.toml that these files belong to"
+    parser.add_argument("--changed", nargs="*", metavar="FILE", help=changed)
     parser.add_argument("--steps", type=positive, default=20, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--allow", action="append", default=[], metavar="NAME", help="a cause or finding to ignore")
+    allow = "a cause or finding to ignore, by name or identifier, such as GW101"
+    parser.add_argument("--allow", action="append", default=[], metavar="NAME", help=allow)
     parser.add_argument("--traceback", action="store_true", help="all lines of a crash, not only those of your code")
-    parser.add_argument("--json", action="store_true", help="the result as JSON, and nothing else on stdout")
-    parser.add_argument(
-        "--annotations",
-        choices=("github", "none"),
-        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
-        help="lines that GitHub puts beside the model's code (default: github in GitHub Actions, else none)",
-    )
+    _add_output(parser)
     parser.set_defaults(run=run, takes_more=True)
 
 
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output and baseline")
+    group.add_argument(
+        "--format",
+        choices=("text", "github", *_FOR_MACHINES),
+        default="text",
+        help="of the result; github is the text and lines that GitHub puts beside the model's code, which are printed "
+        "in GitHub Actions anyway (default: %(default)s)",
+    )
+    group.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there, and print the text")
+    group.add_argument("--baseline", type=Path, metavar="JSON", help="file of known problems, which do not fail")
+    group.add_argument("--update-baseline", action="store_true", help="write what is found to the baseline")
+
+
 def run(options: argparse.Namespace, rest: list[str]) -> int:
-    """Train, report, and return the exit code."""
-    # A model may print: with --json that goes to stderr.
-    with importable_here(), redirect_stdout(sys.stderr) if options.json else nullcontext():
-        try:
-            require_known(options.allow)
-            with isolated():
-                target = read_target(options, rest)
-        except ValueError as error:
-            print(f"gradwatch check: {error}", file=sys.stderr)
-            return WRONG_USE
-        settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
-        result = check_training(target.module, target.data, allow=options.allow, **settings)
-    if isinstance(result.error, SetupFault):
-        print(f"gradwatch check: {result.error}", file=sys.stderr)
-        if options.json:
-            print(as_json(result))
+    """Check what the command line names, or the targets that changed files belong to; return the exit code."""
+    try:
+        if options.changed is None:
+            return _check(options, rest)
+        given = _without_a_target(options)
+        codes = []
+        for target in targets_of(given.changed):
+            print(f"gradwatch check: {target.name}", flush=True)
+            codes.append(_check(argparse.Namespace(**{**vars(given), **target.settings}), [*target.args, *rest]))
+        return max(codes, default=0)
+    except ValueError as error:
+        print(f"gradwatch check: {error}", file=sys.stderr)
         return WRONG_USE
-    if result.error is not None:  # on stderr, where a crash is looked for
-        print(crash_in_full(result.error, whole=options.traceback), file=sys.stderr)
-    print(as_json(result)) if options.json else wide_console().print(result)
-    if options.annotations == "github":
-        for line in workflow_commands(result, type(target.module)):
-            print(line, file=sys.stderr if options.json else sys.stdout)
-    return HEALTHY if result.is_healthy else SICK
 
 
-def as_json(run: Run) -> str:
-    """Return strict JSON: infinite numbers are ``"inf"`` or ``"-inf"``, unknown ones (NaN) ``null``.
+def _without_a_target(options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options, or raise a UsageError where one of them goes with a single target alone."""
+    single = {"config": "--config", "model": "--model", "data": "--data", "cli": "--cli", "output": "--output"}
+    named = [option for name, option in single.items() if getattr(options, name)]
+    named += [f"--format {options.format}"] if options.format in _FOR_MACHINES else []
+    if named:
+        raise UsageError(f"--changed takes its targets from pyproject.toml, so {named[0]} can't be given with it")
+    return options
 
-    Each diagnosis gives the places in ``findings`` of the findings that it explains.
+
+def _check(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train, report, and return the exit code.
+
+    Raises:
+        ValueError: for wrong use, in a sentence.
     """
-    first, last = run.losses
-    findings, course = list(run.findings), run.judgement
-    result = {
-        "model": run.name,
-        "healthy": run.is_healthy,
-        "steps": run.steps,
-        "loss": {"first": first, "last": last},
-        "course": {"verdict": course.course, "steps": course.steps, "needed": course.needed},
-        "findings": [finding.to_dict() for finding in findings],
-        "diagnoses": [
-            {
-                **{name: getattr(diagnosis, name) for name in ("cause", "evidence", "score", "remedies")},
-                "findings": [place for place, finding in enumerate(findings) if finding in diagnosis.findings],
-            }
-            for diagnosis in run.diagnoses
-        ],
-        "error": run.trouble or None,
-    }
-    return json.dumps(_strict(result), allow_nan=False)
+    allow, entries = known_names(options.allow), _entries(options)
+    is_for_machines = options.format in _FOR_MACHINES and options.output is None
+    began = time.monotonic()
+    # A model may print: that goes to stderr where stdout is for a machine.
+    with importable_here(), redirect_stdout(sys.stderr) if is_for_machines else nullcontext():
+        with isolated():
+            target = read_target(options, rest)
+        settings = {"steps": options.steps, "options": target.options, "callbacks": target.callbacks}
+        result = check_training(target.module, target.data, allow=allow, **settings)
+    kind = type(target.module)
+    outcome = Outcome(result, kind, problems_of(result, kind), seconds=time.monotonic() - began)
+    if options.baseline is not None:
+        outcome = _against_baseline(outcome, entries, options)
+    _report(outcome, options, is_for_machines=is_for_machines)
+    return outcome.exit_code
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _strict(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value
+def _entries(options: argparse.Namespace) -> tuple[Entry, ...]:
+    """Return the entries of the baseline, before anything is trained."""
+    if options.baseline is None:
+        if options.update_baseline:
+            raise UsageError("--update-baseline needs the file: --baseline gradwatch-baseline.json")
+        return ()
+    if options.update_baseline and not options.baseline.exists():
+        return ()
+    return read_baseline(options.baseline)
+
+
+def _against_baseline(outcome: Outcome, entries: tuple[Entry, ...], options: argparse.Namespace) -> Outcome:
+    held = held_against(outcome, entries, options.baseline)
+    if not options.update_baseline or outcome.run.trouble:
+        return held
+    written = tuple(updated(entries, outcome))
+    write_baseline(options.baseline, written)
+    came, went = len(held.unknown), len(held.fixed)
+    print(f"The baseline: {options.baseline}, {came} added, {went} removed", file=sys.stderr)
+    return held_against(outcome, written, options.baseline)
+
+
+def _report(outcome: Outcome, options: argparse.Namespace, *, is_for_machines: bool) -> None:
+    run, is_untrained = outcome.run, isinstance(outcome.run.error, SetupFault)
+    if run.error is not None:  # on stderr, where a crash is looked for
+        told = f"gradwatch check: {run.error}" if is_untrained else crash_in_full(run.error, whole=options.traceback)
+        print(told, file=sys.stderr)
+    text = Group(*_in_text(outcome))
+    if options.format in _FOR_MACHINES:
+        written = _FOR_MACHINES[options.format](outcome)
+        print(written) if is_for_machines else _write(options.output, written)
+    elif options.output is not None:
+        _write(options.output, as_text(text, _FILE_WIDTH))
+    if not (is_for_machines or is_untrained):
+        wide_console().print(text)
+    if options.format == "github" or os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in workflow_commands(outcome):
+            print(line, file=sys.stderr if is_for_machines else sys.stdout)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the result can't be written: {error}") from error
+
+
+def _in_text(outcome: Outcome) -> Iterator[RenderableType]:
+    """Yield the run without what is known, and then in a line each what is known and what is no longer found."""
+    left = without_known(outcome)
+    if outcome.known and left.is_healthy:
+        yield Text(f"nothing new: {left.headline.partition(': ')[2]}", style="bold green")
+    else:
+        yield from left.shown(with_identifier)
+    if outcome.known:
+        yield Text(f"\nKnown, in {outcome.baseline}: {plural(len(outcome.known), 'problem')}", style="bold yellow")
+        yield from (Text(f"  {in_a_line(problem)}") for problem in outcome.known)
+    if outcome.fixed:
+        head = f"\nNo longer found, in {outcome.baseline}; remove with --update-baseline:"
+        yield Text(head, style="bold green")
+        yield from (Text(f"  {line}") for line in outcome.fixed)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.commands.check import WRONG_USE
+from gradwatch.commands.problems import WRONG_USE
 from gradwatch.commands.report import Run, read_run
 from gradwatch.commands.target import UsageError
 from gradwatch.reporting.comparison import COLUMNS, TOLERANCE, Comparison, Place, compare, in_words, settings_apart

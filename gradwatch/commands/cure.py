@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.syntax import Syntax
 
 from gradwatch import GradientTransform
-from gradwatch.commands.check import SICK, WRONG_USE
 from gradwatch.commands.lightning_config import read_target
+from gradwatch.commands.problems import SICK, WRONG_USE
 from gradwatch.commands.target import Target, UsageError, add_target, importable_here, positive
 from gradwatch.commands.words import crash_in_full
 from gradwatch.remedies import Setup

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gradwatch.commands.check import WRONG_USE
+from gradwatch.commands.problems import WRONG_USE
 from gradwatch.commands.target import UsageError
 from gradwatch.diagnosis import diagnose
 from gradwatch.records import Diagnosis

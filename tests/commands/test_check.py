@@ -47,8 +47,8 @@ def test_a_healthy_training(run: Any) -> None:
 def test_a_vanishing_gradient(run: Any) -> None:
     code, out, _ = run(*TARGET, *SIGMOID)
     assert code == 1
-    assert "vanishing since step 0" in out
-    assert "saturating activation" in out
+    assert "GW001 vanishing since step 0" in out
+    assert "GW101 saturating activation" in out
     assert "1. replace the bounded activations by ReLU" in out
     assert "::" not in out
 
@@ -62,39 +62,43 @@ def test_gradients_that_are_not_cleared(run: Any) -> None:
 
 def test_what_is_allowed_is_no_fault(run: Any) -> None:
     assert run(*TARGET, *SIGMOID, "--allow", "vanishing")[0] == 0
+    assert run(*TARGET, *SIGMOID, "--allow", "GW101")[0] == 0
     assert run(*TARGET, *SIGMOID, "--allow", "dead")[0] == 1
     said = run(*TARGET, "--allow", "vanish")[2]
-    assert "allow has 'vanish'; did you mean 'vanishing'? Expected names of causes or findings" in said
+    assert "allow has 'vanish'; did you mean 'vanishing'? Expected names or identifiers of causes or" in said
+    assert "allow has 'GW1O1'; did you mean 'GW1" in run(*TARGET, "--allow", "GW1O1")[2]
 
 
 def test_as_a_program_in_the_projects_folder(here: Path) -> None:
     environment = {**os.environ, "GITHUB_ACTIONS": "true"}
     program = "import sys; sys.path.pop(0); from gradwatch.cli import main; main()"  # as a console script finds modules
-    command = [sys.executable, "-c", program, "check", *TARGET, *SIGMOID, "--json", "--steps", "10"]
+    command = [sys.executable, "-c", program, "check", *TARGET, *SIGMOID, "--format", "json", "--steps", "10"]
     ended = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300, env=environment)
     assert ended.returncode == 1
     result = json.loads(ended.stdout)
     assert result["steps"] == 10
     assert (
-        "::warning file=smoke_project.py,line=10,title=gradwatch%3A vanishing%2C saturating activation::"
+        "::warning file=smoke_project.py,line=10,title=gradwatch%3A GW101 saturating activation (vanishing)::"
         in ended.stderr
     )
 
 
 def test_json_and_nothing_else_on_stdout(run: Any) -> None:
-    code, out, err = run(*TARGET, *SIGMOID, "--json")
+    code, out, err = run(*TARGET, *SIGMOID, "--format", "json")
     result = json.loads(out)
     assert (code, result["healthy"], result["steps"], result["error"]) == (1, False, 20, None)
     assert result["loss"]["first"] > result["loss"]["last"] > 0
     assert [finding["kind"] for finding in result["findings"]] == ["vanishing"]
     assert result["findings"][0]["layers"][0] == "net.0"
+    assert [found["rule"] for found in (*result["findings"], *result["diagnoses"])] == ["GW001", "GW101"]
+    assert (result["class"], result["exit_code"]) == ("smoke_project.Net", 1)
     assert result["diagnoses"][0]["findings"] == [0]
     assert 0 < result["diagnoses"][0]["score"] <= 1
     assert "from the training step" in err
 
 
 def test_a_crash_of_the_training_is_named_and_located(run: Any) -> None:
-    code, out, err = run(*TARGET, "--model.init_args.fault=crash", "--annotations", "github")
+    code, out, err = run(*TARGET, "--model.init_args.fault=crash", "--format", "github")
     assert code == 1
     assert "the training raised RuntimeError: 100%: boom," in out
     line = 1 + (Path.cwd() / "smoke_project.py").read_text().splitlines().index(
@@ -107,7 +111,7 @@ def test_a_crash_of_the_training_is_named_and_located(run: Any) -> None:
     )
     assert f'File "smoke_project.py", line {line}, in training_step' in err
     assert "Traceback" in run(*TARGET, "--model.init_args.fault=crash", "--traceback")[2]
-    result = json.loads(run(*TARGET, "--model.init_args.fault=crash", "--json")[1])
+    result = json.loads(run(*TARGET, "--model.init_args.fault=crash", "--format", "json")[1])
     assert result["loss"] == {"first": None, "last": None}
     assert result["error"].startswith("the training raised RuntimeError")
 
@@ -153,7 +157,7 @@ def test_a_config_with_an_optimizer_callbacks_and_a_trainer_of_a_larger_machine(
               init_args: {transforms: {class_path: gradwatch.transforms.ClipByGlobalNorm, init_args: {max_norm: 0.1}}}
         """
     )
-    code, out, err = run("--config", "large.yaml", "--json")
+    code, out, err = run("--config", "large.yaml", "--format", "json")
     assert code == 0, (out, err)
     assert json.loads(out)["steps"] == 20
     code, out, _ = run("--config", "large.yaml", "--trainer.gradient_clip_val", "0.5")
