@@ -18,11 +18,18 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
+from gradwatch.commands.cli_calls import CliCall, cli_calls
 from gradwatch.commands.target import Target, UsageError
-from gradwatch.commands.words import did_you_mean, install_extra
+from gradwatch.commands.words import as_typed, did_you_mean, install_extra
 
 # Never instantiated: they are about devices and files, and may need hardware that a small machine has not.
 _LEFT_OUT: dict[str, Any] = {"logger": False, "plugins": None, "profiler": None, "strategy": "auto"}
+_SETTINGS: dict[str, Any] = {
+    "save_config_callback": None,
+    "seed_everything_default": False,
+    "parser_kwargs": {"exit_on_error": False, "prog": "gradwatch"},
+    "run": False,
+}
 _OF_FIT = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
 
 
@@ -47,7 +54,7 @@ def read_target(options: argparse.Namespace, rest: Sequence[str]) -> Target:
     except Exception as error:  # whatever a parser, an import or a constructor makes of wrong settings
         is_of_parser = type(error).__name__ == "ArgumentError"
         if is_of_parser:
-            raise UsageError(f"{error}{_nearest_option(options, rest)}") from error
+            raise UsageError(f"{error}{_nearest_option(options, rest)}{_own_cli(options, rest)}") from error
         raise UsageError(f"{type(error).__name__}: {error}") from error
     if target.data is None and not is_overridden("train_dataloader", target.module):
         raise UsageError("no data; expected --data package.Class, or a model with a train_dataloader() of its own")
@@ -89,28 +96,76 @@ class _Parsing(LightningCLI):
 
 
 def _parsed(options: argparse.Namespace, rest: Sequence[str]) -> Target:
-    configs = [yaml.safe_load(Path(path).read_text()) or {} for path in options.config]
+    read = [_read_config(path) for path in options.config]
+    configs = [content for _, content in read]
+    _require_classes(options, rest, configs)
     model, given = _found(options.model), _found(options.data)
     data = _as_data_module(given, options.data)
     is_fixed = {"model": _is_flat(configs, "model"), "data": _is_flat(configs, "data") or data is not given}
-    args = [part for path in options.config for part in ("--config", path)]
+    args = [part for argument, _ in read for part in ("--config", argument)]
     classes: dict[str, Any] = {"model": None, "data": None}
     for key, found, name in (("model", model, options.model), ("data", data, options.data)):
         if is_fixed[key]:
-            classes[key] = _named(key, found)
+            classes[key] = found
         elif name:
             args += [f"--{key}", name]
     given_args: ArgsType = [*args, *(_without_init_args(part, is_fixed) for part in rest)]
-    cli = _cli_class(options.cli)(
-        classes["model"],
-        classes["data"],
-        save_config_callback=None,
-        seed_everything_default=False,
-        parser_kwargs={"exit_on_error": False, "prog": "gradwatch"},
-        args=given_args,
-        run=False,
-    )
+    cli = _cli_class(options.cli)(classes["model"], classes["data"], args=given_args, **_SETTINGS)
     return Target(cli.model, cli.datamodule, cli.options, cli.callbacks)
+
+
+def _read_config(path: str) -> tuple[str, dict[str, Any]]:
+    """Return a config as an argument and as a dict; of one for all of LightningCLI's subcommands the part for ``fit``.
+
+    A whole file is given by its path, since paths in it may be relative to it.
+    """
+    read = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    if not isinstance(read, dict):
+        raise UsageError(f"{path} holds a {type(read).__name__}; expected a config of LightningCLI, such as it saves")
+    if isinstance(read.get("fit"), dict):
+        return yaml.safe_dump(read["fit"]), read["fit"]
+    return path, read
+
+
+def _require_classes(options: argparse.Namespace, rest: Sequence[str], configs: Sequence[dict[str, Any]]) -> None:
+    """Raise a UsageError, with the command to type, where neither the config nor an option names a class.
+
+    ``LightningCLI(Net, Data)`` saves the arguments of its classes and not the classes.
+    """
+    is_named = options.model or any(config.get("model") for config in configs)
+    missing = [key for key in ("model", "data") if _is_flat(configs, key) and not getattr(options, key)]
+    if not missing and (is_named or any(part.startswith("--model") for part in rest)):
+        return
+    listed = " and the ".join(missing or ["model"])
+    raise UsageError(f"the config does not name the class of the {listed}, {_as_to_type(options, rest, configs)}")
+
+
+def _as_to_type(options: argparse.Namespace, rest: Sequence[str], configs: Sequence[dict[str, Any]]) -> str:
+    """Return the command with all classes, as a call of LightningCLI in the project has them if there is one."""
+    call = _likeliest_call(options, configs)
+    found = {"model": "package.Model", "data": "package.Data"} if call is None else vars(call)
+    lacks = {"model": True, "data": _is_flat(configs, "data"), "cli": call is not None and bool(call.cli)}
+    named = {key: getattr(options, key) or (found[key] if lacks[key] else "") for key in lacks}
+    classes = [part for key, name in named.items() if name for part in (f"--{key}", name)]
+    files = [part for path in options.config for part in ("--config", path)]
+    typed = as_typed("gradwatch", options.command, *files, *classes, *rest)
+    source = "as LightningCLI(Model, Data) saves it" if call is None else f"but the call at {call.place} does"
+    return f"{source}; type: {typed}"
+
+
+def _likeliest_call(options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> CliCall | None:
+    """Return a call of the project that names a model, by preference one of the CLI that the config is of."""
+    calls = [call for call in cli_calls(Path.cwd()) if call.model]
+    is_of_own = bool(options.cli) or _is_flat(configs, "optimizer")
+    return min(
+        calls, key=lambda call: (call.cli != (options.cli or call.cli), bool(call.cli) != is_of_own), default=None
+    )
+
+
+def _own_cli(options: argparse.Namespace, rest: Sequence[str]) -> str:
+    """Return a hint at the project's own subclass of LightningCLI, whose options a config may hold."""
+    call = None if options.cli else next((call for call in cli_calls(Path.cwd()) if call.cli), None)
+    return f"; if the config is one of {call.cli} ({call.place}), add --cli {call.cli}" if call else ""
 
 
 def _is_flat(configs: Sequence[dict[str, Any]], key: str) -> bool:
@@ -125,12 +180,6 @@ def _without_init_args(part: str, is_fixed: dict[str, bool]) -> str:
         if fixed and part.startswith(start):
             return f"--{key}.{part.removeprefix(start)}"
     return part
-
-
-def _named(key: str, given: Any) -> Any:
-    if given is None:
-        raise UsageError(f"the config gives arguments for the {key} but no class_path; name it: --{key} package.Class")
-    return given
 
 
 def _found(path: str | None) -> Any:
@@ -167,7 +216,16 @@ def _cli_class(path: str | None) -> Any:
         return _Parsing
     if not (isinstance(own, type) and issubclass(own, LightningCLI)):
         raise UsageError(f"--cli {path} is no subclass of lightning.pytorch.cli.LightningCLI")
-    return type("OwnParsing", (_Parsing, own), {})
+    return type("OwnParsing", (_Parsing, own), {} if _takes_classes(own) else {"__init__": LightningCLI.__init__})
+
+
+def _takes_classes(cli: type[LightningCLI]) -> bool:
+    """Return False for a CLI whose ``__init__`` names its classes itself, so that it can't be given ours."""
+    try:
+        signature(cli.__init__).bind(None, None, None, args=[], **_SETTINGS)
+    except TypeError:
+        return False
+    return True
 
 
 class _Loaded(LightningDataModule):

@@ -41,6 +41,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="PKG.CLASS", help="a LightningModule")
     group.add_argument("--data", metavar="PKG.CLASS", help="a LightningDataModule, or what returns a DataLoader")
     group.add_argument("--cli", metavar="PKG.CLASS", help="your own subclass of LightningCLI, for its links")
+    parser.set_defaults(command=parser.prog.split()[-1])
 
 
 def positive(text: str) -> int:

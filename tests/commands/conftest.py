@@ -11,7 +11,7 @@ import pytest
 PROJECT = """
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -75,6 +75,19 @@ class Data(LightningDataModule):
 class LinkedCLI(LightningCLI):
     def add_arguments_to_parser(self, parser):
         parser.link_arguments("data.init_args.batch_size", "model.init_args.features")
+
+
+class OptimizerCLI(LightningCLI):
+    def add_arguments_to_parser(self, parser):
+        parser.add_optimizer_args(torch.optim.Adam)
+        parser.add_lr_scheduler_args(torch.optim.lr_scheduler.ExponentialLR)
+        parser.add_lightning_class_args(LearningRateMonitor, "rates")
+        parser.link_arguments("data.batch_size", "model.features")
+
+
+class FixedCLI(LightningCLI):
+    def __init__(self, **kwargs):
+        super().__init__(Net, Data, **kwargs)
 
 
 if __name__ == "__main__":

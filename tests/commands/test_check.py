@@ -203,7 +203,8 @@ def test_wrong_use_ends_with_2_and_a_sentence(run: Any, args: tuple[str, ...], e
 def test_arguments_of_a_fixed_class_without_the_class(run: Any, config: dict[str, Path]) -> None:
     code, _, err = run("--config", str(config["fixed"]))
     assert code == 2
-    assert "name it: --model package.Class" in err
+    assert "type: " in err
+    assert f"--config {config['fixed']} --model smoke_project.Net --data smoke_project.Data" in err
 
 
 @pytest.mark.parametrize("steps", ["0", "-3", "many"])
