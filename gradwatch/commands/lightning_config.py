@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -248,6 +248,7 @@ def _as_data_module(given: Any, path: str | None) -> Any:
     return _loading(given, str(path))
 
 
+@cache  # one object for a function: jsonargparse makes a class of it, and a second of the same name is an error
 def _loading(function: Callable[..., Any], path: str) -> Callable[..., LightningDataModule]:
     @wraps(function)
     def load(*args: Any, **kwargs: Any) -> LightningDataModule:
