@@ -57,7 +57,7 @@ def test_links_of_the_files_outside_of_the_site_lead_somewhere(name: str) -> Non
 def test_every_page_is_in_the_navigation() -> None:
     settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
     pages = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-    assert sorted(leaves(settings["nav"])) == pages
+    assert sorted(leaves(settings["nav"])) == [name for name in pages if not re.match(r"rules/GW\d+\.md", name)]
 
 
 def test_the_keys_are_explained() -> None:

@@ -1,4 +1,4 @@
-"""What each cause means, in plain words."""
+"""The meaning of each cause, in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each finding means, in plain words."""
+"""The meaning of each finding, in plain words."""
 
 from __future__ import annotations
 

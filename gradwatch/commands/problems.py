@@ -75,7 +75,7 @@ class Problem:
 
     @property
     def advice(self) -> str:
-        """What to do, in a sentence; empty where nothing is known."""
+        """The things to do, in a sentence; empty where none is known."""
         return f"Try: {'; '.join(self.tries)}." if self.tries else ""
 
 
