@@ -214,7 +214,8 @@ def test_experts_that_wait_for_their_turn_are_healthy() -> None:
 def test_a_finding_can_be_allowed_by_its_kind() -> None:
     assert_healthy_gradients(network(nn.Sigmoid), batch(), loss=cross_entropy, allow=["vanishing"])
     assert_healthy_gradients(Net(nn.Sigmoid), batch(), allow=["saturating activation"])
-    with pytest.raises(ValueError, match=r"did you mean 'vanishing'. Expected names of causes"):
+    assert_healthy_gradients(Net(nn.Sigmoid), batch(), allow=["GW101"])
+    with pytest.raises(ValueError, match=r"did you mean 'vanishing'. Expected names or identifiers of causes"):
         assert_healthy_gradients(network(nn.Sigmoid), batch(), loss=cross_entropy, allow=["vanish"])
 
 
