@@ -15,11 +15,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gradwatch.commands.baseline import Entry, held_against, read_baseline, updated, write_baseline
-from gradwatch.commands.changed import targets_of
+from gradwatch.commands.changed import ListedTarget, targets_of
 from gradwatch.commands.formats import as_json, workflow_commands
 from gradwatch.commands.junit import as_junit
 from gradwatch.commands.lightning_config import read_target
-from gradwatch.commands.problems import WRONG_USE, Outcome, in_a_line, problems_of, without_known
+from gradwatch.commands.problems import HEALTHY, WRONG_USE, Outcome, in_a_line, problems_of, without_known
 from gradwatch.commands.sarif import as_sarif
 from gradwatch.commands.target import UsageError, add_target, importable_here, positive
 from gradwatch.commands.words import crash_in_full
@@ -70,31 +70,49 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: list[str]) -> int:
     """Check what the command line names, or the targets that changed files belong to; return the exit code."""
+    if options.changed is None:
+        return _check(options, rest)
     try:
-        if options.changed is None:
-            return _check(options, rest)
-        given = _without_a_target(options)
-        codes = []
-        for target in targets_of(given.changed):
-            print(f"gradwatch check: {target.name}", flush=True)
-            codes.append(_check(argparse.Namespace(**{**vars(given), **target.settings}), [*target.args, *rest]))
-        return max(codes, default=0)
+        _require_no_target(options)
+        targets = targets_of(options.changed)
+    except UsageError as error:
+        return _wrong_use(error)
+    codes = []
+    for target in targets:
+        print(f"gradwatch check: {target.name}", flush=True)
+        codes.append(_check(_options_for(target, options), [*target.args, *rest]))
+    return max(codes, default=HEALTHY)
+
+
+def _options_for(target: ListedTarget, options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options for a target of pyproject.toml: its own come first, and what either allows is allowed."""
+    allow = [*options.allow, *target.settings["allow"]]
+    return argparse.Namespace(**{**vars(options), **target.settings, "allow": allow})
+
+
+def _wrong_use(error: Exception) -> int:
+    print(f"gradwatch check: {error}", file=sys.stderr)
+    return WRONG_USE
+
+
+def _check(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train and report one target, and return the exit code."""
+    try:
+        return _trained(options, rest)
     except ValueError as error:
-        print(f"gradwatch check: {error}", file=sys.stderr)
-        return WRONG_USE
+        return _wrong_use(error)
 
 
-def _without_a_target(options: argparse.Namespace) -> argparse.Namespace:
-    """Return the options, or raise a UsageError where one of them goes with a single target alone."""
+def _require_no_target(options: argparse.Namespace) -> None:
+    """Raise a UsageError for an option that goes with a single target alone."""
     single = {"config": "--config", "model": "--model", "data": "--data", "cli": "--cli", "output": "--output"}
     named = [option for name, option in single.items() if getattr(options, name)]
     named += [f"--format {options.format}"] if options.format in _FOR_MACHINES else []
     if named:
         raise UsageError(f"--changed takes its targets from pyproject.toml, so {named[0]} can't be given with it")
-    return options
 
 
-def _check(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _trained(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train, report, and return the exit code.
 
     Raises:

@@ -257,7 +257,9 @@ def _loading(function: Callable[..., Any], path: str) -> Callable[..., Lightning
             raise UsageError(f"--data {path} returned a {type(made).__name__}; expected a DataLoader")
         return made if isinstance(made, LightningDataModule) else _Loaded(made)
 
-    # jsonargparse reads the signature: the user's arguments, and a data module where LightningCLI expects one.
+    # jsonargparse makes a class of this name of it, so two functions of one name in two modules need two names.
+    load.__qualname__ = path
+    # It reads the signature: the user's arguments, and a data module where LightningCLI expects one.
     own = signature(function).replace(return_annotation=LightningDataModule)
     load.__signature__ = own  # type: ignore[attr-defined]
     load.__annotations__ = {**getattr(function, "__annotations__", {}), "return": LightningDataModule}

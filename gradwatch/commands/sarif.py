@@ -32,6 +32,7 @@ from gradwatch.commands.problems import (
 from gradwatch.identifiers import IDENTIFIERS
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_ERRORS = ("nonfinite", "out-of-sync")  # the findings whose severity is an error
 _ROOT = "%SRCROOT%"  # the name that GitHub gives to the root of the repository
 _LINK = re.compile(r"\[([^\]]+)\]\(GW\d+\.md\)")  # pages of the documentation link to each other
 _EXITS = {0: "healthy", 1: "something was found, or the training crashed", 2: "a part of the training is missing"}
@@ -69,6 +70,7 @@ def _about_gradwatch() -> tuple[str, str]:
 def _rule(identifier: str) -> dict[str, Any]:
     name, told = IDENTIFIERS[identifier], (FINDINGS | CAUSES)[identifier]  # type: ignore[operator]
     text = _LINK.sub(r"\1", told.text)
+    level = "error" if name in _ERRORS else "warning"
     return {
         "id": identifier,
         "name": "".join(part.capitalize() for part in re.split(r"[\s-]", name)),
@@ -78,8 +80,8 @@ def _rule(identifier: str) -> dict[str, Any]:
             "text": "\n".join(_help(identifier, text, is_plain=True)),
             "markdown": "\n".join(_help(identifier, text)),
         },
-        "defaultConfiguration": {"level": "error" if name in ("nonfinite", "out-of-sync") else "warning"},
-        "properties": {"tags": ["training", "cause" if is_cause(identifier) else "finding"]},
+        "defaultConfiguration": {"level": level},
+        "properties": {"problem.severity": level, "tags": ["training", "cause" if is_cause(identifier) else "finding"]},
     }
 
 

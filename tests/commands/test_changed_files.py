@@ -106,18 +106,19 @@ def test_what_is_for_one_target_does_not_go_with_it(
     assert "takes its targets from pyproject.toml" in capsys.readouterr().err
 
 
+# Another name than that of the project in other tests, whose module is loaded already.
 HOOKED = """
 [[tool.gradwatch.check]]
-model = "smoke_project.Net"
-data = "smoke_project.Data"
+model = "hooked_project.Net"
+data = "hooked_project.Data"
 args = ["--model.init_args.activation=sigmoid"]
 
 [[tool.gradwatch.check]]
 model = "another.Other"
-data = "smoke_project.make_loader"
+data = "hooked_project.make_loader"
 steps = 2
 """
-OTHER = "from smoke_project import WithLoader\n\n\nclass Other(WithLoader):\n    pass\n"
+OTHER = "from hooked_project import WithLoader\n\n\nclass Other(WithLoader):\n    pass\n"
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def repository(project: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     folder.mkdir()
     (folder / "pyproject.toml").write_text(HOOKED)
-    (folder / "smoke_project.py").write_text((project / "smoke_project.py").read_text())
+    (folder / "hooked_project.py").write_text((project / "smoke_project.py").read_text())
     (folder / "another.py").write_text(OTHER)
     git(folder, "init", "-q")
     git(folder, "add", ".")
@@ -157,13 +158,21 @@ def test_the_hook_checks_what_the_staged_files_belong_to(
     out, err = capsys.readouterr()
     assert err == ""
     assert "gradwatch check: another.Other" in out
-    assert "smoke_project.Net" not in out
+    assert "hooked_project.Net" not in out
     with pytest.raises(SystemExit, match="1"):
-        main([*entry(), "smoke_project.py"])  # which both models import
+        main([*entry(), "hooked_project.py"])  # which both models import
     out = capsys.readouterr().out
     assert "GW101 saturating activation" in out
     assert "no fault found: Other, 2 steps" in out
     assert not (repository / "checkpoints").exists()
+    main(["check", "--allow", "GW101", *entry()[1:], "hooked_project.py"])  # what both allow is allowed
+    assert "saturating" not in capsys.readouterr().out
+    (repository / "pyproject.toml").write_text(HOOKED.replace("hooked_project.Data", "hooked_project.Nothing"))
+    with pytest.raises(SystemExit, match="2"):
+        main([*entry(), "pyproject.toml"])
+    out, err = capsys.readouterr()
+    assert "has no 'Nothing'" in err
+    assert "no fault found: Other" in out  # the other target is checked all the same
     main([*entry(), "README.md"])
     assert capsys.readouterr().out == ""
 

@@ -77,12 +77,20 @@ def test_a_sick_model_fails_with_annotations_and_a_file(
         output="out/result.sarif",
     )
     assert code == 1, said
-    assert outputs == {"exit-code": "1", "output": f"{project.name}/out/result.sarif"}
+    assert outputs == {"exit-code": "1", "output": f"{project.name}/out/result.sarif", "for-code-scanning": "true"}
     results = json.loads((project / "out/result.sarif").read_text())["runs"][0]["results"]
     assert [result["ruleId"] for result in results] == ["GW101"]
     assert "GW101 saturating activation" in said  # the table is in the log
     assert "::warning file=" in said
     assert not (project / "hacked").exists()
+
+
+def test_after_a_crash_nothing_is_uploaded_which_would_close_all_alerts(
+    action: Callable[..., tuple[int, str, dict[str, str]]], project: Path
+) -> None:
+    fault = "--model.init_args.fault=crash"
+    code, said, outputs = action(project, model="smoke_project.WithLoader", args=fault, output="out/crashed.sarif")
+    assert (code, outputs) == (1, {"exit-code": "1", "output": "./out/crashed.sarif"}), said
 
 
 def test_wrong_use_ends_with_2_and_without_a_file(
