@@ -49,6 +49,8 @@ IDENTIFIERS: Mapping[str, str] = {
     "GW125": "unbounded activation",
     "GW126": "posterior collapse",
     "GW127": "not known",
+    "GW128": "ignored labels",
+    "GW129": "constant reward",
 }
 _BY_NAME = {name: identifier for identifier, name in IDENTIFIERS.items()}
 

@@ -52,6 +52,8 @@ PINNED = {
     "GW125": "unbounded activation",
     "GW126": "posterior collapse",
     "GW127": "not known",
+    "GW128": "ignored labels",
+    "GW129": "constant reward",
 }
 STEPS = """
 {name!r} has no identifier. Add, in this order:

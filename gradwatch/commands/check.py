@@ -23,10 +23,10 @@ from gradwatch.commands.problems import HEALTHY, WRONG_USE, Outcome, in_a_line, 
 from gradwatch.commands.sarif import as_sarif
 from gradwatch.commands.target import UsageError, add_target, importable_here, positive
 from gradwatch.commands.words import crash_in_full
-from gradwatch.identifiers import with_identifier
+from gradwatch.identifiers import identifier_of, with_identifier
 from gradwatch.preflight.verdict import check_training, known_names
 from gradwatch.reporting.terminal import wide_console
-from gradwatch.reporting.text import plural
+from gradwatch.reporting.text import listed, plural
 from gradwatch.short_runs.run import SetupFault, as_text
 from gradwatch.short_runs.sandbox import isolated
 
@@ -148,7 +148,10 @@ def _entries(options: argparse.Namespace) -> tuple[Entry, ...]:
 
 def _against_baseline(outcome: Outcome, entries: tuple[Entry, ...], options: argparse.Namespace) -> Outcome:
     held = held_against(outcome, entries, options.baseline)
-    if not options.update_baseline or outcome.run.trouble:
+    if not options.update_baseline:
+        return held
+    if outcome.run.trouble:
+        print(f"The baseline: {options.baseline} stays as it is, as the training did not end", file=sys.stderr)
         return held
     written = tuple(updated(entries, outcome))
     write_baseline(options.baseline, written)
@@ -190,6 +193,9 @@ def _in_text(outcome: Outcome) -> Iterator[RenderableType]:
         yield Text(f"nothing new: {left.headline.partition(': ')[2]}", style="bold green")
     else:
         yield from left.shown(with_identifier)
+    if outcome.unknown:
+        pages = dict.fromkeys(f"docs/rules/{each.rule}.md" for each in outcome.unknown if identifier_of(each.name))
+        yield Text(f"\nMore about it, in the clone of gradwatch: {listed(list(pages))}" if pages else "", style="dim")
     if outcome.known:
         yield Text(f"\nKnown, in {outcome.baseline}: {plural(len(outcome.known), 'problem')}", style="bold yellow")
         yield from (Text(f"  {in_a_line(problem)}") for problem in outcome.known)

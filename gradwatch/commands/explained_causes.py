@@ -227,4 +227,20 @@ CAUSES: Mapping[str, Explanation] = {
         "sound, that is a bug in gradwatch, and a report of it is welcome.",
         "assert model(x).shape == y.shape  # the first things to rule out: shapes, scales, and one batch by heart",
     ),
+    "GW128": Explanation(
+        "All labels of a batch are ones that the loss leaves out",
+        "Cross-entropy skips targets of -100, which is how the tokens of a prompt, or padding, are kept out of the "
+        "loss of a language model. If no other token is left, the mean over none is NaN, or the loss is 0 without a "
+        "gradient. Often a chat template without its marker for the assistant's part masks everything, or samples are "
+        "cut to a length that ends inside the prompt. Print the labels of one batch beside its tokens.",
+        "labels = torch.full_like(input_ids, -100)  # labels[:, prompt_length:] = input_ids[:, prompt_length:]",
+    ),
+    "GW129": Explanation(
+        "All completions of a prompt get the same reward",
+        "GRPO and its kin learn from how a completion compares with the others of the same prompt. Where all get the "
+        "same reward, each advantage is 0, and so is the gradient, however high the reward is. A reward that is hardly "
+        "ever met gives 0 to all, an easy task 1 to all, and at a low temperature the completions are copies of one "
+        "another. The loss looks calm all the while. Print the rewards of one group.",
+        "def reward(completions, **_):\n    return [0.0 for text in completions]  # float(answer in text), say",
+    ),
 }

@@ -50,6 +50,7 @@ def test_a_vanishing_gradient(run: Any) -> None:
     assert "GW001 vanishing since step 0" in out
     assert "GW101 saturating activation" in out
     assert "1. replace the bounded activations by ReLU" in out
+    assert "docs/rules/GW101.md" in out
     assert "::" not in out
 
 

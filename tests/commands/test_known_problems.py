@@ -123,4 +123,7 @@ def test_on_the_command_line(here: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "No longer found" in out
     assert "GW101 saturating activation in smoke_project.Net: net.*" in out
     assert check(*SIGMOID, "--baseline", path, "--steps", "10", "--model.init_args.fault", "uncleared")[0] == 1
+    crash = ("--model.init_args.fault", "crash", "--baseline", path, "--update-baseline")
+    code, _, err = check(*crash)
+    assert (code, "stays as it is" in err) == (1, True)
     assert "0 added, 1 removed" in check("--baseline", path, "--update-baseline")[2]
