@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,9 @@ def test_each_page_says_what_it_means_how_it_is_judged_and_what_to_do(written: d
             assert heads == ["What it means", "How it looks", "What is measured", "What to do", "To accept it"], name
             assert not re.search(r":\w+:`|\.\. math", text), f"{name} has reStructuredText in it"
             assert all((DOCS / "rules" / target).is_file() for target in re.findall(r"\]\((GW\d+\.md)\)", text))
+
+
+def test_the_code_is_as_the_formatter_has_it() -> None:
+    """It formats code in Markdown too, and would then change what the script writes."""
+    ruff = shutil.which("ruff") or pytest.skip("ruff is not installed")
+    subprocess.run([ruff, "format", "--check", str(DOCS / "rules")], check=True)

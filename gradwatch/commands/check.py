@@ -193,9 +193,9 @@ def _in_text(outcome: Outcome) -> Iterator[RenderableType]:
         yield Text(f"nothing new: {left.headline.partition(': ')[2]}", style="bold green")
     else:
         yield from left.shown(with_identifier)
-    if outcome.unknown:
-        pages = dict.fromkeys(f"docs/rules/{each.rule}.md" for each in outcome.unknown if identifier_of(each.name))
-        yield Text(f"\nMore about it, in the clone of gradwatch: {listed(list(pages))}" if pages else "", style="dim")
+    pages = dict.fromkeys(f"docs/rules/{each.rule}.md" for each in outcome.unknown if identifier_of(each.name))
+    if pages:
+        yield Text(f"\nMore about it, in the clone of gradwatch: {listed(list(pages))}", style="dim")
     if outcome.known:
         yield Text(f"\nKnown, in {outcome.baseline}: {plural(len(outcome.known), 'problem')}", style="bold yellow")
         yield from (Text(f"  {in_a_line(problem)}") for problem in outcome.known)

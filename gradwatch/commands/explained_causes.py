@@ -97,8 +97,8 @@ CAUSES: Mapping[str, Explanation] = {
         "once an epoch unless told otherwise, so that a warm-up of 1000 *steps* lasts 1000 *epochs*. A schedule may "
         "have ended early, one parameter group may have another rate, or Adam's `eps` may outweigh the gradients. "
         "The evidence says which.",
-        "return {'optimizer': optimizer, 'lr_scheduler': warm_up}\n"
-        "# {'optimizer': optimizer, 'lr_scheduler': {'scheduler': warm_up, 'interval': 'step'}}",
+        'return {"optimizer": optimizer, "lr_scheduler": warm_up}\n'
+        '# {"optimizer": optimizer, "lr_scheduler": {"scheduler": warm_up, "interval": "step"}}',
     ),
     "GW112": Explanation(
         "Adam takes full steps at once on attention and normalization layers",
@@ -138,7 +138,7 @@ CAUSES: Mapping[str, Explanation] = {
         "first. bfloat16 has the range of float32 but only three decimal digits: an update of less than about 1/256 of "
         "a weight is rounded away whole, so that weights kept *in* bfloat16 stop learning at ordinary rates. Mixed "
         "precision keeps the weights in float32 and computes in half precision, and has neither trouble.",
-        "trainer = Trainer(precision='bf16-true')  # 'bf16-mixed'",
+        'trainer = Trainer(precision="bf16-true")  # "bf16-mixed"',
     ),
     "GW117": Explanation(
         "The loss has no minimum, and falls without end",

@@ -76,7 +76,7 @@ FINDINGS: Mapping[str, Explanation] = {
         "a loss that varies by itself from step to step, as with single samples or an actor and a critic, is only "
         "reported if the loss stays up. Look at the batch of that step first ([GW113](GW113.md)), then at the "
         "learning rate ([GW104](GW104.md)).",
-        "target = float(row['price'])  # one row in the file has -999 for a missing value: drop it",
+        'target = float(row["price"])  # one row in the file has -999 for a missing value: drop it',
     ),
     "GW008": Explanation(
         "Parameters have a gradient, and their weights do not change",
