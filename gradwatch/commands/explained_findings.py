@@ -131,6 +131,6 @@ FINDINGS: Mapping[str, Explanation] = {
         "as in a check, shows it only where the updates are as large as the weights, or where the loss rests at that "
         "of a constant prediction. If no cause is named, train on one small batch: what can't learn 8 samples by "
         "heart has a fault in the model, the loss or the rate, and not in the data.",
-        "optimizer = torch.optim.SGD(model.parameters(), lr=10.0)  # lr=0.01",
+        "y = y[torch.randperm(len(y))]  # x, y = x[order], y[order]: one order for both",
     ),
 }
