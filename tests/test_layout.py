@@ -3,6 +3,9 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -15,7 +18,7 @@ import gradwatch
 ROOT = Path(gradwatch.__file__).parent
 DESIGN = ROOT.parent / "docs" / "design.md"
 FILES = sorted(ROOT.rglob("*.py"))
-PUBLIC = ROOT / "__init__.py"
+PUBLIC = (ROOT / "__init__.py", ROOT / "public.py")  # they may import every room
 EXAMPLES = sorted((ROOT.parent / "examples").rglob("*.py"))
 LONGEST, SHORTEST = 400, 60  # lines
 
@@ -81,7 +84,7 @@ for _path in FILES:
         IMPORTERS[_name].add(module_of(_path))
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path != PUBLIC], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in FILES if path not in PUBLIC], ids=name_of)
 def test_imports_only_what_the_design_allows(path: Path) -> None:
     rooms = {name.split(".")[1] if "." in name else "gradwatch" for name in ours_imported(path)}
     assert rooms <= {room_of(path), *MAY_IMPORT[room_of(path)]}
@@ -96,7 +99,7 @@ def test_only_the_adapters_import_lightning(path: Path) -> None:
 
 def test_every_room_stands_in_the_tables() -> None:
     rooms = {room_of(path) for path in FILES} - {"__init__"}
-    assert rooms <= set(MAY_IMPORT)
+    assert rooms - {"public"} <= set(MAY_IMPORT)
     assert {row[0].strip("`").rstrip("/").removesuffix(".py") for row in rows_of_table("Rooms")} <= rooms
 
 
@@ -146,3 +149,21 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
 
 def test_public_names_are_sorted_and_unique() -> None:
     assert gradwatch.__all__ == sorted(set(gradwatch.__all__))
+
+
+def test_the_package_alone_loads_nothing_and_gives_its_names_when_asked() -> None:
+    """Lightning and pytest load a module of it at each start, whether it is used or not."""
+    code = """
+        import sys
+        import gradwatch
+        print(sorted({"numpy", "torch", "lightning", "rich"} & set(sys.modules)), gradwatch.__version__)
+        from gradwatch import *
+        print(GradientMonitor.__name__, gradwatch.watch is watch, "Finding" in dir(gradwatch), gradwatch.nn.__name__)
+        print(hasattr(gradwatch, "no_such_name"), hasattr(gradwatch, "__wrapped__"))
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [
+        f"[] {gradwatch.__version__}",
+        "GradientMonitor True True gradwatch.nn",
+        "False False",
+    ]
