@@ -1,12 +1,13 @@
-"""The command line: ``gradwatch demo | check | cure | report | compare``."""
+"""The command line: ``gradwatch demo | run | check | cure | report | compare``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
-from gradwatch.commands import check, compare, cure, demo, report
 from gradwatch.commands.words import as_typed, did_you_mean
 
 
@@ -19,13 +20,13 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with 1 where a check finds something, with 2 for wrong use, with 130 after Ctrl+C.
     """
+    given = sys.argv[1:] if args is None else args
     what = "Which layer's gradient is sick, why, and what to do."
     parser = argparse.ArgumentParser(prog=as_typed("gradwatch"), description=what, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"gradwatch {_version()}")
     commands = parser.add_subparsers(metavar="command")
-    for command in (demo, check, cure, report, compare):
+    for command in _commands_for(given):
         command.add(commands)
-    given = sys.argv[1:] if args is None else args
     if not given:
         parser.print_help()
         return
@@ -42,6 +43,17 @@ def main(args: list[str] | None = None) -> None:
         code = 130  # as a shell has it, and not the 1 of a check that finds something
     if code:
         sys.exit(code)
+
+
+def _commands_for(given: Sequence[str]) -> list[ModuleType]:
+    """Return the commands; of ``gradwatch run`` that one alone, as a script has to be the first to import torch."""
+    from gradwatch.commands import run
+
+    if given and given[0] == "run":
+        return [run]
+    from gradwatch.commands import check, compare, cure, demo, report
+
+    return [demo, run, check, cure, report, compare]
 
 
 def _version() -> str:

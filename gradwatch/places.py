@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from gradwatch.containment import error_in_words, library_module
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
 
@@ -49,6 +51,7 @@ def raised_at(error: BaseException, model: nn.Module | None = None) -> Place:
     """Return the place that raised an error.
 
     Example:
+        >>> from torch import nn
         >>> class Net(nn.Module):
         ...     def forward(self, x):
         ...         assert x.dim() == 3
@@ -69,6 +72,7 @@ def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of the user's code in an error's traceback, outermost first; files from the current folder on.
 
     Example:
+        >>> from torch import nn
         >>> try:
         ...     nn.Linear(2, 1)(nn.Parameter())
         ... except RuntimeError as error:
@@ -87,6 +91,7 @@ def crash_in_words(error: BaseException, model: nn.Module) -> str:
     """Return an error with the place that raised it, in a sentence.
 
     Example:
+        >>> from torch import nn
         >>> crash_in_words(KeyError("a"), nn.Identity())
         "The training raised KeyError: 'a'."
     """

@@ -141,7 +141,7 @@ def test_a_crash_is_shown_by_the_users_own_lines_and_once(run: Any, command: str
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (("chekc",), "there is no command 'chekc', only demo, check, cure, report, compare; did you mean check?"),
+        (("chekc",), "there is no command 'chekc', only demo, run, check, cure, report, compare; did you mean check?"),
         (("demo", "--max-epcohs", "2"), "did you mean --max-epochs?"),
         (("check", "--model", "faulty_project.Whol"), "expected package.module.Class; did you mean Whole?"),
         (("check", "--model", "fault_project.Whole"), "from the current folder on; did you mean faulty_project?"),
