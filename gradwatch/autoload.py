@@ -18,8 +18,10 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from gradwatch.containment import error_in_words, say
+from gradwatch.text_options import NO, YES, options_of_text
+
 ENVIRONMENT = "GRADWATCH"
-NO, YES = ("", "0", "false", "no", "off"), ("1", "true", "yes", "on")
 _TRANSFORMERS = "transformers.trainer"
 
 Make = Callable[[], Any]  # a callback
@@ -52,7 +54,7 @@ def trainer_callbacks() -> list[Any]:
 
 def fabric_callbacks() -> list[Any]:
     """Return the callbacks to add to a Fabric: the entry point ``lightning.fabric.callbacks_factory``."""
-    return [] if environment() is None else _contained(lambda: _of_environment("gradwatch.integrations.fabric"))
+    return [] if environment() is None else _contained(_fabric_callback)
 
 
 @contextmanager
@@ -75,33 +77,46 @@ def watch_transformers() -> None:
 
 
 def _contained(make: Make) -> list[Any]:
-    """Return the callback in a list; an empty one where it cannot be made, which must not end the program."""
+    """Return a callback in a list; an empty list where it cannot be made, which must not end the program."""
     try:
         return [make()]
     except Exception as error:
-        from gradwatch.containment import error_in_words, say
-
         say(f"{ENVIRONMENT} is set, and nothing is watched: {error_in_words(error)}")
         return []
 
 
 def _monitor_of_environment() -> Any:
     from gradwatch.callbacks.added import AddedMonitor
-    from gradwatch.text_options import made_of_text
 
-    return made_of_text(AddedMonitor, environment() or "", ENVIRONMENT)
+    return AddedMonitor(**_options_for(AddedMonitor))
 
 
-def _of_environment(module: str) -> Any:
-    from gradwatch.text_options import made_of_text
+def _fabric_callback() -> Any:
+    kind = importlib.import_module("gradwatch.integrations.fabric").GradwatchCallback
+    return kind(**_options_for(kind))
 
-    return made_of_text(importlib.import_module(module).GradwatchCallback, environment() or "", ENVIRONMENT)
+
+def _transformers_callback() -> type:
+    """Return a class, which each Trainer makes its own callback of."""
+    kind: type = importlib.import_module("gradwatch.integrations.transformers").GradwatchCallback
+    options = _options_for(kind)
+
+    def __init__(self: Any) -> None:
+        kind.__init__(self, **options)  # type: ignore[misc]
+
+    # transformers writes the name into its checkpoints: a run goes on with this one or with the user's.
+    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": __name__, "__doc__": kind.__doc__})
+
+
+def _options_for(kind: type) -> dict[str, Any]:
+    return options_of_text(kind, environment() or "", ENVIRONMENT)
 
 
 def _add_to_transformers(module: ModuleType) -> None:
     """Put the callback among those that each Trainer begins with."""
     defaults: list[Any] = vars(module)["DEFAULT_CALLBACKS"]
-    defaults += _contained(lambda: _of_environment("gradwatch.integrations.transformers"))
+    if not any(each.__module__ == __name__ for each in defaults):
+        defaults += _contained(_transformers_callback)
 
 
 class _AfterImport(MetaPathFinder):

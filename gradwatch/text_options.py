@@ -8,17 +8,16 @@ from difflib import get_close_matches
 from functools import lru_cache, partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
-from gradwatch.autoload import NO, YES
 from gradwatch.containment import say
 
-T = TypeVar("T")
+NO, YES = ("", "0", "false", "no", "off"), ("1", "true", "yes", "on")
 Read = Callable[[str], Any]  # raises a ValueError for a text that is no value of its type
 
 
-def made_of_text(kind: type[T], text: str, where: str) -> T:
-    """Return an object of a class with the options in a text; those that are wrong are left out, and said once.
+def options_of_text(kind: type, text: str, where: str) -> dict[str, Any]:
+    """Return the options in a text that a class takes; those that are wrong are left out, and said once.
 
     Nothing is raised, as nobody who trains wrote the text into the program. The rest is kept: a run of hours with the
     defaults tells more than one that nobody watched.
@@ -32,10 +31,11 @@ def made_of_text(kind: type[T], text: str, where: str) -> T:
     for sentence in wrong:
         _say_once(f"{where}={text!r}, of which an option is left out: {sentence}")
     try:
-        return kind(**options)
+        kind(**options)
     except (ValueError, TypeError) as error:  # each is right, and not together
         _say_once(f"{where}={text!r}, whose options are left out: {error}")
-        return kind()
+        return {}
+    return options
 
 
 _say_once = lru_cache(say)  # a program may make a hundred Trainers

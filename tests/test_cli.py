@@ -40,6 +40,7 @@ def test_a_folder_without_the_data_is_named(tmp_path: Path) -> None:
     [
         ["--help"],
         ["demo", "--help"],
+        ["run", "--help"],
         ["check", "--help"],
         ["cure", "--help"],
         ["report", "--help"],

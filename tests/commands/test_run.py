@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gradwatch.reporting.record import read_record
+
+PAGE = Path(__file__).parents[2] / "docs" / "no-code.md"
 PROGRAM = """
 import os
 import pickle
@@ -133,3 +136,12 @@ def test_an_interrupt_ends_it_as_a_shell_expects(folder: Path) -> None:
 def test_wrong_use_is_said(folder: Path, args: list[str], code: int, message: str) -> None:
     ran = gradwatch_run(folder, *args)
     assert (ran.returncode, ran.stderr.strip()) == (code, message)
+
+
+def test_the_script_of_the_page_is_watched(tmp_path: Path) -> None:
+    code = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (tmp_path / "train.py").write_text(code)
+    ran = gradwatch_run(tmp_path, "-o", "summary=0", "train.py")
+    assert ran.returncode == 0
+    record = read_record(tmp_path / "gradwatch_logs" / "gradwatch.jsonl")
+    assert [finding.kind for finding in record.findings] == ["vanishing"]
