@@ -98,14 +98,10 @@ def _fabric_callback() -> Any:
 
 def _transformers_callback() -> type:
     """Return a class, which each Trainer makes its own callback of."""
-    kind: type = importlib.import_module("gradwatch.integrations.transformers").GradwatchCallback
-    options = _options_for(kind)
+    from gradwatch.integrations.transformers import AddedCallback, GradwatchCallback
 
-    def __init__(self: Any) -> None:
-        kind.__init__(self, **options)  # type: ignore[misc]
-
-    # transformers writes the name into its checkpoints: a run goes on with this one or with the user's.
-    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": __name__, "__doc__": kind.__doc__})
+    AddedCallback.options = _options_for(GradwatchCallback)
+    return AddedCallback
 
 
 def _options_for(kind: type) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def _options_for(kind: type) -> dict[str, Any]:
 def _add_to_transformers(module: ModuleType) -> None:
     """Put the callback among those that each Trainer begins with."""
     defaults: list[Any] = vars(module)["DEFAULT_CALLBACKS"]
-    if not any(each.__module__ == __name__ for each in defaults):
+    if not any(each.__name__ == "AddedCallback" for each in defaults):
         defaults += _contained(_transformers_callback)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gradwatch.containment import OnError, OutOfService, SettingError
+from gradwatch.containment import OnError, OutOfService, RaisedOnPurpose, SettingError, say
 from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.integrations.transformers_facts import PART, Facts
@@ -261,6 +261,34 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         """A copy holds the settings and the records; the current training stays with the original."""
         current: dict[str, Any] = dict.fromkeys(("_step", "_reports", "_losses", "_open", "_again"))
         return {**self.__dict__, **current, "_facts": Facts()}
+
+
+class AddedCallback(GradwatchCallback):
+    """A callback that nobody gave the Trainer: it gives way to the user's, and refuses nothing.
+
+    Attributes:
+        options: of each, as transformers makes an object of a class by itself.
+    """
+
+    options: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        super().__init__(**self.options)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin as any; leave the Trainer where another callback watches, or its way of training is refused."""
+        handler = getattr(trainer_that_calls(), "callback_handler", None)
+        others = [] if handler is None else [each for each in handler.callbacks if each is not self]
+        try:
+            if not any(isinstance(each, GradwatchCallback) for each in others):
+                return super().on_train_begin(args, state, control, **kwargs)
+        except RaisedOnPurpose as error:
+            say(f"this training is not watched: {error}")
+        if handler is not None:
+            handler.callbacks = others  # a new list: transformers goes through the old one while it calls this
+        return None
 
 
 def trainer_that_calls() -> Trainer | None:
