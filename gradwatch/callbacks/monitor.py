@@ -19,8 +19,9 @@ from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.step_again import StepAgain
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
+from gradwatch.callbacks.unstepped import UnsteppedBatches
 from gradwatch.checks import require_whole
-from gradwatch.containment import OnError, OutOfService, say
+from gradwatch.containment import OnError, OutOfService
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.pipeline.reports import Reports
@@ -31,9 +32,6 @@ from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.reporting.notebook import WatchedRun
-
-_LATE_BATCHES = 10  # without any optimizer step; an optimizer_step of the module's own may let some batches pass
-_MOST_BATCHES = 64  # of one step of unknown length; manual accumulation rarely goes over more
 
 
 class GradientMonitor(ReleasesModule, WatchedRun):
@@ -143,9 +141,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         self._step: StepInProgress | None = None
         self._again: StepAgain | None = None
         self._past_lightning: StepsPastLightning | None = None
-        self._has_read = False  # a step of an optimizer that holds parameters of the module
-        self._is_unstepped = False  # gradients come, and no optimizer steps
-        self._has_warned = False  # that no optimizer steps, or only one with scaled gradients
+        self._unstepped = UnsteppedBatches()
 
     @property
     def findings(self) -> list[Finding]:
@@ -176,7 +172,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that fits again
         state, self._restored = self._restored or before, None
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
-        self._step, self._has_warned, self._has_read, self._is_unstepped = None, False, False, False
+        self._step, self._unstepped = None, UnsteppedBatches()
         containment = watcher.containment
         if state:
             containment.run("the memory of an earlier run", watcher.load_state_dict, state)
@@ -248,20 +244,18 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         with self._watcher.contained():
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             if scaler is not None and not is_announced:
-                self._warn_of_scaled_gradients(optimizer)
+                self._unstepped.warn_of_scaled_gradients(optimizer)
                 step.was_read = True
                 return
             step.read(self._watcher, optimizer, scaler)
-            self._has_read = True
+            self._unstepped.has_read = True
             if (total := self._watcher.total_norm) is not None:  # not pl_module.log: a call costs 0.5 ms
                 trainer.callback_metrics["grad_norm_total"] = total
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(self._watcher.steps)
 
     def _note_stranger(self, optimizer: Optimizer) -> None:
-        """Note an optimizer that holds no parameter of the module: where no other one steps, it should hold them."""
-        if self._step is not None and not self._has_read:
-            self._step.stranger = optimizer
+        self._unstepped.note_stranger(self._step, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -273,9 +267,10 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         with self._watcher.contained():
             step.batches += 1
             step.add_loss(outputs)
-        self._read_what_nobody_steps(step, trainer, pl_module)
+        self._unstepped.read(step, self._watcher, trainer, pl_module)
         if not step.was_read:
-            self._abandon_if_endless(step, trainer, pl_module)
+            if self._unstepped.ends(step, self._watcher, trainer, pl_module):
+                self._step = None
             return
         step.close()
         self._step = None
@@ -288,53 +283,6 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             if self._watcher.total_norm is None and not math.isnan(snapshot.total_norm):
                 trainer.callback_metrics["grad_norm_total"] = torch.tensor(snapshot.total_norm)
             trainer.should_stop |= self._watcher.should_stop
-
-    def _read_what_nobody_steps(self, step: StepInProgress, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a batch for a step where gradients come and no optimizer of the module has ever stepped."""
-        if step.was_read or self._has_read or not step.has_gradients(self._watcher):
-            return
-        if step.stranger is not None:
-            step.was_read = True
-            self._watcher.read(step.stranger)
-            return
-        is_late = step.batches >= _LATE_BATCHES * trainer.accumulate_grad_batches
-        is_plain = pl_module.automatic_optimization and not hasattr(trainer.precision_plugin, "scaler")
-        self._is_unstepped = self._is_unstepped or (is_late and is_plain)
-        if self._is_unstepped:
-            step.loss = None if step.loss is None else step.loss / step.batches
-            for optimizer in trainer.optimizers:
-                step.read(self._watcher, optimizer, None)
-
-    def _abandon_if_endless(self, step: StepInProgress, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Abandon a step that no optimizer ends: its hooks would slow down every batch."""
-        if self._watcher.is_shared or not self._watcher.is_measuring:
-            return
-        declared = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-        if not self._watcher.has_seen_gradients and (declared == 1 or step.batches > 1):
-            self._watcher.abandon()  # a batch without a backward pass
-        elif step.batches >= max(declared, _MOST_BATCHES):
-            self._watcher.abandon()
-            self._warn_of_no_step(step.batches)
-        else:
-            return
-        if declared == 1:
-            self._step = None
-
-    def _warn_of_no_step(self, batches: int) -> None:
-        if self._watcher.steps == 0 and not self._has_warned:
-            self._has_warned = True
-            say(
-                f"gradients came in {batches} batches, and no optimizer was seen to step, so nothing can be measured: "
-                "expected a torch.optim.Optimizer that holds the model's parameters and whose step() is called."
-            )
-
-    def _warn_of_scaled_gradients(self, optimizer: Optimizer) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            say(
-                f"{type(optimizer).__name__} steps past the loss scaler of the Trainer, so its gradients can't be told "
-                "from scaled ones and are not read; expected self.optimizers(), without use_pl_optimizer=False."
-            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the remaining hooks; write the pictures, the summary and the end of the record."""
@@ -376,7 +324,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         if step is not None:
             step.close()
             if step.batches and self._watcher.has_seen_gradients and not quietly:
-                self._warn_of_no_step(step.batches)
+                self._unstepped.warn_of_no_step(step.batches, self._watcher)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and the records; the current fit stays with the original."""
