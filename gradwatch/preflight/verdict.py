@@ -105,6 +105,27 @@ def check_training(module: nn.Module, data: Any, *, allow: Collection[str] = (),
     return _without(run, allow) if allow else run
 
 
+def judge(name: str, history: Sequence[Snapshot], findings: Sequence[Finding], *, allow: Collection[str] = ()) -> Run:
+    """Judge a training that was watched, as ``check_training`` judges its own, but for what a first batch tells.
+
+    Args:
+        name: class of the module.
+        history: its measured steps.
+        findings: what the detectors found in them.
+        allow: causes, or kinds of findings, to ignore.
+
+    Example:
+        >>> resting = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
+        >>> judge("Net", [Snapshot(0, ("relu",), loss=1.0)], [resting]).is_healthy
+        True
+    """
+    recorder = Recorder()
+    for snapshot in history:
+        recorder.called |= {layer for layer, ran in zip(snapshot.layers, snapshot.ran, strict=True) if ran == 1}
+    run = Run(name, tuple(history), tuple(findings), tuple(diagnose(findings, history)))
+    return _without(drop_premature_findings(run, recorder), allow)
+
+
 def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settings: Any) -> tuple[Run, Recorder]:
     """Train a copy for a few steps, as ``check_training`` does, and record its first pass; drop premature findings."""
     recorder = Recorder()
