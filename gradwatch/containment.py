@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
@@ -149,6 +150,10 @@ def say(message: str) -> None:
         warnings.warn(f"gradwatch: {message}", UserWarning, stacklevel=stacklevel_of_user())
     except UserWarning:
         print(f"gradwatch: {message}", file=sys.stderr)
+
+
+say_once = lru_cache(say)
+"""Warn as :func:`say` does, once in a process for each message."""
 
 
 def stacklevel_of_user() -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from gradwatch.containment import say
+from gradwatch.containment import say_once
 
 NO, YES = ("", "0", "false", "no", "off"), ("1", "true", "yes", "on")
 Read = Callable[[str], Any]  # raises a ValueError for a text that is no value of its type
@@ -28,17 +28,14 @@ def options_of_text(kind: type, text: str, where: str) -> dict[str, Any]:
         where: the text comes from, for the warning.
     """
     options, wrong = read_options(kind, text)
-    for sentence in wrong:
-        _say_once(f"{where}={text!r}, of which an option is left out: {sentence}")
+    for sentence in wrong:  # once: a program may make a hundred Trainers
+        say_once(f"{where}={text!r}, of which an option is left out: {sentence}")
     try:
         kind(**options)
     except (ValueError, TypeError) as error:  # each is right, and not together
-        _say_once(f"{where}={text!r}, whose options are left out: {error}")
+        say_once(f"{where}={text!r}, whose options are left out: {error}")
         return {}
     return options
-
-
-_say_once = lru_cache(say)  # a program may make a hundred Trainers
 
 
 def read_options(kind: type, text: str) -> tuple[dict[str, Any], list[str]]:

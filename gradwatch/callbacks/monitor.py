@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.callbacks.copies import Lineage, read_run
 from gradwatch.callbacks.places_of_fit import places_of
 from gradwatch.callbacks.releases_module import ReleasesModule
 from gradwatch.callbacks.step_again import StepAgain
@@ -21,7 +22,7 @@ from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.callbacks.unstepped import UnsteppedBatches
 from gradwatch.checks import require_whole
-from gradwatch.containment import OnError, OutOfService
+from gradwatch.containment import OnError, OutOfService, say_once
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.pipeline.reports import Reports
@@ -32,6 +33,7 @@ from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.reporting.notebook import WatchedRun
+from gradwatch.reporting.reading import Record
 
 
 class GradientMonitor(ReleasesModule, WatchedRun):
@@ -136,16 +138,19 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             require_whole(self, histogram_every_n_steps=histogram_every_n_steps)
         self._histogram_every = histogram_every_n_steps
         self._wanted = Wanted(record_path, summary, report)
+        self._lineage = Lineage()
         self._reports: Reports | None = None
         self._restored: dict[str, Any] | None = None
         self._step: StepInProgress | None = None
         self._again: StepAgain | None = None
         self._past_lightning: StepsPastLightning | None = None
         self._unstepped = UnsteppedBatches()
+        self._has_fitted = False  # this object, and not a copy of it
 
     @property
     def findings(self) -> list[Finding]:
         """All Findings of the fit, open and closed, in the order they opened."""
+        self._say_where_it_is()
         return self._watcher.findings
 
     @property
@@ -165,12 +170,40 @@ class GradientMonitor(ReleasesModule, WatchedRun):
 
     def diagnosis(self) -> list[Diagnosis]:
         """Return the likely causes of what was found, the likeliest first."""
+        self._say_where_it_is()
         return self._watcher.diagnosis()
+
+    def last_run(self) -> Record | None:
+        """Return the record of the last fit that this monitor, or a copy of it, has watched; None where there was none.
+
+        Libraries that copy callbacks, or train in a process of their own, leave the monitor that you hold empty. Their
+        record is found all the same: of a copy in this process, or in one that was started from it on this machine.
+
+        Raises:
+            OSError: when the record is not there any more or cannot be opened.
+
+        Example:
+            >>> GradientMonitor().last_run() is None
+            True
+        """
+        place = self._lineage.last
+        return read_run(place) if place else super().last_run()
+
+    @property
+    def elsewhere(self) -> str:
+        """A sentence that says where the run is, if a copy watched it and this monitor watched nothing; else empty."""
+        if self._has_fitted or self.history or not (place := self._lineage.last):
+            return ""
+        return f"this monitor watched no fit, and a copy of it did: last_run() reads its record, {place}"
+
+    def _say_where_it_is(self) -> None:
+        if elsewhere := self.elsewhere:
+            say_once(elsewhere)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layers and open the reports."""
         before = self.state_dict() if trainer.global_step > 0 else None  # a Trainer that fits again
-        state, self._restored = self._restored or before, None
+        state, self._restored, self._has_fitted = self._restored or before, None, True
         self._watcher = watcher = self._watcher_of(trainer, pl_module)
         self._step, self._unstepped = None, UnsteppedBatches()
         containment = watcher.containment
@@ -186,6 +219,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
     def _open_reports(self, trainer: Trainer, pl_module: LightningModule, *, resumes: bool) -> None:
         places = places_of(trainer, pl_module, self._wanted, self._watcher, resumes=resumes)
         self._reports = Reports(pl_module, self._watcher, places)
+        self._lineage.note(self._reports.record_path)
         self._watcher.intake.on_snapshot = partial(self._reports.write, self._watcher)
 
     def _publish(self, trainer: Trainer, total_norm: Tensor) -> None:
@@ -335,7 +369,8 @@ class GradientMonitor(ReleasesModule, WatchedRun):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy holds the settings and the records; the current fit stays with the original."""
-        return {**super().__getstate__(), "_step": None, "_again": None, "_reports": None, "_past_lightning": None}
+        current = dict.fromkeys(("_step", "_again", "_reports", "_past_lightning"))
+        return {**super().__getstate__(), **current, "_has_fitted": False}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step count, findings, memories of detectors and some of the Snapshots, for a checkpoint."""

@@ -87,6 +87,11 @@ class Reports:
         self._drawing = 0.0
         self._draw_from = _FIRST_PICTURE
 
+    @property
+    def record_path(self) -> str | Path | None:
+        """The record that is written; None where none is."""
+        return self._record.path if self._record else None
+
     def write(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Write the latest Snapshot, and the Findings that opened or closed with it."""
         self._has_news, run = True, self._containment.run

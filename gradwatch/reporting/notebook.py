@@ -30,10 +30,25 @@ _BASE = '<head>\n<base href="about:srcdoc">'
 class WatchedRun(Shown):
     """A run that is being watched, or was: what its monitor or Watcher prints, and shows in a notebook.
 
-    The two classes have ``history``, ``findings``, ``out_of_service`` and ``diagnosis()``, which are read here.
+    The classes have ``history``, ``findings``, ``steps``, ``out_of_service`` and ``diagnosis()``, which are read here.
     """
 
     about: Mapping[str, Mapping[str, str]] = {}  # its ``settings`` and ``modules``, as in its record
+
+    @property
+    def elsewhere(self) -> str:
+        """A sentence that says where the run is, if a copy watched it and this one watched nothing; else empty."""
+        return ""
+
+    def last_run(self) -> Record | None:
+        """Return what is known of the last run; None where nothing has been measured."""
+        run: Any = self
+        return self._in_memory() if run.history else None
+
+    def _in_memory(self) -> Record:
+        run: Any = self
+        known: dict[str, Any] = {"out_of_service": list(run.out_of_service), "diagnoses": run.diagnosis(), **self.about}
+        return Record(list(run.history), list(run.findings), **known)
 
     def summary(self) -> None:
         """Print the latest step's layers, the findings and what to do, as at the end of a fit."""
@@ -47,11 +62,14 @@ class WatchedRun(Shown):
         Raises:
             ImportError: when plotly or jinja2 is not installed.
         """
-        run: Any = self
-        known: dict[str, Any] = {"out_of_service": list(run.out_of_service), **self.about}
-        record = Record(list(run.history), list(run.findings), **known)
+        record = (self.last_run() if self.elsewhere else None) or self._in_memory()
         title = record.settings.get("model", "")
-        return ReportPage(report_html(record, run.diagnosis(), title), title or "a run")
+        return ReportPage(report_html(record, record.diagnoses or [], title), title or "a run")
+
+    def __repr__(self) -> str:
+        run: Any = self
+        told = f"{plural(run.steps, 'step')}, {plural(len(run.findings), 'finding')}" if run.history else "no step yet"
+        return f"<{type(self).__name__}: {self.elsewhere or told}>"
 
 
 class ReportPage:
@@ -116,8 +134,24 @@ def _of_run(run: Any, options: ConsoleOptions) -> Iterator[RenderableType]:
         notes = [f"not watched, as include and exclude say: {listed(left_out)}"] if left_out else []
         notes += map(str, run.out_of_service)
         yield Summary(run.history[-1], run.findings, run.diagnosis(), notes=notes, history=run.history)
+    elif run.elsewhere:
+        yield Text(f"gradwatch: {run.elsewhere}.")
+        yield from _of_record(run)
     else:
         yield Text(f"gradwatch: {type(run).__name__} has measured no step yet.")
+
+
+def _of_record(run: Any) -> Iterator[RenderableType]:
+    try:
+        record = run.last_run()
+    except (OSError, ValueError) as error:  # the file is gone
+        yield Text(f"It cannot be read: {error}")
+        return
+    if record.snapshots:
+        notes = [*map(str, record.out_of_service)]
+        yield Summary(
+            record.snapshots[-1], record.findings, record.diagnoses or (), notes=notes, history=record.snapshots
+        )
 
 
 @parts_of.register
