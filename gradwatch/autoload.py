@@ -7,7 +7,6 @@ module is loaded in programs that do not use gradwatch, so it loads nothing befo
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +91,9 @@ def _monitor_of_environment() -> Any:
 
 
 def _fabric_callback() -> Any:
-    kind = importlib.import_module("gradwatch.integrations.fabric").GradwatchCallback
-    return kind(**_options_for(kind))
+    from gradwatch.integrations.fabric import AddedCallback
+
+    return AddedCallback(**_options_for(AddedCallback))
 
 
 def _transformers_callback() -> type:

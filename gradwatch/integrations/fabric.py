@@ -8,13 +8,13 @@ import weakref
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
-from gradwatch.containment import OnError, OutOfService, say
+from gradwatch.containment import OnError, OutOfService, RaisedOnPurpose, say
 from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.pipeline.about import processes, settings_of_run
@@ -260,6 +260,38 @@ class GradwatchCallback(WatchedRun):
                 watcher.containment.run("reports", reports.close, watcher)
             watcher.intake.on_snapshot, self.about = None, watcher.about
             self._optimizers = []
+
+
+class AddedCallback(GradwatchCallback):
+    """A callback that nobody gave Fabric: it gives way to the user's, and refuses nothing.
+
+    Nobody else holds it once the function with the loop has returned, and it has its summary still to write. So it is
+    held here until the program ends, or until the next Fabric sets up a model: one is open at a time.
+
+    Example:
+        >>> from lightning.fabric import Fabric
+        >>> added, own = AddedCallback(), GradwatchCallback(record_path=False, summary=False)
+        >>> model = Fabric(accelerator="cpu", callbacks=[own, added]).setup(nn.Linear(2, 1))
+        >>> added.about, own.close()
+        ({}, None)
+    """
+
+    _latest: ClassVar[AddedCallback | None] = None
+
+    def on_after_setup(self, fabric: Any, module: Any) -> None:
+        """Begin as any, unless another callback watches; the last that was added is this Fabric's own."""
+        callbacks = getattr(fabric, "_callbacks", [self])
+        watching = [each for each in callbacks if isinstance(each, GradwatchCallback)]
+        if watching[-1] is not self or not all(isinstance(each, AddedCallback) for each in watching):
+            return
+        latest = AddedCallback._latest
+        if latest is not None and latest is not self:
+            latest.close()
+        AddedCallback._latest = self
+        try:
+            super().on_after_setup(fabric, module)
+        except RaisedOnPurpose as error:
+            say(f"this model is not watched: {error}")
 
 
 def _close(callback: weakref.ref[GradwatchCallback]) -> None:
