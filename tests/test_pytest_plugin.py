@@ -194,6 +194,14 @@ def test_meant_to_crash():
     with pytest.raises(TypeError):
         fit(True, trainer)
 
+def test_that_checks_gradients_itself():
+    from gradwatch.testing import assert_healthy_gradients
+    from project import Net, nn, torch
+
+    batch = torch.randn(16, 8), torch.randint(0, 2, (16,))
+    with pytest.raises(AssertionError, match="vanishing"):
+        assert_healthy_gradients(Net(10, nn.Sigmoid), batch)
+
 class TestOld(unittest.TestCase):
     def test_of_unittest(self):
         fit(True)
@@ -203,7 +211,7 @@ def test_expected_to_fail():
     fit(True)
 """
     result = run(project, tests, "--gradwatch")
-    result.assert_outcomes(passed=3, failed=4, errors=1, xfailed=1)
+    result.assert_outcomes(passed=4, failed=4, errors=1, xfailed=1)
     failed = [line.split("::")[-1].split(" - ")[0] for line in result.outlines if line.startswith(("FAILED", "ERROR "))]
     assert failed == [
         "test_trained_by_its_fixture",

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from gradwatch.callbacks.added import AddedMonitor
 from gradwatch.callbacks.monitor import GradientMonitor
 from gradwatch.callbacks.transform import GradientTransform
 from gradwatch.places import raised_at
@@ -234,7 +235,7 @@ def _drop_own_reporters(module: LightningModule) -> None:
 
 def _make_trainer(options: Mapping[str, Any], callbacks: list[Callback], folder: str, validate: bool) -> Trainer:
     kept = {name: options[name] for name in KEPT_OPTIONS if options.get(name) is not None}
-    return Trainer(
+    trainer = Trainer(
         accelerator="cpu",
         devices=1,
         logger=DummyLogger(),  # a training_step may use self.logger
@@ -247,6 +248,10 @@ def _make_trainer(options: Mapping[str, Any], callbacks: list[Callback], folder:
         default_root_dir=folder,
         **kept,
     )
+    # A short run has a monitor, and is no training of the user's, which the environment or pytest would watch.
+    added: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [each for each in added if not isinstance(each, AddedMonitor)]  # type: ignore[attr-defined]
+    return trainer
 
 
 def _has_loaders(data: Any) -> bool:

@@ -70,6 +70,16 @@ def test_a_script_that_nobody_changed_is_watched(tmp_path: Path, monkeypatch: py
     assert ran.stdout.count("gradwatch: gradients at step 3") == 2
 
 
+def test_a_script_of_the_other_package_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytorch_lightning")
+    monkeypatch.setenv(autoload.ENVIRONMENT, QUIET)
+    script = SCRIPT.replace("lightning.pytorch", "pytorch_lightning").replace("range(2)", "range(1)")
+    (tmp_path / "train.py").write_text(script)
+    command = [sys.executable, "-W", "ignore", "train.py"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
+    assert len(read_record(tmp_path / "gradwatch_logs" / "gradwatch.jsonl").snapshots) == 3
+
+
 def test_it_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (None, "", "0", "off", "False"):
         monkeypatch.delenv(autoload.ENVIRONMENT, raising=False)

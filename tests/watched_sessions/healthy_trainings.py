@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.tuner import Tuner
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -401,6 +407,40 @@ def test_a_run_that_goes_on_from_a_checkpoint(tmp_path: Any) -> None:
     run = trainer(max_steps=12)
     run.fit(Classifier(mlp()), vectors(), ckpt_path=tmp_path / "six.ckpt", weights_only=False)
     assert run.global_step == 12
+
+
+def test_a_search_for_the_learning_rate() -> None:
+    run, model = trainer(max_steps=10), Classifier(mlp())
+    found = Tuner(run).lr_find(model, vectors(), num_training=40)
+    assert found is not None
+    run.fit(model, vectors())
+
+
+def test_a_search_for_the_batch_size() -> None:
+    class Data(LightningDataModule):
+        batch_size = 2
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return loader(*vectors().dataset.tensors, batch=self.batch_size)  # type: ignore[attr-defined]
+
+        val_dataloader = train_dataloader
+
+    run, model, data = trainer(max_steps=10), Classifier(mlp()), Data()
+    Tuner(run).scale_batch_size(model, datamodule=data, max_trials=3, steps_per_trial=2)
+    run.fit(model, datamodule=data)
+
+
+def test_averaged_weights() -> None:
+    callback = StochasticWeightAveraging(1e-2, swa_epoch_start=1)
+    trainer(max_epochs=3, limit_train_batches=5, callbacks=[callback]).fit(Classifier(mlp()), vectors())
+
+
+def test_a_module_that_is_trained_by_two_trainers() -> None:
+    model = Classifier(mlp())
+    trainer(max_steps=10).fit(model, vectors())
+    for each in model.network[:2].parameters():
+        each.requires_grad = False
+    trainer(max_steps=10).fit(model, vectors())
 
 
 def test_callbacks_and_files_are_those_of_the_test(tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = "smoke or several or no_training or crash or callbacks or goes_on or nothing"
+QUICK = "smoke or several or no_training or crash or callbacks or goes_on or nothing or search"
 pytestmark = pytest.mark.skipif(
     not any(point.value == "gradwatch.pytest_plugin" for point in entry_points(group="pytest11")),
     reason="the installed gradwatch has no entry point pytest11: install this checkout, also an editable one, anew",
