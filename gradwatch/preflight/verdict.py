@@ -112,7 +112,10 @@ def judge(name: str, history: Sequence[Snapshot], findings: Sequence[Finding], *
         name: class of the module.
         history: its measured steps.
         findings: what the detectors found in them.
-        allow: causes, or kinds of findings, to ignore.
+        allow: causes, or kinds of findings, to ignore, by name or identifier.
+
+    Raises:
+        ValueError: when ``allow`` has an unknown name.
 
     Example:
         >>> resting = Finding("dead", ("relu",), 0, 0.55, 0.5, "half of it is dead")
@@ -123,7 +126,7 @@ def judge(name: str, history: Sequence[Snapshot], findings: Sequence[Finding], *
     for snapshot in history:
         recorder.called |= {layer for layer, ran in zip(snapshot.layers, snapshot.ran, strict=True) if ran == 1}
     run = Run(name, tuple(history), tuple(findings), tuple(diagnose(findings, history)))
-    return _without(drop_premature_findings(run, recorder), allow)
+    return _without(drop_premature_findings(run, recorder), known_names(allow))
 
 
 def train_and_record(module: nn.Module, data: Any, *, loss: Any = None, **settings: Any) -> tuple[Run, Recorder]:
