@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Lightning and pytest load a module of this package at each start, whether it is used or not. So the package alone
 # loads nothing: torch and Lightning take seconds.
