@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +57,15 @@ class Paths:
             return cls(tuple((i + 1,) if i + 1 < len(members) else () for i in range(len(members))))
         return cls(_followers(snapshot.feeds, members))
 
+    @cached_property
+    def fed(self) -> frozenset[int]:
+        """The layers that take the output of others."""
+        return frozenset(other for others in self.followers for other in others)
+
     @property
     def starts(self) -> tuple[int, ...]:
         """The layers that take the output of none of the others: the ends of the gradient's way."""
-        fed = {other for others in self.followers for other in others}
-        return tuple(i for i in range(len(self.followers)) if i not in fed)
+        return tuple(i for i in range(len(self.followers)) if i not in self.fed)
 
     @property
     def parts(self) -> list[list[int]]:

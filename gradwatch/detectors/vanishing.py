@@ -89,7 +89,8 @@ class Vanishing:
         Where the faint layers are half of the layers or more, a good path is one beside the network, and no way around.
         """
         is_faint = shares < self.ratio
-        cut = {i for i in paths.starts if is_faint[i] and self._starts_a_branch(paths, i, norms, is_faint)}
+        heads = [i for i in part if i not in paths.fed]
+        cut = {i for i in heads if is_faint[i] and self._starts_a_branch(paths, i, norms, is_faint)}
         fed = {other for i in part if i not in cut for other in paths.followers[i]}
         starts = [i for i in part if i not in fed and i not in cut]
         bad = [i for i in starts if is_faint[i]]

@@ -71,7 +71,8 @@ class LayerHooks(StepHooks):
         self.log = CallLog()
         self.carried = CarriedGradients()
         self.constant = ConstantReader()
-        self.graph = LayerGraph([name for name, module in layers.items() if not own_parameters(module)])
+        plain = [name for name, module in layers.items() if not own_parameters(module)]
+        self.graph = LayerGraph(plain, len(layers))
         self._made: list[tuple[int, Any]] = []  # new edges of the call that is being read, and their nodes
         hookable = {name: module for name, module in layers.items() if not is_scripted(module)}
         self._hooks = [(n, m, self._hook(n, self._after, self._reader(n, m))) for n, m in hookable.items()]

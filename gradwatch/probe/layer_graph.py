@@ -13,8 +13,10 @@ from gradwatch.torch_internals import current_node
 
 Pairs = frozenset[tuple[str, str]]  # of a layer, and one that takes its output
 
-_MOST_CALLS = 1 << 12  # calls that are noted; later ones are those of other batches, or of a loop that goes on alike
-_MOST_NODES = 1 << 15  # nodes of autograd's graph that are visited in a step: about 20 ms
+# Calls that are noted; later ones are those of other batches, or of a loop that goes on alike. And nodes of autograd's
+# graph that are visited in a step: about 20 ms. A network of thousands of layers needs more of both: so many a layer.
+_MOST_CALLS, _CALLS_A_LAYER = 1 << 12, 2
+_MOST_NODES, _NODES_A_LAYER = 1 << 15, 8
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,16 @@ class LayerGraph:
 
     Args:
         plain: layers without parameters.
+        layers: number of all layers.
 
     Attributes:
         is_unknown: layers ran in the backward pass, and nothing tells where they belong; or the graph is too large.
     """
 
-    def __init__(self, plain: Collection[str] = ()) -> None:
+    def __init__(self, plain: Collection[str] = (), layers: int = 0) -> None:
         self._plain = frozenset(plain)
+        self._most_calls = max(_MOST_CALLS, _CALLS_A_LAYER * layers)
+        self._most_nodes = max(_MOST_NODES, _NODES_A_LAYER * layers)
         self._calls: list[_Call] = []
         self._sources: dict[int, Sequence[int]] = {}  # edge, or number of a function -> the edges it was made of
         self._functions = 0
@@ -72,7 +77,7 @@ class LayerGraph:
         self._mark = mark
         self._found: Pairs | None = None
         self._calls, self._sources = [], {}
-        self._functions, self._left = 0, _MOST_NODES
+        self._functions, self._left = 0, self._most_nodes
         self._known: set[int] = set()  # edges that are outputs of calls
         self._forward: set[str] = set()
         self.is_unknown = False
@@ -100,7 +105,7 @@ class LayerGraph:
             forward_pass: number of the forward pass, from 0.
             in_backward: it runs in a backward pass.
         """
-        if len(self._calls) >= _MOST_CALLS or (in_backward and layer in self._forward):
+        if len(self._calls) >= self._most_calls or (in_backward and layer in self._forward):
             return  # checkpointing that is not reentrant: the gradient comes by the first call's graph
         function = self._running_function() if in_backward else 0
         new = frozenset(edge for edge in outputs if edge not in self._known)

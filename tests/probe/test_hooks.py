@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
+from gradwatch.paths import Paths
 from gradwatch.probe.probe import Probe
 from gradwatch.records import Snapshot
 
@@ -334,3 +335,18 @@ def test_the_thread_that_trains_is_watched_and_no_other() -> None:
     trains.join()
     expected = model[0](torch.ones(2, 4)).detach().square().mean().sqrt().item()
     assert at(snapshots[0], "output_rms", "0") == pytest.approx(expected)
+
+
+def test_the_graph_of_a_network_of_thousands_of_layers_is_read_to_its_end() -> None:
+    layers = 4200  # more than the calls that are noted of a small network
+    model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(layers)))
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    probe = Probe(model)
+    probe.attach()
+    model(torch.ones(1, 1)).sum().backward()
+    probe.read(model.parameters())
+    snapshot = probe.snapshot(step=0)
+    assert snapshot is not None
+    assert snapshot.feeds == (*(str(place) for place in range(1, layers)), "")
+    assert len(Paths.of(snapshot, range(layers)).parts) == 1
