@@ -226,21 +226,29 @@ class Snapshot(Shown):
         self._set("calls", {layer: np.asarray(norms, np.float64) for layer, norms in self.calls.items()})
         for name, along in ARRAYS.items():
             given, count = getattr(self, name), len(getattr(self, along))
-            values = np.full(count, np.nan) if given is None else np.asarray(given, np.float64)
-            if values.shape != (count,):
+            values = None if given is None else np.asarray(given, np.float64)
+            if values is not None and values.shape != (count,):
                 raise ValueError(
                     f"column {name} has shape {values.shape}; expected one value for each of {count} {along}"
                 )
-            self._set(name, values)
+            # A column without values is one number that is shown many times: it takes no memory, for any model.
+            is_empty = values is None or bool(np.isnan(values).all())
+            self._set(name, np.broadcast_to(np.nan, count) if is_empty else values)
         for name, along in {"param_dtypes": "params", "param_groups": "params", "feeds": "layers"}.items():
             if len(getattr(self, name)) not in (0, len(getattr(self, along))):
                 expected = f"expected none or {len(getattr(self, along))}"
                 raise ValueError(f"{name} has {len(getattr(self, name))} names; {expected}")
-        if np.isnan(self.update_to_weight).all():
+        if np.isnan(self.update_to_weight).all() and not np.isnan(self.update_norm).all():
             self._set("update_to_weight", self.update_norm / self._usable_weight_norm)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the way past frozen=True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the columns that have values; names are shared by the Snapshots of a run."""
+        arrays = [*(getattr(self, name) for name in ARRAYS), *self.calls.values(), self.trace_step]
+        return sum(array.nbytes for array in arrays if array.strides != (0,))
 
     @property
     def grad_to_weight_ratio(self) -> Array:

@@ -24,11 +24,12 @@ def test_a_column_that_is_not_given_is_nan_and_missing() -> None:
     assert Snapshot(0, ("a",), **{name: [0.0] for name in COLUMNS}).missing == {}
 
 
-def test_columns_of_two_snapshots_share_no_memory() -> None:
-    one, other = Snapshot(0, ("a",)), Snapshot(1, ("a",))
-    one.gain[0] = 1.0
-    assert np.isnan(other.gain[0])
-    assert np.isnan(one.output_rms[0])
+def test_a_column_without_values_takes_no_memory_and_cannot_be_written() -> None:
+    layers = tuple(map(str, range(10_000)))
+    snapshot = Snapshot(0, layers, gain=[math.nan] * len(layers), grad_norm=[1.0] * len(layers))
+    assert snapshot.nbytes == 8 * len(layers)
+    with pytest.raises(ValueError, match="read-only"):
+        snapshot.gain[0] = 1.0
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], 1.0])

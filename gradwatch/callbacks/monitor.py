@@ -78,6 +78,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
         record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, False writes none.
         summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
             the Trainer knows it before.
@@ -85,11 +86,9 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
             weights then differ from an unwatched run's by rounding, and by dropout, which is drawn differently.
-        on_error: ``"warn"`` switches off the part of the watching that fails, and the training goes on; ``"raise"`` is
-            for tests and for debugging a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else
-            ``"warn"``.
-        report: at the end of the fit write one HTML file to be sent to others: a path, or True for ``gradwatch.html``
-            beside the record.
+        on_error: ``"warn"`` switches off the part of the watching that fails; ``"raise"`` is for tests and for debugging
+            a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else ``"warn"``.
+        report: at the end of the fit write one HTML file: a path, or True for ``gradwatch.html`` beside the record.
 
     Raises:
         ValueError: for a number out of range or an unknown ``on_finding``; at the start of a fit, for a pattern that
@@ -112,6 +111,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         total_norm_every_step: bool = False,
         histogram_every_n_steps: int | None = None,
         history_size: int = 500,
+        columns: Sequence[str] | None = None,
         record_path: str | Path | Literal[False] | None = None,
         summary: bool = True,
         update_bytes: int = KEPT_BYTES,
@@ -126,6 +126,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             on_finding=on_finding,
             total_norm_every_step=total_norm_every_step,
             history_size=history_size,
+            columns=columns,
             update_bytes=update_bytes,
             measure_eagerly=measure_eagerly,
             on_error=on_error,

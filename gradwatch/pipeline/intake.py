@@ -15,6 +15,7 @@ from gradwatch.checks import require_whole
 from gradwatch.containment import Containment, say
 from gradwatch.detectors import default_detectors
 from gradwatch.diagnosis import diagnose
+from gradwatch.pipeline.kept_columns import KeptColumns
 from gradwatch.pipeline.ledger import Ledger, OnFinding, announce, require_on_finding
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.probe.scalars import Pending
@@ -23,12 +24,16 @@ from gradwatch.records import Detector, Diagnosis, Finding, Snapshot, Snapshots
 from gradwatch.snapshot import Origin
 
 _KEPT = 100  # in a checkpoint, which should stay small
+# Of columns in a history: 500 Snapshots of 2,000 layers with 4,000 parameters, and 100 of 10,000 layers.
+_MOST_BYTES = 256 * 2**20
+_FEWEST = 20  # Snapshots, which the diagnosis needs, however large they are
 
 
 class History(Snapshots):
     """A list that thins itself: when it is full, it drops every second Snapshot, and from then on keeps half as many.
 
-    The latest is always there. The distance of the others is the same over the whole run, up to a factor of 2.
+    It is full with ``size`` Snapshots, or where their columns take ``most_bytes``. The latest is always there. The
+    distance of the others is the same over the whole run, up to a factor of 2.
 
     Example:
         >>> history = History(size=4)
@@ -38,19 +43,21 @@ class History(Snapshots):
         [0, 4, 8, 9]
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, most_bytes: int = _MOST_BYTES) -> None:
         super().__init__()
-        self._size = size
+        self._size, self._most_bytes = size, most_bytes
+        self._bytes = 0
         self._stride = 1
         self._count = 0  # of all that were added
 
     def add(self, snapshot: Snapshot) -> None:
         """Add the latest Snapshot."""
         if self and (self._count - 1) % self._stride:
-            self.pop()  # it was kept only because it was the latest
+            self._bytes -= self.pop().nbytes  # it was kept only because it was the latest
         self.append(snapshot)
+        self._bytes += snapshot.nbytes
         self._count += 1
-        while len(self) > self._size:
+        while len(self) > self._size or (self._bytes > self._most_bytes and len(self) > _FEWEST):
             self._thin()
 
     def _thin(self) -> None:
@@ -60,6 +67,7 @@ class History(Snapshots):
         self[:] = self[::2] if is_kept or len(self) % 2 == 0 else self[:-1:2]
         if self[-1] is not latest:
             self.append(latest)
+        self._bytes = sum(snapshot.nbytes for snapshot in self)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return at most 100 Snapshots, spread over the run, as plain lists and numbers."""
@@ -71,7 +79,7 @@ class History(Snapshots):
     def load_state_dict(self, state: Sequence[dict[str, Any]]) -> None:
         """Go on from such a state."""
         self.clear()
-        self._stride, self._count = 1, 0
+        self._stride, self._count, self._bytes = 1, 0, 0
         for item in state:
             self.add(Snapshot.from_dict(item))
 
@@ -130,6 +138,7 @@ class Intake:
         containment: switches off what fails; None lets every error through.
         is_speaker: this process is the one that warns.
         is_shared: several processes measure the same steps, and have to agree on which.
+        columns: patterns of the columns that are kept and shown; None for all. The detectors see all of them.
 
     Attributes:
         history: the Snapshots that are kept.
@@ -151,6 +160,7 @@ class Intake:
         containment: Containment | None = None,
         is_speaker: bool = True,
         is_shared: bool = False,
+        columns: Sequence[str] | None = None,
     ) -> None:
         self.containment = containment or Containment("raise")
         require_whole(None, least=2, history_size=history_size)
@@ -163,6 +173,7 @@ class Intake:
         self.told = ""
         self.on_snapshot: Callable[[Snapshot], object] | None = None
         self.schedule = schedule
+        self._kept = KeptColumns(columns)
         self._on_finding = require_on_finding(on_finding)
         self._is_speaker, self._is_shared = is_speaker, is_shared
         self._arrivals = Arrivals()
@@ -235,12 +246,13 @@ class Intake:
 
     def _process(self, snapshot: Snapshot) -> None:
         snapshot = self._as_told(self._with_origin(snapshot))
+        kept = self._kept(snapshot)
         # History and ledger first: a report about the Snapshot shows the findings in it.
-        self.history.add(snapshot)
+        self.history.add(kept)
         self._opened.extend(self.ledger.update(snapshot))
         self.schedule.record(snapshot.step, suspicious=self.ledger.wants_another_look(agreed=self._is_shared))
         if self.on_snapshot is not None:
-            self.on_snapshot(snapshot)
+            self.on_snapshot(kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs; waits for what has not arrived."""

@@ -47,13 +47,12 @@ class Watcher(WatchedRun):
         include, exclude: patterns (``encoder.*``) of the layers to watch (None for all), and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
-        history_size: largest number of Snapshots that are kept.
+        history_size: largest number of Snapshots that are kept; fewer where their columns would take 256 MiB.
+        columns: patterns (``grad_*``) of the columns that are kept, None for all; the detectors see all of them.
         update_bytes: memory for copies of the weights, for the length of a measured step: what the optimizer changes
             is measured from them. Of what is beyond it a sample is kept, and the norm of the update is estimated.
         measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
-        on_error: ``"warn"`` switches off the part of the watching that fails, warns once, and the training goes on;
-            ``"raise"`` is for tests, and for debugging a detector. None takes the environment variable
-            ``GRADWATCH_ON_ERROR``, else ``"warn"``.
+        on_error: ``"warn"`` or ``"raise"``, as in :class:`~gradwatch.GradientMonitor`.
         ranks: the processes that train the model together; None finds those of DDP and FSDP.
 
     Raises:
@@ -84,6 +83,7 @@ class Watcher(WatchedRun):
         on_finding: OnFinding = "warn",
         total_norm_every_step: bool = False,
         history_size: int = 500,
+        columns: Sequence[str] | None = None,
         update_bytes: int = KEPT_BYTES,
         measure_eagerly: bool = False,
         on_error: OnError | None = None,
@@ -107,6 +107,7 @@ class Watcher(WatchedRun):
             containment=self.containment,
             is_speaker=self._probe.is_speaker,
             is_shared=self.is_shared,
+            columns=columns,
         )
         self.history = self.intake.history
         self._stepped: dict[int, Optimizer] = {}  # by id: in this step, and until the next one begins

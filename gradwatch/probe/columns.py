@@ -14,7 +14,7 @@ from gradwatch.probe.layers import kind_of, network_order
 from gradwatch.probe.sum_layout import Indices, Sums
 from gradwatch.probe.trace import SKIPPED
 from gradwatch.probe.updates import update_columns
-from gradwatch.records import COLUMNS, Array, Snapshot
+from gradwatch.records import COLUMNS, NAMES, Array, Snapshot
 
 Columns = dict[str, Any]
 
@@ -151,6 +151,7 @@ class Assembly:
         self._order: list[int] | None = None
         self._trace = _no_trace()  # of steps without a Snapshot
         self._feeds: tuple[object, tuple[str, ...]] = (None, ())  # the last pairs and order, and what came of them
+        self._names: dict[str, tuple[str, ...]] = {}  # of the last Snapshot
 
     def make(self, step: int, columns: Columns) -> Snapshot | None:
         """Return a Snapshot; None where there is nothing to say. The trace then goes into the next one.
@@ -167,13 +168,23 @@ class Assembly:
         calls, pairs = columns.pop("calls"), columns.pop("pairs")
         fields: dict[str, Any] = {
             **columns,
+            "layers": tuple(names[i] for i in order),
+            "kinds": tuple(kinds[i] for i in order),
             **trace,
             **{name: columns[name][order] for name in COLUMNS if name in columns},
             "feeds": self._feeds_of(pairs, order),
             "calls": {names[i]: calls[i] for i in order if i in calls},
             "loss": float(trace["trace_loss"][-1]) if len(trace["trace_loss"]) else math.nan,
         }
-        return Snapshot(step, tuple(names[i] for i in order), tuple(kinds[i] for i in order), **fields)
+        return Snapshot(step, **{name: self._shared(name, value) for name, value in fields.items()})
+
+    def _shared(self, name: str, value: Any) -> Any:
+        """Return the names of the last Snapshot where they are the same: those of 10,000 layers take over 0.5 MB."""
+        if name not in NAMES:
+            return value
+        if self._names.get(name) != value:
+            self._names[name] = value
+        return self._names[name]
 
     def _feeds_of(self, pairs: Sequence[tuple[int, int]] | None, order: Sequence[int]) -> tuple[str, ...]:
         if self._feeds[0] != (pairs, order):  # nearly always they stay: Snapshots then share the texts
