@@ -86,7 +86,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
             measured; of what is beyond it a sample is kept, and the norm is estimated.
         measure_eagerly: run measured steps without compiled code, in which no layer can be read; needs torch 2.6. The
             weights then differ from an unwatched run's by rounding, and by dropout, which is drawn differently.
-        on_error: ``"warn"`` switches off the part of the watching that fails; ``"raise"`` is for tests and for debugging
+        on_error: ``"warn"`` switches off the part of the watching that fails; ``"raise"`` is for tests and to debug
             a detector. None takes the environment variable ``GRADWATCH_ON_ERROR``, else ``"warn"``.
         report: at the end of the fit write one HTML file: a path, or True for ``gradwatch.html`` beside the record.
 

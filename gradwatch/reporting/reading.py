@@ -40,6 +40,7 @@ class Record:
             record is of version 0.1.0.
         settings: of the run, by name.
         modules: name -> class of each module that holds watched layers.
+        thinned: at the end one in so many measured steps was written, as the record grew large; 1 for all.
 
     Example:
         >>> snapshots, findings = Record([Snapshot(0, ("fc",))], [])
@@ -55,6 +56,7 @@ class Record:
     diagnoses: list[Diagnosis] | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
+    thinned: int = 1
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.snapshots, self.findings))
@@ -117,6 +119,7 @@ class _Reader:
         self.snapshots: list[Snapshot] = []
         self.damaged = 0
         self.lost = 0
+        self._thinned = 1
         self.out_of_service: list[OutOfService] = []
         self._findings: list[tuple[int, Finding]] = []  # with the step of the last Snapshot before
         self._names: Line = {}
@@ -127,6 +130,7 @@ class _Reader:
             "snapshot": self._read_snapshot,
             "finding": self._read_finding,
             "lost": self._read_lost,
+            "thinned": self._read_thinned,
             "out_of_service": self._read_out_of_service,
             "about": self._read_about,
             "diagnoses": self._read_diagnoses,
@@ -149,7 +153,7 @@ class _Reader:
         if self._diagnoses is not None:
             diagnoses = [Diagnosis.from_dict(line, findings) for line in self._diagnoses]
         known = (self.damaged, self.lost, self.out_of_service, diagnoses)
-        return Record(self.snapshots, findings, *known, *self._about)
+        return Record(self.snapshots, findings, *known, *self._about, self._thinned)
 
     def findings(self) -> list[Finding]:
         """Return each finding as its last line has it; while a finding is open, layers may join it."""
@@ -187,6 +191,9 @@ class _Reader:
 
     def _read_lost(self, line: Line) -> None:
         self.lost += as_step(line["snapshots"]) + as_step(line["findings"])
+
+    def _read_thinned(self, line: Line) -> None:
+        self._thinned = as_step(line["every"])
 
     def _read_out_of_service(self, line: Line) -> None:
         failure = OutOfService(of_type(str, line["part"]), as_step(line["step"]), of_type(str, line["error"]))

@@ -15,6 +15,7 @@ from gradwatch.containment import OutOfService
 from gradwatch.records import Diagnosis, Finding, Snapshot
 from gradwatch.reporting.reading import ALWAYS_NAMED, FORMAT, HEADER_NAMES, VERSION, Record, read_record
 from gradwatch.reporting.record_files import LineFile, RemoteCopy, local_path, remote_url
+from gradwatch.reporting.thinning import MOST_BYTES, Thinning
 
 __all__ = ["JsonlRecord", "Record", "read_record"]
 
@@ -34,6 +35,7 @@ class JsonlRecord:
     ``about``           settings of the run, and the class of each module that holds watched layers: once, at the start
     ``diagnoses``       the causes of all findings, with their evidence and what to do: once, at the end
     ``lost``            the number of lines that could not be written here, and their steps
+    ``thinned``         from here on one measured step in so many is written, as the file would pass ``most_bytes``
     ``out_of_service``  a part of the watching that failed and was switched off
     ==================  ======================================================================================
 
@@ -47,9 +49,12 @@ class JsonlRecord:
 
     A remote file is written on this machine and uploaded every 30 seconds or more rarely, and at the end.
 
+    The file stays below ``most_bytes``: see :class:`~gradwatch.reporting.thinning.Thinning`.
+
     Args:
         path: the file to write; missing folders are made. Also a URL that fsspec knows, such as
             ``s3://bucket/gradwatch.jsonl``.
+        most_bytes: the file's bound.
 
     Attributes:
         path: the file as a Path, or a remote file's URL.
@@ -71,7 +76,7 @@ class JsonlRecord:
         (0, '')
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, most_bytes: int = MOST_BYTES) -> None:
         url = remote_url(path)
         self.path: str | Path = url or local_path(path)
         self._remote = RemoteCopy(url) if url else None
@@ -80,6 +85,7 @@ class JsonlRecord:
         self._lines = LineFile(local, str(self.path))
         self._names: dict[str, list[str]] = {}
         self._step = 0
+        self._thinning, self._thinned_from = Thinning(most_bytes), 0
         # A record that nobody closes gets its last lines when it is collected or the interpreter ends.
         self._close = weakref.finalize(self, _close, self._lines, self._remote, os.getpid())
 
@@ -91,11 +97,22 @@ class JsonlRecord:
     @property
     def trouble(self) -> str:
         """The lines that are missing from the file and the reason, in words; empty where none are."""
-        return "; ".join(filter(None, (self._lines.trouble, self._remote.trouble if self._remote else "")))
+        remote, every = self._remote.trouble if self._remote else "", self._thinning.every
+        thinned = f"{self.path} holds fewer measured steps from step {self._thinned_from} on, at the end one in {every}"
+        thinned += ": it would have grown too large. A record_path that ends in .parquet keeps all, columns= keeps less"
+        return "; ".join(filter(None, (self._lines.trouble, remote, thinned if every > 1 else "")))
 
     def snapshot(self, snapshot: Snapshot) -> None:
-        """Write a Snapshot, and the names if they are new."""
-        self._step = int(snapshot.step)
+        """Write a Snapshot, and the names if they are new; leave it out where the file grows too large."""
+        self._step, every = int(snapshot.step), self._thinning.every
+        kept = self._thinning.kept(snapshot, self._lines.size)
+        if self._thinning.every > every:
+            self._thinned_from = self._thinned_from if every > 1 else self._step
+            self._add(json.dumps({"type": "thinned", "every": self._thinning.every, "step": self._step}), "thinned")
+        if kept is not None:
+            self._write(kept)
+
+    def _write(self, snapshot: Snapshot) -> None:
         values = snapshot.to_dict()
         names = {name: values.pop(name) for name in HEADER_NAMES}
         if not values["carried_over"]:
@@ -120,7 +137,9 @@ class JsonlRecord:
         self._add(json.dumps({"type": "about", "settings": dict(settings), "modules": dict(modules)}), "about")
 
     def diagnoses(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """Write the causes of all findings."""
+        """Write the causes of all findings, after the latest Snapshot, if that was left out."""
+        if (last := self._thinning.last()) is not None:
+            self._write(last)
         plain = [{**d.to_dict(), "score": round(d.score, 3)} for d in diagnoses]
         self._add(json.dumps({"type": "diagnoses", "diagnoses": plain}, allow_nan=False), "diagnoses", at_once=True)
 

@@ -47,6 +47,9 @@ class LineFile:
         path: the file; an existing one is continued.
         name: the record's path or URL, for messages.
 
+    Attributes:
+        size: bytes of the file, with the lines that wait.
+
     Raises:
         OSError: when the file cannot be opened.
         ValueError: when the file exists and is no record.
@@ -55,9 +58,10 @@ class LineFile:
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
         self._file: FileIO | None = open_at_last_line(path)
+        self.size = self._file.tell()
         self._closed = False
         self._waiting: list[Line] = []
-        self._size = 0
+        self._waiting_size = 0
         self._flushed = float("-inf")
         self._header: Line | None = None
         self._failed = False
@@ -84,9 +88,10 @@ class LineFile:
             raise ValueError(f"{self._name} is closed; open it again to add lines")
         content = text.encode() + b"\n"
         self._waiting.append(Line(content, kind, step))
-        self._size += len(content)
+        self._waiting_size += len(content)
+        self.size += len(content)
         due = kind != "header" and time.monotonic() - self._flushed > _FLUSH_EVERY  # a header waits for its snapshot
-        if at_once or due or self._size > _MOST_WAITING:
+        if at_once or due or self._waiting_size > _MOST_WAITING:
             self.flush()
 
     def flush(self) -> None:
@@ -98,7 +103,7 @@ class LineFile:
         first = [Line(self._gap.as_json().encode() + b"\n", "lost", self._gap.last_step)] if self._gap.lines else []
         first += [self._header] if self._failed and self._header else []
         lines = [*first, *self._waiting]
-        self._waiting, self._size = [], 0
+        self._waiting, self._waiting_size = [], 0
         written = self._append(b"".join(line.content for line in lines))
         whole = sum(end <= written for end in accumulate(len(line.content) for line in lines))
         if whole < len(lines):

@@ -128,6 +128,8 @@ def notes_of(record: Record) -> list[str]:
     latest = record.snapshots[-1] if record.snapshots else None
     notes = [str(failure) for failure in record.out_of_service]
     notes += [f"{plural(record.lost, 'line')} of the record could not be written."] if record.lost else []
+    thinned = f"The record grew large: at its end it holds one in {record.thinned} measured steps."
+    notes += [thinned] if record.thinned > 1 else []
     notes += [f"{plural(record.damaged, 'line')} of the record cannot be read."] if record.damaged else []
     notes += [unused_in_words(record.snapshots)]
     if latest is None:
