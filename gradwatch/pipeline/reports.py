@@ -15,6 +15,7 @@ from gradwatch.pipeline.about import classes_around
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.layers import named_parameters, plain_name
 from gradwatch.records import Diagnosis, Finding, Snapshot
+from gradwatch.reporting.block_values import BlockValues
 from gradwatch.reporting.html.page import require_plotly
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.html.verdict import verdict_of
@@ -76,6 +77,7 @@ class Reports:
         self._settings: dict[str, str] | None = None
         self._modules: dict[str, str] = {}
         sinks = {part: containment.run(part, make) for part, make in places.sinks.items()}
+        self._blocks = BlockValues()
         self._sinks: dict[str, Sink] = {part: sink for part, sink in sinks.items() if sink is not None}
         self.crash = ""  # the error that ended the run, in words
         self._written: list[Finding] = []
@@ -95,7 +97,9 @@ class Reports:
     def write(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Write the latest Snapshot, and the Findings that opened or closed with it."""
         self._has_news, run = True, self._containment.run
-        self._show("", lambda sink: sink.snapshot(snapshot))
+        folded = run("values by block", self._blocks, snapshot, watcher.findings)
+        if folded is not None:
+            self._show("", lambda sink: sink.snapshot(folded))
         if self._record:
             run(self._record_part, self._record.snapshot, snapshot)
         if self._settings is None:
