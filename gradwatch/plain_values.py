@@ -38,11 +38,14 @@ def as_number(value: Any) -> float:
     return float(as_array([value])[0])
 
 
+def _is_array(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == np.float64
+
+
 def as_array(values: Any) -> npt.NDArray[np.float64]:
-    """Return a list of numbers as an array, or raise an error."""
-    array: npt.NDArray[np.float64] = np.array(
-        of_type(list, values), np.float64
-    )  # reads None as NaN, and the texts "inf" and "-inf"
+    """Return a list of numbers, or an array of them, as an array; or raise an error."""
+    # Reads None as NaN, and the texts "inf" and "-inf".
+    array: npt.NDArray[np.float64] = np.array(values if _is_array(values) else of_type(list, values), np.float64)
     if array.ndim != 1:
         raise ValueError(f"{array.ndim} dimensions; expected 1")
     return array

@@ -79,7 +79,7 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
         columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
-        record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the run's folder, False writes none.
+        record_path: of the record; None takes ``gradwatch.jsonl`` in the run's folder, False none; or ``x.parquet``.
         summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
             the Trainer knows it before.
         update_bytes: memory for copies of the weights, held for the length of a measured step, from which the update is

@@ -14,11 +14,12 @@ from gradwatch.commands.target import UsageError
 from gradwatch.diagnosis import diagnose
 from gradwatch.records import Diagnosis
 from gradwatch.reporting.html.report import write_report
-from gradwatch.reporting.reading import Record, read_record
+from gradwatch.reporting.reading import Record, is_parquet, read_record
 from gradwatch.reporting.record_files import remote_url
 
 RECORD = "gradwatch.jsonl"
 _MOST_LISTED = 8
+_MOST_BYTES = 2**30  # of columns in memory: 500 measured steps of 10,000 layers
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_run(place: str) -> Run:
     """
     path = place if remote_url(place) else _record_in(Path(place))
     try:
-        record = read_record(path)
+        record = read_record(path, _MOST_BYTES)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not (record.snapshots or record.findings):
@@ -60,12 +61,13 @@ def read_run(place: str) -> Run:
 
 def _record_in(path: Path) -> Path:
     """Return the record that a path names: itself, or the only one in the folder or below it."""
-    if path.is_file():
+    if path.is_file() or is_parquet(path):
         return path
     if not path.is_dir():
         raise UsageError(f"{path} is not there; expected a run's folder or its {RECORD}")
     named = f"{Path(RECORD).stem}*.jsonl"  # a second run in the same folder has a number in its name
-    found = sorted(path.glob(named)) or sorted(path.rglob(named)) or sorted(path.glob("*.jsonl"))
+    found = sorted(path.glob(named)) or sorted(path.glob("*.parquet")) or sorted(path.rglob(named))
+    found = found or sorted(path.glob("*.jsonl"))
     if not found:
         raise UsageError(f"{path} holds no {RECORD}; expected a run's folder or the record itself")
     if len(found) > 1:
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace, _: list[str]) -> int:
     """Write the report, say where it is, and return the exit code."""
     try:
         found = read_run(options.run_place)
-        out = options.out or f"{str(found.path).removesuffix('.jsonl')}.html"
+        out = options.out or f"{str(found.path).removesuffix('.jsonl').removesuffix('.parquet')}.html"
         written = write_report(out, found.record, found.diagnoses, found.title)
     except (UsageError, ImportError, OSError) as error:
         print(f"gradwatch report: {error}", file=sys.stderr)

@@ -20,8 +20,9 @@ from gradwatch.reporting.html.page import require_plotly
 from gradwatch.reporting.html.report import write_report
 from gradwatch.reporting.html.verdict import verdict_of
 from gradwatch.reporting.loggers import alert_text
+from gradwatch.reporting.parquet import open_record
 from gradwatch.reporting.pictures import draw_run
-from gradwatch.reporting.record import JsonlRecord, Record
+from gradwatch.reporting.record import Record
 from gradwatch.reporting.record_files import local_path, remote_url
 from gradwatch.reporting.sink import Sink
 from gradwatch.reporting.terminal import print_summary
@@ -37,7 +38,7 @@ class Places:
     """The places that a run writes to, and what is said of it there.
 
     Attributes:
-        record: path of the JSONL record; None writes none.
+        record: path of the record, in Parquet where it ends in ``.parquet``, else JSONL; None writes none.
         report: path of the report that is written at the end; None writes none.
         summary: print the table of layers and findings at the end.
         sinks: what makes the place of each logger, by its name in warnings.
@@ -68,7 +69,7 @@ class Reports:
         self._containment = containment = watcher.containment
         self._module, self._places = module, places
         self._record_part = f"record {places.record}"
-        self._record = containment.run(self._record_part, JsonlRecord, places.record) if places.record else None
+        self._record = containment.run(self._record_part, open_record, places.record) if places.record else None
         if self._record:
             places.tell(f"gradwatch: the record of this run is {self._record.path}")
         self._report_part = f"report {places.report}"

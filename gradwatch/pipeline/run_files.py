@@ -19,7 +19,8 @@ class Wanted:
     """The files and texts that a fit is asked for.
 
     Attributes:
-        record_path: of the JSONL record; None takes one in the run's folder, False writes none.
+        record_path: of the record, JSONL or (a folder) ``.parquet``; None takes one of JSONL in the run's folder, False
+            writes none.
         summary: print the table of layers and findings at the end.
         report: write the report at the end: a path, or True for one beside the record.
     """
@@ -36,7 +37,7 @@ class Wanted:
     def record_in(self, folder: str, *, resumes: bool) -> str | Path | None:
         """Return the path of the record; None where none is to be written.
 
-        A path that was given is taken as it is: JsonlRecord continues a file that is there. By default a run that goes
+        A path that was given is taken as it is: a record that is there is continued. By default a run that goes
         on continues its file, and another run in the same folder gets a file of its own.
 
         Args:
@@ -75,4 +76,4 @@ def beside(record: str | Path) -> str:
         's3://bucket/run.html'
     """
     text = record.as_posix() if isinstance(record, PurePath) else str(record)
-    return f"{text.removesuffix('.jsonl')}.html"
+    return f"{text.removesuffix('.jsonl').removesuffix('.parquet')}.html"

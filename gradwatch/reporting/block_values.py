@@ -22,10 +22,10 @@ _ENDS = ("median", "lowest", "highest")
 class BlockValues:
     """Makes of a Snapshot with very many layers one with a few, which a logger can take.
 
-    Repeated blocks are folded, as in the table at the end of a fit. Of each the median, the lowest and the highest
-    value are three layers of the new Snapshot, such as ``encoder.layers.0-1199.mlp median``. A layer that repeats
-    nothing stays itself. The layers that findings were about follow, each by its own name: at most 100, in the order in which
-    they were found. Their places are kept free from the start, since the place is part of TensorBoard's tags.
+    Repeated blocks are folded, as in the table at the end of a fit. Of each the median, the lowest and the highest are
+    three layers of the new Snapshot, such as ``encoder.layers.0-1199.mlp median``. A layer that repeats nothing stays
+    itself. The layers that findings were about follow, each by its own name: at most 100, in the order in which they
+    were found. Their places are kept free from the start, since the place is part of TensorBoard's tags.
 
     Where less repeats, stretches of neighbours are taken together instead: ``stem.3 to stem.27 median``.
 

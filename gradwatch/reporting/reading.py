@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -15,6 +15,8 @@ from gradwatch.reporting.record_files import open_to_read
 from gradwatch.reporting.text import plural
 
 FORMAT, VERSION = "gradwatch", 1
+LATEST, PART = "latest.jsonl", "part-"  # in the folder of a record in Parquet
+NO_PYARROW = "a record in Parquet needs pyarrow; install it with: pip install pyarrow"
 ALWAYS_NAMED = ("layers", "kinds", "params", "left_out")  # in each header; the records of 0.1.0 have no others
 # What is carried over changes from step to step, so it stands in the lines of the snapshots.
 HEADER_NAMES = tuple(name for name in NAMES if name != "carried_over")
@@ -69,18 +71,22 @@ class Record:
         return (self.snapshots, self.findings)[place]
 
 
-def read_record(path: str | Path) -> Record:
-    """Read a record that :class:`JsonlRecord` wrote, as far as it can be read.
+def read_record(path: str | Path, most_bytes: int | None = None) -> Record:
+    """Read a record that a monitor wrote, as far as it can be read.
 
     Damaged lines are left out, and a warning gives their number. Lines of an unknown type are ignored. Where a resumed
     run began again at an earlier step, the first run's lines from that step on are left out: the result is one run.
 
     Args:
-        path: the record; also a URL that fsspec knows, such as ``s3://bucket/gradwatch.jsonl``.
+        path: the record; also a URL that fsspec knows, such as ``s3://bucket/gradwatch.jsonl``, or the folder of a
+            record in Parquet.
+        most_bytes: of columns in memory; where there are more, every second Snapshot is dropped, as in a monitor's
+            history. None keeps all.
 
     Raises:
         OSError: when the file is not there or cannot be opened.
         ValueError: when a newer gradwatch wrote it.
+        ImportError: for one in Parquet, when pyarrow is not installed.
 
     Example:
         >>> import tempfile
@@ -100,23 +106,45 @@ def read_record(path: str | Path) -> Record:
         >>> len(damaged.snapshots), damaged.damaged, damaged.lost
         (1, 1, 0)
     """
-    reader = _Reader()
-    with open_to_read(path) as file:
-        for text in file:
-            try:
-                reader.read(text)
-            except NewerFormatError as error:
-                raise ValueError(f"{path} {error}") from None
+    reader = _Reader(most_bytes)
+    try:
+        if is_parquet(path):
+            reader.read_folder(Path(path))
+        else:
+            with open_to_read(path) as file:
+                reader.read_lines(file)
+    except NewerFormatError as error:
+        raise ValueError(f"{path} {error}") from None
     if reader.damaged:
         say(f"{plural(reader.damaged, 'line')} of {path} cannot be read; the rest is read")
     return reader.record()
 
 
-class _Reader:
-    """Puts a record's lines together."""
+def is_parquet(path: str | Path) -> bool:
+    """Return True for the folder of a record in Parquet."""
+    folder = Path(path)
+    return folder.suffix == ".parquet" and folder.is_dir()
 
-    def __init__(self) -> None:
+
+def pyarrow_parquet() -> Any:
+    """Return pyarrow's module for Parquet, or raise an ImportError that names the package."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError(NO_PYARROW) from None
+    return parquet
+
+
+class _Reader:
+    """Puts a record's lines together.
+
+    Args:
+        most_bytes: of columns; None for no bound.
+    """
+
+    def __init__(self, most_bytes: int | None = None) -> None:
         self.snapshots: list[Snapshot] = []
+        self._most_bytes, self._bytes, self._stride, self._count = most_bytes, 0, 1, 0
         self.damaged = 0
         self.lost = 0
         self._thinned = 1
@@ -136,16 +164,39 @@ class _Reader:
             "diagnoses": self._read_diagnoses,
         }
 
-    def read(self, text: bytes) -> None:
-        """Read one line; count it if it is damaged, except a last one that a killed run left without a line break."""
-        try:
-            line = json.loads(text.decode(errors="replace"))
-            if line["type"] in self._readers:
-                self._readers[line["type"]](line)
-        except NewerFormatError:
-            raise
-        except DAMAGE:
-            self.damaged += text.endswith(b"\n")
+    def read_lines(self, lines: Iterable[bytes]) -> None:
+        """Read lines; count damaged ones, except a last one that a killed run left without a line break."""
+        for text in lines:
+            try:
+                self._read(json.loads(text.decode(errors="replace")))
+            except NewerFormatError:
+                raise
+            except DAMAGE:
+                self.damaged += text.endswith(b"\n")
+
+    def read_folder(self, folder: Path) -> None:
+        """Read the parts of a record in Parquet, then its latest lines; a damaged part counts as one line."""
+        parquet = pyarrow_parquet()
+        for part in sorted(folder.glob(f"{PART}*.parquet")):
+            try:
+                self._read_rows(parquet.read_table(part))
+            except (OSError, *DAMAGE):  # pyarrow's own errors are of these
+                self.damaged += 1
+        if (folder / LATEST).exists():
+            with (folder / LATEST).open("rb") as file:
+                self.read_lines(file)
+
+    def _read_rows(self, table: Any) -> None:
+        columns = {name: table[name].combine_chunks() for name in table.column_names if name != "line"}
+        for row, text in enumerate(table["line"].to_pylist()):
+            numbers = {name: column[row].values for name, column in columns.items() if column[row].is_valid}
+            self._read(
+                json.loads(text) | {name: values.to_numpy(zero_copy_only=False) for name, values in numbers.items()}
+            )
+
+    def _read(self, line: Line) -> None:
+        if line["type"] in self._readers:
+            self._readers[line["type"]](line)
 
     def record(self) -> Record:
         """Return what has been read."""
@@ -183,8 +234,21 @@ class _Reader:
         if self.snapshots and snapshot.step <= self.snapshots[-1].step:
             self.snapshots = [kept for kept in self.snapshots if kept.step < snapshot.step]
             self._findings = [(step, finding) for step, finding in self._findings if step < snapshot.step]
-        self.snapshots.append(snapshot)
+        self._keep(snapshot)
         self._diagnoses = None  # those of a run that has been resumed since
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        """Keep a Snapshot; the latest is always there, and of the others every second is dropped at the bound."""
+        if self.snapshots and (self._count - 1) % self._stride:
+            self._bytes -= self.snapshots.pop().nbytes
+        self.snapshots.append(snapshot)
+        self._bytes += snapshot.nbytes
+        self._count += 1
+        if self._most_bytes is not None and self._bytes > self._most_bytes:
+            latest = [] if (self._count - 1) % (2 * self._stride) == 0 else self.snapshots[-1:]
+            self.snapshots = [*self.snapshots[: -len(latest) or None : 2], *latest]
+            self._stride *= 2
+            self._bytes = sum(each.nbytes for each in self.snapshots)
 
     def _read_finding(self, line: Line) -> None:
         self._findings.append((self.snapshots[-1].step if self.snapshots else -1, Finding.from_dict(line)))
@@ -197,7 +261,8 @@ class _Reader:
 
     def _read_out_of_service(self, line: Line) -> None:
         failure = OutOfService(of_type(str, line["part"]), as_step(line["step"]), of_type(str, line["error"]))
-        self.out_of_service.append(failure)
+        if failure not in self.out_of_service:
+            self.out_of_service.append(failure)
 
     def _read_about(self, line: Line) -> None:
         self._about = (_texts(line["settings"]), _texts(line["modules"]))

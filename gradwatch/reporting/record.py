@@ -95,6 +95,11 @@ class JsonlRecord:
         return self._lines.lost
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._lines.size
+
+    @property
     def trouble(self) -> str:
         """The lines that are missing from the file and the reason, in words; empty where none are."""
         remote, every = self._remote.trouble if self._remote else "", self._thinning.every
@@ -105,7 +110,7 @@ class JsonlRecord:
     def snapshot(self, snapshot: Snapshot) -> None:
         """Write a Snapshot, and the names if they are new; leave it out where the file grows too large."""
         self._step, every = int(snapshot.step), self._thinning.every
-        kept = self._thinning.kept(snapshot, self._lines.size)
+        kept = self._thinning.kept(snapshot, self.size)
         if self._thinning.every > every:
             self._thinned_from = self._thinned_from if every > 1 else self._step
             self._add(json.dumps({"type": "thinned", "every": self._thinning.every, "step": self._step}), "thinned")
