@@ -249,9 +249,11 @@ def zero_sum_weights(groups: npt.NDArray[np.int64]) -> Weights:
 def _the_one(weights: Weights, first: int, second: int) -> int:
     """Return the only process whose weights are parallel to the sums; of a pair, both are."""
     ones, others = weights
-    is_parallel = (ones.astype(object) * second == others.astype(object) * first) & ((ones != 0) | (others != 0))
-    found = np.flatnonzero(is_parallel)
-    return int(found[0]) if len(found) == 1 else -1
+    # Products of 64 bits may overflow, and are then compared modulo 2 ** 64. Those few that agree are compared exactly:
+    # 20,000 tensors that differ on 1,000 processes would take 2 s otherwise, and take 0.2 s.
+    may_be = (ones * np.int64(second) == others * np.int64(first)) & ((ones != 0) | (others != 0))
+    found = [i for i in np.flatnonzero(may_be).tolist() if int(ones[i]) * second == int(others[i]) * first]
+    return found[0] if len(found) == 1 else -1
 
 
 def _members(ranks: Ranks) -> list[int]:
