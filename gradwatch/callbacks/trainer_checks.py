@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from gradwatch.containment import SettingError
+from gradwatch.probe.deepspeed import WAY_OUT, is_of_deepspeed
 from gradwatch.probe.ranks import Ranks, find_ranks
 from gradwatch.records import Finding
 from gradwatch.torch_internals import unscales_itself
@@ -120,5 +121,6 @@ def _check_sharding(parts: list[Transform], trainer: Trainer) -> None:
 
 
 def _refuse_deepspeed(trainer: Trainer, what: str) -> None:
-    if has_class_named(trainer.strategy, "DeepSpeedStrategy"):
-        raise SettingError(f"DeepSpeed keeps gradients to itself, so there is nothing to {what}; use FSDP2 or DDP")
+    if is_of_deepspeed(trainer.strategy):
+        strategy = type(trainer.strategy).__name__
+        raise SettingError(f"the Trainer's strategy is a {strategy}. {WAY_OUT.format(what=what)}")

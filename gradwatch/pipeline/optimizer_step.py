@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.probe.deepspeed import refuse_optimizer
 from gradwatch.torch_internals import has_unscaled, unscales_itself
 
 
@@ -135,7 +136,8 @@ class MeanLoss:
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return the parameters of all groups."""
+    """Return the parameters of all groups; raise for an optimizer whose groups hold none of the model's."""
+    refuse_optimizer(optimizer)
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 

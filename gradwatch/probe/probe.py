@@ -14,6 +14,7 @@ from gradwatch.probe.columns import Assembly, before_clip
 from gradwatch.probe.compiled import HookableLayers
 from gradwatch.probe.constant_prediction import ConstantReader
 from gradwatch.probe.dead_units import UnitActivity
+from gradwatch.probe.deepspeed import refuse_deepspeed
 from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.loss_graph import LossEnd, read_end
@@ -61,7 +62,7 @@ class Probe:
         schedule_interval: by which a trainer advances the schedules of the learning rate; empty where unknown.
 
     Raises:
-        ValueError: when a pattern matches no layer.
+        ValueError: when a pattern matches no layer, or DeepSpeed trains the model.
         NotImplementedError: when parameters are sharded in a way whose parts can't be distinguished.
 
     Example:
@@ -86,6 +87,7 @@ class Probe:
         containment: Containment | None = None,
         update_bytes: int = KEPT_BYTES,
     ) -> None:
+        refuse_deepspeed(model)
         self.ranks = find_ranks(model) if ranks is None else ranks
         self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self.containment = containment or Containment("raise")

@@ -17,6 +17,7 @@ from gradwatch import Diagnosis, Finding, Snapshot, watch
 from gradwatch.causes import advice
 from gradwatch.diagnosis import diagnose
 from gradwatch.records import Cause, Kind
+from gradwatch.torch_internals import output_shape
 
 Batch = tuple[Tensor, Tensor]
 CLASSES = 5
@@ -274,8 +275,17 @@ def frozen(model: Detached) -> nn.Module:
     return model
 
 
+# A clip is seen by what torch 2.6 calls in it, shapes by what a node tells of them.
+UNSEEN = {
+    "a clip before the backward pass": not hasattr(torch.nn.utils.clip_grad, "_clip_grads_with_norm_"),
+    "each output against each target": output_shape(nn.Linear(1, 1)(torch.ones(1, 1)).grad_fn, 0) is None,
+}
+
+
 @pytest.mark.parametrize("name", SICK)
 def test_the_cause_is_named_first(name: str) -> None:
+    if UNSEEN.get(name):
+        pytest.skip(f"not seen with torch {torch.__version__}, as docs/limits.md says")
     cause, training = SICK[name]
     diagnoses = training.diagnose()
     assert diagnoses
