@@ -98,9 +98,8 @@ class Reports:
     def write(self, watcher: Watcher, snapshot: Snapshot) -> None:
         """Write the latest Snapshot, and the Findings that opened or closed with it."""
         self._has_news, run = True, self._containment.run
-        folded = run("values by block", self._blocks, snapshot, watcher.findings)
-        if folded is not None:
-            self._show("", lambda sink: sink.snapshot(folded))
+        shown = run("values by block", self._blocks, snapshot, watcher.findings) or snapshot
+        self._show("", lambda sink: sink.snapshot(shown))
         if self._record:
             run(self._record_part, self._record.snapshot, snapshot)
         if self._settings is None:

@@ -1,10 +1,12 @@
 """The commands run and write their tables; the figures of so few steps mean nothing."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
 import clip_cost
+import large
 import memory
 import overhead
 import pytest
@@ -149,3 +151,17 @@ def test_every_small_training_has_a_loss_and_a_gradient() -> None:
         (loss := training.loss(call(network, inputs), targets)).backward()
         assert loss.item() > 0
         assert any(param.grad is not None for param in network.parameters())
+
+
+def test_large_models_are_measured_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pyarrow")
+    large.main(["layers", "--sizes", "20", "1001", "--steps", "1"])
+    large.main(["records", "--layers", "20", "--steps", "3"])
+    large.main(["parameters"])
+    large.main(["ranks"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [row["keys"] for row in rows if "keys by layer" in row] == ["63", "12"]
+    assert [row["record"] for row in rows if "record" in row] == ["JSON", "JSON, thinned", "Parquet"]
+    assert rows[5]["amount"] == "1,087,879,168 in 230 tensors"
+    sizes = {row["layers"]: row["sums, kB"] for row in rows if "sums, kB" in row}
+    assert sizes["10,000"] == "4,723"  # as docs/large.md says

@@ -226,3 +226,21 @@ def test_a_resumed_run_sends_no_alert_again(tmp_path: Path) -> None:
         fits.fit(Net(mlp()), loader(), ckpt_path=tmp_path / "six.ckpt" if steps == 12 else None)
         fits.save_checkpoint(tmp_path / "six.ckpt")
     assert sent == ["gradwatch: small at step 1"]
+
+
+def test_a_network_of_more_than_a_thousand_layers_is_logged_by_block(tmp_path: Path) -> None:
+    layers = [torch.nn.Linear(8, 8) for _ in range(1200)]
+    for layer in layers:
+        torch.nn.init.eye_(layer.weight)
+    logger = CSVLogger(tmp_path)
+    known = {"on_finding": lambda finding: None, "summary": False, "columns": ["grad_*"]}
+    monitor = GradientMonitor(1, detectors=[finds_small], **known)
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(8, 3))
+    trainer(tmp_path, monitor, max_steps=3, logger=logger).fit(Net(network), loader())
+    heads = next(Path(logger.log_dir).glob("metrics.csv")).read_text().split("\n")[0].split(",")
+    named = {head.partition("/")[2] for head in heads if head.startswith("grad_norm/")}
+    blocks = {f"network.0-1200 {end}" for end in ("median", "lowest", "highest")}
+    assert named == blocks | {"network.0"}  # which has a finding
+    record = read_record(next(tmp_path.rglob("gradwatch.jsonl")))
+    assert len(record.snapshots[-1].layers) == 1201
+    assert record.snapshots[-1].missing["weight_norm"] == record.snapshots[-1].layers
