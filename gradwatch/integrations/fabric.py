@@ -53,6 +53,7 @@ class GradwatchCallback(WatchedRun):
         on_finding: ``"warn"``, ``"raise"``, or a function of the Finding; with ``"stop"``, ``should_stop`` tells.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
         record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the folder of the first logger, or in
             ``gradwatch_logs``; False writes none.
         summary: print the table of layers and findings at the end.
@@ -87,6 +88,7 @@ class GradwatchCallback(WatchedRun):
         on_finding: OnFinding = "warn",
         total_norm_every_step: bool = False,
         history_size: int = 500,
+        columns: Sequence[str] | None = None,
         record_path: str | Path | Literal[False] | None = None,
         summary: bool = True,
         update_bytes: int = KEPT_BYTES,
@@ -101,6 +103,7 @@ class GradwatchCallback(WatchedRun):
             on_finding=on_finding,
             total_norm_every_step=total_norm_every_step,
             history_size=history_size,
+            columns=columns,
             update_bytes=update_bytes,
             on_error=on_error,
         )

@@ -26,6 +26,7 @@ from gradwatch.pipeline.reports import Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
 from gradwatch.pipeline.watcher import Watcher
+from gradwatch.probe.deepspeed import WAY_OUT
 from gradwatch.probe.ranks import find_ranks
 from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
@@ -57,6 +58,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         on_finding: ``"warn"``, ``"stop"`` (ends the training cleanly), ``"raise"``, or a function of the Finding.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
         record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in ``output_dir``, False writes none.
         summary: print the table of layers and findings at the end of the training.
         update_bytes, on_error: as in :class:`~gradwatch.GradientMonitor`.
@@ -81,6 +83,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         on_finding: OnFinding = "warn",
         total_norm_every_step: bool = False,
         history_size: int = 500,
+        columns: Sequence[str] | None = None,
         record_path: str | Path | Literal[False] | None = None,
         summary: bool = True,
         update_bytes: int = KEPT_BYTES,
@@ -95,6 +98,7 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
             on_finding=on_finding,
             total_norm_every_step=total_norm_every_step,
             history_size=history_size,
+            columns=columns,
             update_bytes=update_bytes,
             on_error=on_error,
         )
@@ -305,7 +309,9 @@ def _owners() -> Iterator[Any]:
 def _refuse_deepspeed(args: TrainingArguments, trainer: Any) -> None:
     kind = getattr(getattr(getattr(trainer, "accelerator", None), "distributed_type", None), "name", "")
     if kind == "DEEPSPEED" or args.deepspeed:
-        raise SettingError("DeepSpeed keeps gradients to itself, so there is nothing to watch; use FSDP2 or DDP")
+        raise SettingError(
+            f"the Trainer trains with DeepSpeed (TrainingArguments.deepspeed). {WAY_OUT.format(what='watch')}"
+        )
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:

@@ -87,7 +87,7 @@ class Probe:
         containment: Containment | None = None,
         update_bytes: int = KEPT_BYTES,
     ) -> None:
-        refuse_deepspeed(model)
+        refuse_deepspeed(model)  # whoever knows the ranks may not have looked
         self.ranks = find_ranks(model) if ranks is None else ranks
         self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self.containment = containment or Containment("raise")

@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gradwatch.containment import UnsupportedError
+from gradwatch.probe.deepspeed import refuse_deepspeed
 from gradwatch.probe.layers import named_modules, named_parameters
 from gradwatch.probe.shards import is_sharded, part_count
 from gradwatch.torch_internals import fsdp2_class, is_flat_piece
@@ -91,7 +92,9 @@ def find_ranks(model: nn.Module) -> Ranks | None:
 
     Raises:
         UnsupportedError: (a NotImplementedError) where parameters are sharded in a way that is not supported.
+        SettingError: (a ValueError) for a model of DeepSpeed, which may be in a wrapper that nobody else looks at.
     """
+    refuse_deepspeed(model)
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     cut = _cut_by_fsdp(model) or _cut_by_mesh(model)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from gradwatch import GradientMonitor, GradientTransform, watch
 from gradwatch.callbacks.trainer_checks import ranks_of
 from gradwatch.containment import SettingError
+from gradwatch.integrations.fabric import GradwatchCallback
 from gradwatch.transforms import ClipByNorm
 
 
@@ -112,6 +114,19 @@ def test_a_strategy_of_deepspeed_is_refused_by_name() -> None:
     trainer._accelerator_connector.strategy = DeepSpeedStrategy()
     with pytest.raises(SettingError, match=r"the Trainer's strategy is a DeepSpeedStrategy.*nothing to watch; use DDP"):
         ranks_of(trainer)
+
+
+def test_an_engine_in_the_wrapper_of_fabric_is_refused() -> None:
+    """Fabric's callback watches the module in the wrapper, and finds the processes by the wrapper."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module, self._forward_module = module, DeepSpeedEngine(module)
+
+    callback = GradwatchCallback(record_path=False, summary=False)
+    with pytest.raises(SettingError, match="the model is a DeepSpeedEngine"):
+        callback.on_after_setup(Fabric(accelerator="cpu"), Wrapped(network()))
 
 
 def test_what_has_a_gradient_is_not_refused() -> None:
