@@ -217,7 +217,9 @@ def test_the_marks_are_those_of_this_torch() -> None:
     schedulers = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
     chained = torch.optim.lr_scheduler.ChainedScheduler(schedulers)
     assert [*torch_internals.chained_schedulers(chained)] == schedulers
-    assert torch_internals.is_compiled_function(torch.compile(torch.nn.functional.relu))
+    assert torch_internals.is_compiled_function(
+        torch.compile(lambda x: x + 1)
+    )  # of its own functions torch 2.4 takes none
     layer = nn.Linear(1, 1)
     layer.compile()
     assert torch_internals.is_compiled_in_place(layer)
