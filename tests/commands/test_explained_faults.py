@@ -15,6 +15,9 @@ from gradwatch.commands.explained_causes import CAUSES
 from gradwatch.commands.explained_findings import FINDINGS
 from gradwatch.identifiers import identifier_of
 from gradwatch.preflight.verdict import check_training
+from gradwatch.torch_internals import output_shape
+
+OF_SHAPES = ("GW012", "GW124")  # a loss that broadcasts
 
 NAMES = {"torch": torch, "nn": nn, "cross_entropy": cross_entropy}
 
@@ -117,6 +120,8 @@ FAULTS: dict[str, Callable[[], set[str]]] = {
 
 @pytest.mark.parametrize("identifier", FAULTS)
 def test_the_code_of_a_page_has_the_fault(identifier: str) -> None:
+    if identifier in OF_SHAPES and output_shape(nn.Linear(1, 1)(torch.ones(1, 1)).grad_fn, 0) is None:
+        pytest.skip(f"torch {torch.__version__} tells no shapes in its graph, as docs/limits.md says")
     torch.manual_seed(0)
     assert identifier in FAULTS[identifier]()
 
