@@ -341,14 +341,6 @@ def chained_schedulers(scheduler: Any) -> Any:
     return getattr(scheduler, "_schedulers", None)
 
 
-def owners_of(module: nn.Module) -> list[Any]:
-    """Return the Trainer and the Fabric that hold a LightningModule (seen in Lightning 2.4 to 2.6).
-
-    Without the names, a copy of the module copies its Trainer too, which costs memory or fails with a TypeError.
-    """
-    return [owner for name in ("_trainer", "_fabric") if (owner := getattr(module, name, None)) is not None]
-
-
 _CLIP = "_clip_grads_with_norm_"  # what clip_grad_norm_ calls by its module's globals; seen in torch 2.6 to 2.13
 _clip_lock = threading.RLock()  # a listener that dies may take it again, in the middle of this
 _clip_listeners: weakref.WeakSet[Any] = weakref.WeakSet()

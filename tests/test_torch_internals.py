@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch import torch_internals
+from gradwatch import torch_internals, trainer_internals
 from gradwatch.probe.module_hooks import ModuleHook
 from gradwatch.probe.norms import l2_norms, nonfinite_counts
 
 ROOT = Path(gradwatch.__file__).parent
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.name != "torch_internals.py"]
+INTERNALS = ("torch_internals.py", "trainer_internals.py")
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.name not in INTERNALS]
 PAIR = [torch.tensor([3.0, 4.0]), torch.tensor([0.0, -2.0])]
 
 
@@ -208,7 +209,7 @@ def test_without_marks_nothing_is_marked() -> None:
     assert not torch_internals.unscales_itself(bare)
     assert not torch_internals.has_unscaled(bare, bare)
     assert torch_internals.chained_schedulers(bare) is None
-    assert torch_internals.owners_of(bare) == []
+    assert trainer_internals.owners_of(bare) == []
 
 
 def test_the_marks_are_those_of_this_torch() -> None:
@@ -309,6 +310,9 @@ def test_a_wrapper_of_somebody_else_around_ours_stays() -> None:
     told: list[float] = []
 
     class Listener:
+        def before(self, params: object) -> None:
+            told.append(0.0)
+
         def __call__(self, params: object, bound: float, norm: object) -> None:
             told.append(bound)
 
@@ -325,7 +329,7 @@ def test_a_wrapper_of_somebody_else_around_ours_stays() -> None:
         torch_internals.stop_listening_to_clips(listener)
         torch.nn.utils.clip_grad_norm_([nn.Parameter(torch.ones(1))], 3.0)
         assert module._clip_grads_with_norm_ is theirs
-        assert told == [2.0]
+        assert told == [0.0, 2.0]
     finally:
         module._clip_grads_with_norm_ = original
 
@@ -333,3 +337,10 @@ def test_a_wrapper_of_somebody_else_around_ours_stays() -> None:
 def test_without_a_loaded_compiler_nothing_is_imported_to_run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     assert isinstance(torch_internals.run_eagerly(), nullcontext)
+
+
+def test_without_the_names_of_the_trainers_there_is_less_and_no_error() -> None:
+    model = nn.Linear(1, 1)
+    assert trainer_internals.wrapped_by_fabric(model) is model
+    assert trainer_internals.callbacks_of_fabric(object()) is None
+    assert trainer_internals.notes_of_trl(object()) == {}

@@ -30,6 +30,7 @@ from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
 from gradwatch.reporting.loggers import sink_of
 from gradwatch.reporting.notebook import WatchedRun
+from gradwatch.trainer_internals import callbacks_of_fabric, wrapped_by_fabric
 
 _FOLDER = "gradwatch_logs"  # of the record, where no logger has a folder
 _PACKAGES = ("torch", "lightning", "gradwatch")
@@ -157,7 +158,7 @@ class GradwatchCallback(WatchedRun):
         if self._is_open:
             say(f"one model is watched already, so {type(model).__name__} is not; expected gradwatch.watch() for it.")
             return
-        wrapped = getattr(module, "_forward_module", module)
+        wrapped = wrapped_by_fabric(module)
         self._watcher = watcher = self._make_watcher(model, ranks=find_ranks(wrapped))
         self._is_open, self._model = True, weakref.ref(model)
         if fabric.is_global_zero:
@@ -283,7 +284,7 @@ class AddedCallback(GradwatchCallback):
 
     def on_after_setup(self, fabric: Any, module: Any) -> None:
         """Begin as any, unless another callback watches; the last that was added is this Fabric's own."""
-        callbacks = getattr(fabric, "_callbacks", [self])
+        callbacks = callbacks_of_fabric(fabric) or [self]
         watching = [each for each in callbacks if isinstance(each, GradwatchCallback)]
         if watching[-1] is not self or not all(isinstance(each, AddedCallback) for each in watching):
             return

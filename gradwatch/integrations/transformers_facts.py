@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradwatch.diagnosis.data import CONSTANT, IGNORED
 from gradwatch.probe.scalars import Copy
+from gradwatch.trainer_internals import notes_of_trl
 
 PART = "the labels"
 IGNORE_INDEX = -100  # the label that PyTorch's cross-entropy leaves out, and all of transformers with it
@@ -26,7 +27,7 @@ class Facts:
     def __init__(self) -> None:
         self._is_measured = False
         self._copies: list[Copy] = []
-        self._rewards: Callable[[], Mapping[str, Any] | None] = dict
+        self._rewards: Callable[[], Mapping[str, Any]] = dict
         self._noted = 0
 
     def open(self, trainer: object) -> None:
@@ -57,16 +58,12 @@ class Facts:
         return IGNORED if max(counts) == 0 else ""
 
     def _shares(self) -> list[float]:
-        noted = self._rewards()
-        return list((noted or {}).get(_NO_SPREAD, ()))
+        return list(self._rewards().get(_NO_SPREAD, ()))
 
     def close(self) -> None:
         """Drop the trainer."""
         self._copies, self._is_measured, self._rewards = [], False, dict
 
 
-def _rewards(trainer: Callable[[], Any]) -> Mapping[str, Any] | None:
-    """Return the numbers that a trainer of TRL has noted since its last log; seen in TRL 1.16."""
-    noted = getattr(trainer(), "_metrics", None)
-    found = noted.get("train") if isinstance(noted, Mapping) else None
-    return found if isinstance(found, Mapping) else None
+def _rewards(trainer: Callable[[], Any]) -> Mapping[str, Any]:
+    return notes_of_trl(trainer())

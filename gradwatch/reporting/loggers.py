@@ -174,8 +174,15 @@ class Lit(AnyLogger):
         self._logger.experiment[REPORT] = File(str(path))
 
 
+def _tensorboard(logger: Any) -> Sink:
+    def has_hparams() -> bool:
+        return bool(getattr(logger, "hparams", None))  # that of Fabric keeps none
+
+    return TensorBoardReport(logger.experiment, has_hparams=has_hparams)
+
+
 _SINKS: Mapping[str, Callable[[Any], Sink]] = {
-    "TensorBoardLogger": lambda logger: TensorBoardReport(logger.experiment, has_hparams=lambda: bool(logger.hparams)),
+    "TensorBoardLogger": _tensorboard,
     "WandbLogger": Wandb,
     "MLFlowLogger": MLflow,
     "CometLogger": Comet,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradwatch.torch_internals import owners_of
+from gradwatch.trainer_internals import owners_of
 
 T = TypeVar("T")
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
