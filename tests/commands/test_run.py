@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "no-code.md"
 PROGRAM = """
 import os
 import pickle
+import signal
 import sys
 
 import helper
@@ -37,6 +38,7 @@ def main():
     if what == "exit":
         sys.exit(7)
     if what == "wait":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         print("waits", flush=True)
         while True:
             pass
