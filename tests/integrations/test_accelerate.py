@@ -87,3 +87,35 @@ def test_a_nan_is_seen_where_it_is_and_not_all_over_as_after_the_clip() -> None:
     snapshot = loop.watcher.history[3]
     assert dict(zip(snapshot.layers, snapshot.nonfinite.tolist(), strict=True))["0"] == 0
     assert dict(zip(snapshot.layers, snapshot.nonfinite.tolist(), strict=True))["2"] == 1
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_loss_scaler_in_the_optimizer_is_taken_out_of_the_numbers(clips: bool) -> None:
+    """Accelerate refuses fp16 on a CPU, so the optimizer gets a scaler of torch's by hand."""
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.Accelerator(cpu=True)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = accelerate.optimizer.AcceleratedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), scaler=scaler)
+    expected = []
+    with watch(model, detectors=[]) as watcher:
+        for step in range(4):
+            loss = model(torch.randn(8, 4)).square().mean()
+            grads = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            expected.append(math.sqrt(sum(float(grad.square().sum()) for grad in grads)))
+            scaler.scale(loss).backward()
+            if step == 2:
+                model.weight.grad.fill_(math.inf)
+            if clips:
+                scaler.unscale_(optimizer.optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            watcher.step(optimizer, loss)
+            optimizer.zero_grad()
+    found = watcher.history
+    assert [snapshot.skipped for snapshot in found] == [False, False, True, False]
+    for step in (0, 1, 3):
+        assert found[step].total_norm == pytest.approx(expected[step], rel=1e-5)
+        assert found[step].total_norm_after == pytest.approx(0.01 if clips else expected[step], rel=1e-3)
+    assert found[0].loss_scale == 1024
+    assert found[3].loss_scale == 512
