@@ -13,6 +13,8 @@ from rich.text import Text
 
 from gradwatch.records import Diagnosis, Finding, Snapshot
 
+_WIDEST = 36  # columns of a terminal of 80 that may go to the names of layers
+
 
 def number(value: float) -> str:
     """Return a number with two or three digits, in at most six characters; empty for NaN, which means no value.
@@ -224,7 +226,11 @@ def verdict(
         (['found', 'cause and evidence', 'what to do'], 1)
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), leading=1, expand=True)
-    for head, ratio in (("found", 3), ("cause and evidence", 5), ("what to do", 4)):
+    all_of_them = [*findings, *(finding for diagnosis in diagnoses for finding in diagnosis.findings)]
+    words = [word for finding in all_of_them for word in _found(finding, name).split()]
+    longest = max(map(len, words), default=0)  # a name that is broken can't be searched for
+    table.add_column("found", width=min(longest, _WIDEST), ratio=3, overflow="fold")  # with a ratio, width is the least
+    for head, ratio in (("cause and evidence", 5), ("what to do", 4)):
         table.add_column(head, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:
         found = "\n".join(_found(finding, name) for finding in diagnosis.findings) or "no finding yet"
