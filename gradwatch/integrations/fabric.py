@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
-from gradwatch.containment import OnError, OutOfService, RaisedOnPurpose, say
+from gradwatch.containment import OnError, RaisedOnPurpose, say
 from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.pipeline.about import processes, settings_of_run
@@ -24,19 +24,19 @@ from gradwatch.pipeline.origin_search import PART as AGAIN
 from gradwatch.pipeline.reports import Places, Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
+from gradwatch.pipeline.watched_through import WatchedThrough
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.ranks import find_ranks
 from gradwatch.probe.updates import KEPT_BYTES
-from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
+from gradwatch.records import Detector
 from gradwatch.reporting.loggers import sink_of
-from gradwatch.reporting.notebook import WatchedRun
 from gradwatch.trainer_internals import callbacks_of_fabric, wrapped_by_fabric
 
 _FOLDER = "gradwatch_logs"  # of the record, where no logger has a folder
 _PACKAGES = ("torch", "lightning", "gradwatch")
 
 
-class GradwatchCallback(WatchedRun):
+class GradwatchCallback(WatchedThrough):
     """Watch the gradients of a loop that Lightning's Fabric runs: ``Fabric(callbacks=[GradwatchCallback()])``.
 
     It begins when ``fabric.setup`` prepares a model, reads the gradients at each optimizer step, before a clip by
@@ -124,33 +124,9 @@ class GradwatchCallback(WatchedRun):
         self._steps = StepsPastLightning(self._read)
 
     @property
-    def findings(self) -> list[Finding]:
-        """All Findings of the run, open and closed, in the order they opened."""
-        return self._watcher.findings
-
-    @property
-    def history(self) -> list[Snapshot]:
-        """The measured steps that are kept, in order."""
-        return self._watcher.history
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps so far."""
-        return self._watcher.steps
-
-    @property
     def should_stop(self) -> bool:
         """True if a finding has opened and ``on_finding`` is ``"stop"``."""
         return self._watcher.should_stop
-
-    @property
-    def out_of_service(self) -> list[OutOfService]:
-        """The parts of the watching that failed and were switched off."""
-        return self._watcher.out_of_service
-
-    def diagnosis(self) -> list[Diagnosis]:
-        """Return the likely causes of what was found, the likeliest first."""
-        return self._watcher.diagnosis()
 
     def on_after_setup(self, fabric: Any, module: Any) -> None:
         """Begin to watch a model that Fabric has set up."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from gradwatch.containment import OnError, OutOfService, RaisedOnPurpose, SettingError, say
+from gradwatch.containment import OnError, RaisedOnPurpose, SettingError, say
 from gradwatch.integrations.forward_again import ForwardAgain
 from gradwatch.integrations.losses import Losses
 from gradwatch.integrations.transformers_facts import PART, Facts
@@ -25,18 +25,18 @@ from gradwatch.pipeline.origin_search import PART as AGAIN
 from gradwatch.pipeline.reports import Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
+from gradwatch.pipeline.watched_through import WatchedThrough
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.probe.deepspeed import WAY_OUT
 from gradwatch.probe.ranks import find_ranks
 from gradwatch.probe.updates import KEPT_BYTES
-from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
-from gradwatch.reporting.notebook import WatchedRun
+from gradwatch.records import Detector
 from gradwatch.torch_internals import has_unscaled, unscales_itself
 
 _STATE = "gradwatch.pt"  # in each checkpoint
 
 
-class GradwatchCallback(TrainerCallback, WatchedRun):
+class GradwatchCallback(TrainerCallback, WatchedThrough):
     """Watch every layer's gradient in Hugging Face's Trainer, find problems, and say where and why.
 
     It does in ``transformers.Trainer``, and in the trainers of TRL, what :class:`~gradwatch.GradientMonitor` does in
@@ -112,30 +112,6 @@ class GradwatchCallback(TrainerCallback, WatchedRun):
         self._losses: Losses | None = None
         self._facts = Facts()
         self._again: ForwardAgain | None = None
-
-    @property
-    def findings(self) -> list[Finding]:
-        """All Findings of the training, open and closed, in the order they opened."""
-        return self._watcher.findings
-
-    @property
-    def history(self) -> list[Snapshot]:
-        """The measured steps that are kept, in order."""
-        return self._watcher.history
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps of the training so far."""
-        return self._watcher.steps
-
-    @property
-    def out_of_service(self) -> list[OutOfService]:
-        """The parts of the watching that failed in this training and were switched off."""
-        return self._watcher.out_of_service
-
-    def diagnosis(self) -> list[Diagnosis]:
-        """Return the likely causes of what was found, the likeliest first."""
-        return self._watcher.diagnosis()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
