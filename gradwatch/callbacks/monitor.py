@@ -22,21 +22,21 @@ from gradwatch.callbacks.steps_past_lightning import StepsPastLightning
 from gradwatch.callbacks.trainer_checks import is_last_step, ranks_of
 from gradwatch.callbacks.unstepped import UnsteppedBatches
 from gradwatch.checks import require_whole
-from gradwatch.containment import OnError, OutOfService, say_once
+from gradwatch.containment import OnError, say_once
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.origin_search import PART, may_be_of_nan
 from gradwatch.pipeline.reports import Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
+from gradwatch.pipeline.watched_through import WatchedThrough
 from gradwatch.pipeline.watcher import Watcher
 from gradwatch.places import crash_in_words
 from gradwatch.probe.updates import KEPT_BYTES
-from gradwatch.records import Detector, Diagnosis, Finding, Snapshot
-from gradwatch.reporting.notebook import WatchedRun
+from gradwatch.records import Detector, Diagnosis, Finding
 from gradwatch.reporting.reading import Record
 
 
-class GradientMonitor(ReleasesModule, WatchedRun):
+class GradientMonitor(ReleasesModule, WatchedThrough):
     """Watch every layer's gradient, find problems, and show them in TensorBoard and on the terminal.
 
     Watching changes nothing: the weights are bit for bit those of an unwatched run. It ends nothing: a part that fails
@@ -153,21 +153,6 @@ class GradientMonitor(ReleasesModule, WatchedRun):
         """All Findings of the fit, open and closed, in the order they opened."""
         self._say_where_it_is()
         return self._watcher.findings
-
-    @property
-    def history(self) -> list[Snapshot]:
-        """The measured steps that are kept, in order."""
-        return self._watcher.history
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps of the fit so far."""
-        return self._watcher.steps
-
-    @property
-    def out_of_service(self) -> list[OutOfService]:
-        """The parts of the watching that failed in this fit and were switched off."""
-        return self._watcher.out_of_service
 
     def diagnosis(self) -> list[Diagnosis]:
         """Return the likely causes of what was found, the likeliest first."""
