@@ -42,8 +42,10 @@ def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    wandb.teardown()  # it reads the environment once, maybe for an earlier test
     yield wandb.init(project="p", dir=tmp_path)
     wandb.finish()
+    wandb.teardown()
 
 
 def test_weights_and_biases(wandb_run: Any, tmp_path: Path) -> None:

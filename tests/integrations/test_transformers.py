@@ -183,10 +183,12 @@ def test_weights_and_biases_and_others_get_it_through_the_trainers_reporting(
     wandb = pytest.importorskip("wandb")
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
+    wandb.teardown()  # it reads the environment once, maybe for an earlier test
     callback = quiet()
     train(tmp_path, callback, report_to=["wandb"], max_steps=4)
     summary = dict(wandb.run.summary)
     wandb.finish()
+    wandb.teardown()
     assert summary["grad_norm_total"] == pytest.approx(callback.history[-1].total_norm)
     assert summary["train/global_step"] >= 3
     assert summary["gradwatch/verdict"].startswith("No fault found so far")
