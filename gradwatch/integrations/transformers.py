@@ -33,6 +33,7 @@ from gradwatch.probe.updates import KEPT_BYTES
 from gradwatch.records import Detector
 from gradwatch.torch_internals import has_unscaled, unscales_itself
 
+_LOSSES = "the losses"  # that is out of service when noting one fails
 _STATE = "gradwatch.pt"  # in each checkpoint
 
 
@@ -106,6 +107,7 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         self._make_blank = partial(options, nn.Module())
         self._watcher = self._make_blank()  # nothing to watch until a training starts
         self._wanted = Wanted(record_path, summary, report)
+        self._reads_every_total = total_norm_every_step
         self._open: Callable[[], None] | None = None  # opens the reports, once
         self._reports: Reports | None = None
         self._step: StepInProgress | None = None
@@ -133,7 +135,7 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         self._facts.open(trainer)
         self._again = containment.run(AGAIN, ForwardAgain, kwargs["model"])
         if trainer is not None:
-            self._losses = containment.run("the losses", Losses, trainer.accelerator, self)
+            self._losses = containment.run(_LOSSES, Losses, trainer.accelerator, self)
 
     def _report(
         self, args: TrainingArguments, state: TrainerState, trainer: Trainer | None, model: nn.Module, *, resumes: bool
@@ -160,13 +162,14 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
 
     def before_backward(self, loss: Tensor) -> None:
         """Take the loss of a batch, as a share of the step's."""
-        if self._step is not None:
-            with self._watcher.contained():
-                self._step.batches += 1
-                self._step.add_loss(loss)
-                if self._again is not None and self._again.inputs is not None:
-                    self._watcher.containment.run(PART, self._facts.look, self._again.inputs[1])
-            self._watcher.expect(loss)
+        step = self._step
+        if step is None:
+            return
+        step.batches += 1
+        self._watcher.containment.run(_LOSSES, step.add_loss, loss)
+        if self._watcher.is_measuring and self._again is not None and self._again.inputs is not None:
+            self._watcher.containment.run(PART, self._facts.look, self._again.inputs[1])
+        self._watcher.expect(loss)
 
     def after_backward(self) -> None:
         """Search for the operation that made NaN, where the step has turned NaN on a CPU."""
@@ -185,6 +188,10 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         step = self._step
         if step is None or step.was_read:
             return
+        if not (self._watcher.is_measuring or self._reads_every_total):  # nearly always: no gradient is looked at
+            step.was_read = True
+            self._watcher.read(unwrapped(optimizer))
+            return
         with self._watcher.contained():
             inner, scaler = unwrapped(optimizer), getattr(optimizer, "scaler", None)
             if scaler is not None and not (unscales_itself(inner) or has_unscaled(scaler, inner)):
@@ -197,7 +204,8 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         if step is None:
             return
         step.close()
-        self._watcher.intake.told = self._watcher.containment.run(PART, self._facts.told) or ""
+        if self._watcher.is_measuring or self._facts.is_waiting:
+            self._watcher.intake.told = self._watcher.containment.run(PART, self._facts.told) or ""
         self._watcher.end(step.loss, loss_scale=step.loss_scale, skipped=step.skipped)
         control.should_training_stop = control.should_training_stop or self._watcher.should_stop
 

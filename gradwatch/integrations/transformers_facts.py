@@ -40,6 +40,11 @@ class Facts:
         self._copies = self._copies if any(not copy.has_arrived for copy in self._copies) else []
         self._noted = len(self._shares())
 
+    @property
+    def is_waiting(self) -> bool:
+        """Return True while counts of labels have not been read."""
+        return bool(self._copies)
+
     def look(self, inputs: Mapping[str, Any]) -> None:
         """Count the labels of a batch that are not left out."""
         labels = inputs.get("labels")

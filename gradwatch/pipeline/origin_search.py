@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,24 +56,34 @@ class OriginSearch:
 
     def note(self, loss: Tensor) -> None:
         """Look at a loss, before its backward pass or after it."""
-        with self._containment.guard(PART), past_torch_function(), past_dispatch_modes():
-            if not self._containment.is_out(PART):
+        if not self.is_open:
+            return
+        try:  # at each step, where a context manager in Python costs more than what it guards
+            with past_torch_function(), past_dispatch_modes():
                 self._note(loss)
+        except Exception as error:
+            self._give_up(error)
 
     def seek(
         self, step: int, again: Callable[[], Again], batch: Any, state: Tensor | None, *, crashed: bool
     ) -> Origin | None:
         """Search where the step turned NaN, or ``crashed``; return what was found. For the rest see :meth:`search`."""
-        with self._containment.guard(PART):
-            if self._containment.is_out(PART):
-                return None
-            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
+        if not self.is_open:
+            return None
+        try:
+            with past_torch_function(), past_dispatch_modes():
                 is_due = crashed or self.is_due()
             return self.origin if is_due and self.search(step, again, batch, state) else None
-        return None
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        self._tries = 0
+        self._containment.fail(PART, error)
 
     def _note(self, loss: Tensor) -> None:
-        if self.is_open and is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
+        if is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
             self._is_bad |= not math.isfinite(loss.item())
 
     def is_due(self) -> bool:
