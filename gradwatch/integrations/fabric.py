@@ -134,8 +134,13 @@ class GradwatchCallback(WatchedThrough):
         if self._is_open:
             say(f"one model is watched already, so {type(model).__name__} is not; expected gradwatch.watch() for it.")
             return
-        wrapped = wrapped_by_fabric(module)
-        self._watcher = watcher = self._make_watcher(model, ranks=find_ranks(wrapped))
+        with self._watcher.containment.guard("the model"):
+            self._watcher = self._make_watcher(model, ranks=find_ranks(wrapped_by_fabric(module)))
+            self._scaler = getattr(fabric.strategy.precision, "scaler", None)
+            self._open(fabric, model)
+
+    def _open(self, fabric: Any, model: nn.Module) -> None:
+        watcher = self._watcher
         self._is_open, self._model = True, weakref.ref(model)
         if fabric.is_global_zero:
             with watcher.containment.guard("reports"):
@@ -143,7 +148,6 @@ class GradwatchCallback(WatchedThrough):
                 watcher.intake.on_snapshot = partial(self._reports.write, watcher)
         self._losses = watcher.containment.run("the losses", Losses, fabric, self)
         self._again = watcher.containment.run(AGAIN, ForwardAgain, model)
-        self._scaler = getattr(fabric.strategy.precision, "scaler", None)
         self._steps.open(model)
         atexit.register(_close, weakref.ref(self))
         self._begin()
@@ -166,7 +170,8 @@ class GradwatchCallback(WatchedThrough):
         self._step = StepInProgress()
         self._watcher.begin()
         for optimizer in self._optimizers[-1:]:
-            self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
+            with self._watcher.containment.guard("the clip"):
+                self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
 
     def before_backward(self, loss: Tensor) -> None:
         """Take a loss."""
@@ -190,7 +195,7 @@ class GradwatchCallback(WatchedThrough):
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
         """End the optimizer step."""
-        if not self._is_open or not self._holds(optimizer):
+        if not self._is_open or not self._watcher.containment.run("the optimizer", self._holds, optimizer):
             return
         self._step.close()
         loss, self._last = self._loss.end(self._last), None

@@ -120,13 +120,14 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
     ) -> None:
         """Find the layers, take up the memory of a checkpoint, and listen for losses."""
         self.close()
-        trainer = trainer_that_calls()
-        _refuse_deepspeed(args, trainer)
+        self._watcher = self._make_blank()  # it stays where looking at the model fails
         containment = self._watcher.containment
+        trainer = containment.run("the Trainer", trainer_that_calls)
+        _refuse_deepspeed(args, trainer)
         with containment.guard("the model"):
             wrapped = getattr(trainer, "model_wrapped", kwargs["model"])
             self._watcher = self._make_watcher(kwargs["model"], ranks=find_ranks(wrapped))
-            containment = self._watcher.containment
+        containment = self._watcher.containment
         before = containment.run("the memory of an earlier run", _memory, args, state)
         if before:
             containment.run("the memory of an earlier run", self._watcher.load_state_dict, before)
@@ -156,9 +157,10 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         is_last = self._wanted.shows_last_step and 0 < state.max_steps <= state.global_step + 1
         self._step = StepInProgress()
         self._watcher.begin(is_last=is_last)
-        self._facts.begin(is_measured=self._watcher.is_measuring)
+        self._watcher.containment.run(PART, self._facts.begin, self._watcher.is_measuring)
         if (optimizer := kwargs.get("optimizer")) is not None:
-            self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
+            with self._watcher.containment.guard("the clip"):
+                self._watcher.read_before_clip(optimizer, partial(self._read, optimizer))
 
     def before_backward(self, loss: Tensor) -> None:
         """Take the loss of a batch, as a share of the step's."""

@@ -34,7 +34,7 @@ class Facts:
         """Begin to look at what a trainer of TRL notes."""
         self._rewards = partial(_rewards, weakref.ref(trainer)) if trainer is not None else dict
 
-    def begin(self, *, is_measured: bool) -> None:
+    def begin(self, is_measured: bool) -> None:
         """Begin a step."""
         self._is_measured = is_measured
         self._copies = self._copies if any(not copy.has_arrived for copy in self._copies) else []

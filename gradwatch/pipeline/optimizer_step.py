@@ -110,9 +110,10 @@ class LossScale:
         stepping = Stepping()
         stepping.expect(self.inner, then, after, early=self.left is not None)
         try:
-            self._optimizer.step(**kwargs) if self.inner is not self._optimizer else self._scaler.step(
-                self._optimizer, **kwargs
-            )
+            if self.inner is self._optimizer:
+                self._scaler.step(self._optimizer, **kwargs)
+            else:  # a wrapper, which steps the scaler by itself
+                self._optimizer.step(**kwargs)
         finally:
             stepping.close()
         self.skipped = stepping.skipped

@@ -48,7 +48,7 @@ def test_fabric_gives_the_same_snapshots() -> None:
 
 def with_callback(folder: Path, precision: str = "32-true", *, watched: bool = True, **options: object) -> Any:
     torch.manual_seed(0)
-    callback = GradwatchCallback(summary=False, on_error="raise", **options)
+    callback = GradwatchCallback(**{"summary": False, "on_error": "raise", **options})
     logger = TensorBoardLogger(folder, name="run")
     fabric = Fabric(accelerator="cpu", precision=precision, callbacks=[callback] if watched else [], loggers=[logger])
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -119,3 +119,19 @@ def test_a_program_that_just_ends_gets_its_summary(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "gradients at step 2" in done.stdout
     assert len(read_record(tmp_path / "gradwatch_logs" / "gradwatch.jsonl").snapshots) == 3
+
+
+@pytest.mark.parametrize("name", ["find_ranks", "Losses", "ForwardAgain", "parameters_of", "settings_of_run"])
+@pytest.mark.filterwarnings("ignore:gradwatch")
+def test_a_fault_of_the_watching_neither_ends_nor_changes_the_loop(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise KeyError("a fault")
+
+    _, _, bare, _ = with_callback(tmp_path / "a", watched=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"gradwatch.integrations.fabric.{name}", fails)
+        _, norms, weights, _ = with_callback(tmp_path / "b", on_error="warn")
+    assert all(map(torch.equal, weights, bare))
+    assert len(norms) == 8

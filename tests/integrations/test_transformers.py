@@ -254,3 +254,28 @@ def test_the_operation_that_made_nan_is_named_with_its_layer(tmp_path: Path) -> 
         train(tmp_path, callback, model=model, max_steps=4)
     assert callback.findings[0].case == "sqrt"
     assert "transformer.h.1.mlp.act" in callback.findings[0].layers
+
+
+PLACES = "gradwatch.integrations.transformers"
+FAULTS = [f"{PLACES}.{name}" for name in ("trainer_that_calls", "find_ranks", "places_of", "Losses", "ForwardAgain")]
+FAULTS += [f"{PLACES}.Facts.{name}" for name in ("begin", "look", "told")]
+FAULTS += ["gradwatch.pipeline.watcher.parameters_of", "gradwatch.pipeline.watcher.Probe"]
+
+
+@pytest.mark.parametrize("place", FAULTS)
+@pytest.mark.filterwarnings("ignore:gradwatch")
+def test_a_fault_of_the_watching_neither_ends_nor_changes_the_training(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise KeyError("a fault")
+
+    bare, callback = train(tmp_path / "a", max_steps=4), quiet(on_error="warn")
+    with monkeypatch.context() as patched:
+        if place.endswith("Probe"):
+            callback._make_watcher = fails
+        else:
+            patched.setattr(place, fails)
+        watched = train(tmp_path / "b", callback, max_steps=4)
+    assert same_weights(bare, watched)
+    assert watched.state.global_step == 4
