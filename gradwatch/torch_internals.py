@@ -221,11 +221,17 @@ def _subtract(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         tensor.sub_(other)
 
 
+def _copy(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for tensor, other in zip(tensors, others, strict=True):
+        tensor.copy_(other)
+
+
 foreach_norm: Callable[..., list[Tensor]] = getattr(torch, "_foreach_norm", _norms)
 foreach_div: Callable[..., list[Tensor]] = getattr(torch, "_foreach_div", _quotients)
 foreach_mul: Callable[..., list[Tensor]] = getattr(torch, "_foreach_mul", _products)
 foreach_mul_: Callable[..., object] = getattr(torch, "_foreach_mul_", _multiply)
 foreach_sub_: Callable[..., object] = getattr(torch, "_foreach_sub_", _subtract)
+foreach_copy_: Callable[..., object] = getattr(torch, "_foreach_copy_", _copy)
 
 # What a TorchFunctionMode is given for no_grad(), seen in torch 2.4 to 2.13. Without it, no_grad() is not noticed.
 set_grad_enabled: Any = getattr(_C, "_set_grad_enabled", object())

@@ -74,12 +74,12 @@ class CallLog:
         layers: the layer of each call.
         passes: the forward pass of each call, counted from 0.
         inputs, outputs: pairs of a call and an edge.
-        norms: call, entries and norm (a device scalar) of its output.
-        saturated: place in ``norms``, and the share of saturated outputs (a device scalar) of a bounded activation.
+        norms: call, entries, and the slot of the norm of its output.
+        saturated: place in ``norms``, and the slot of the share of saturated outputs, of a bounded activation.
         peaks: call, largest output of each unit, and number of samples, of a ReLU.
         shares, arrival_shares, norm_shares: weight of each edge, arrival and norm in a sum over all ranks, where ranks
             that share a batch hold copies; empty where none do.
-        inputs_given: call, entries and norm (a device scalar) of the floating tensors that the first layer was given.
+        inputs_given: call, entries, and the slot of the norm, of the floating tensors that the first layer was given.
         dtype: half precision of the last output that had one; empty where none had.
         cut_by_unit: layers of which this process holds only some units.
         unwatched: layers whose hooks failed.
@@ -98,13 +98,13 @@ class CallLog:
         self.passes: list[int] = []
         self.inputs: list[tuple[int, int]] = []
         self.outputs: list[tuple[int, int]] = []
-        self.norms: list[tuple[int, int, Tensor]] = []
-        self.saturated: list[tuple[int, Tensor]] = []
+        self.norms: list[tuple[int, int, int]] = []
+        self.saturated: list[tuple[int, int]] = []
         self.peaks: list[tuple[int, Tensor, int]] = []
         self.shares: list[float] = []
         self.arrival_shares: list[float] = []
         self.norm_shares: list[float] = []
-        self.inputs_given: list[tuple[int, int, Tensor]] = []
+        self.inputs_given: list[tuple[int, int, int]] = []
         self.dtype = ""
         self.cut_by_unit: set[str] = set()
         self.unwatched: set[str] = set()
@@ -240,28 +240,26 @@ class CallSums:
         layout.count("calls_seen", at[kept])
 
 
-def add_outputs(
-    layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int], flat_slots: Sequence[int]
-) -> None:
-    """Add the outputs of the used calls: slots of their norms, and of the shares at which they are flat."""
-    of_call = np.array([call for call, _, _ in log.norms], np.intp)
+def add_outputs(layout: SumLayout, log: CallLog, calls: CallSums) -> None:
+    """Add the outputs of the used calls: their norms, and the shares at which they are flat."""
+    of_call, sizes, slots = np.array(log.norms, np.intp).reshape(-1, 3).T
     layers, used = calls.layers[of_call], calls.used[of_call]
     weights = _weights(log.norm_shares, len(layers))
-    entries = weights * np.array([size for _, size, _ in log.norms], np.float64)
-    layout.add("out_energy", layers[used], np.asarray(slots, np.intp)[used], power=2, weight=weights[used])
+    entries = weights * sizes
+    layout.add("out_energy", layers[used], slots[used], power=2, weight=weights[used])
     layout.count("out_entries", layers[used], entries[used])
-    bounded = np.array([place for place, _ in log.saturated], np.intp)
+    bounded, flat = np.array(log.saturated, np.intp).reshape(-1, 2).T
     kept = used[bounded]
     at, amounts = layers[bounded][kept], entries[bounded][kept]
-    layout.add("flat_entries", at, np.asarray(flat_slots, np.intp)[kept], weight=amounts)
+    layout.add("flat_entries", at, flat[kept], weight=amounts)
     layout.count("bounded_entries", at, amounts)
 
 
-def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums, slots: Sequence[int]) -> None:
-    """Add what the first layer was given in its first used call of each pass; its norms are in ``slots``."""
+def add_inputs(layout: SumLayout, log: CallLog, calls: CallSums) -> None:
+    """Add what the first layer was given in its first used call of each pass."""
     used = [call for call, _, _ in log.inputs_given if calls.used[call]]
     chosen = {*{log.passes[call]: call for call in reversed(used)}.values()}  # the first of each forward pass
-    given = [(slot, size) for slot, (call, size, _) in zip(slots, log.inputs_given, strict=True) if call in chosen]
+    given = [(slot, size) for call, size, slot in log.inputs_given if call in chosen]
     layout.add("input", [0] * len(given), [slot for slot, _ in given], power=2)
     layout.count("inputs", [0] * len(given), [size for _, size in given])
 

@@ -185,8 +185,7 @@ class LayerHooks(StepHooks):
         with past_torch_function():
             for tensor in filter(is_readable, tensors_in(given)):
                 values = stored_values(tensor)
-                norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
-                log.inputs_given.append((call, values.numel(), norm))
+                log.inputs_given.append((call, values.numel(), self._scalars.norm_now(values)))
 
     def _note_call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> int:
         log = self.log
@@ -235,12 +234,12 @@ class LayerHooks(StepHooks):
 
     def _read_size(self, saturation: tuple[float, float] | None, call: int, output: Tensor) -> None:
         values, log = stored_values(output), self.log
-        dtype = None
         if values.itemsize < 4:
-            dtype, log.dtype = torch.float32, str(values.dtype).removeprefix("torch.")
-        log.norms.append((call, values.numel(), torch.linalg.vector_norm(values, dtype=dtype)))
+            log.dtype = str(values.dtype).removeprefix("torch.")
+        log.norms.append((call, values.numel(), self._scalars.norm_now(values)))
         if saturation is not None and values.numel():
-            log.saturated.append((len(log.norms) - 1, saturated_share(saturation, values)))
+            share = self._scalars.one(saturated_share(saturation, values))
+            log.saturated.append((len(log.norms) - 1, share))
 
     def _edges_of(self, value: Any) -> Sequence[int]:
         if type(value) is Tensor:  # nearly always: the general way costs three times as much

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from gradwatch.probe.host_norms import flat_array, is_on_host, norm_and_zeros_of, norm_of
 from gradwatch.probe.shards import is_sharded, local_part
 from gradwatch.torch_internals import foreach_div, foreach_mul, foreach_norm
 
-# A float32 sum of squares is exact enough between these norms; outside them squares overflow or go subnormal.
-_TINY, _HUGE = 1e-17, 1e18
-
-# Entries from which on squares are added pairwise, from which on row by row, and those of a row.
-_MIDDLE, _LONG, _ROW = 1 << 10, 1 << 15, 256
-
 Batch = tuple[list[int], list[Tensor]]  # positions, and tensors of one kind
-_BLOCK = 1 << 16  # entries whose comparison with zero stays in the processor's cache
 
 
 def stored_values(tensor: Tensor) -> Tensor:
@@ -112,48 +104,22 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
 
     Shapes: ``tensors``: any, one device and one real dtype; the result: float64, one value a tensor, on that device.
     Non-finite entries: the norm is ``inf`` or ``nan``.
-    Cost: one fused pass. On a CPU, tensors whose float32 norm is outside the safe range are read again in float64.
-    Elsewhere nothing is read back: CUDA accumulates in float64, other devices scale by the largest entry.
+    Cost: one pass. On a CPU a tensor whose squares leave the range of float32 is read again. Elsewhere nothing is read
+    back: CUDA accumulates in float64, other devices scale by the largest entry.
     """
     device = tensors[0].device.type
     if device == "cuda":
         return torch.stack(foreach_norm(tensors, 2, dtype=torch.float64))
-    return _l2_norms_checked(tensors) if device == "cpu" else _l2_norms_scaled(tensors)
+    if device != "cpu":
+        return _l2_norms_scaled(tensors)
+    return torch.tensor([norm_on_host(tensor) for tensor in tensors], dtype=torch.float64)
 
 
-def l2_norm_on_host(values: Tensor) -> float:
+def norm_on_host(values: Tensor) -> float:
     """Return the L2 norm of one real tensor in the host's memory, as :func:`l2_norms` does."""
-    norm = torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None)
-    number = float(norm.numpy())
-    return number if _TINY < number < _HUGE else float(torch.linalg.vector_norm(values, dtype=torch.float64).numpy())
-
-
-def _l2_norms_checked(tensors: list[Tensor]) -> Tensor:
-    # Accumulating in float64 costs 20 times the float32 pass on a CPU, so only tensors with a norm outside the safe
-    # range get it. To look at the norms costs nothing here, as they are in the host's memory.
-    dtype = torch.float32 if tensors[0].itemsize < 4 else None
-    is_long = [tensor.numel() > _MIDDLE for tensor in tensors]
-    norms = torch.empty(len(tensors), dtype=torch.float64)
-    values = norms.numpy()
-    if short := [tensor for tensor, long in zip(tensors, is_long, strict=True) if not long]:
-        values[~np.array(is_long)] = torch.stack(foreach_norm(short, 2, dtype=dtype)).numpy()
-    for i in np.flatnonzero(is_long).tolist():
-        values[i] = _norm_of_many(tensors[i], dtype)
-    for i in np.flatnonzero(~((values > _TINY) & (values < _HUGE))).tolist():
-        values[i] = torch.linalg.vector_norm(tensors[i], dtype=torch.float64).numpy()
-    return norms
-
-
-def _norm_of_many(values: Tensor, dtype: torch.dtype | None) -> float:
-    # One running sum over 16,000 squares in float32 is wrong by 4e-6, over millions by 1e-4. torch.sum adds pairwise,
-    # which costs as much and is right to 1e-8, but needs a copy; so do norms of rows, added up in float64.
-    if values.numel() <= _LONG or not values.is_contiguous():
-        return math.sqrt(values.to(dtype or values.dtype).square().sum())
-    flat = values.view(-1)
-    whole = flat.numel() // _ROW * _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype).view(1)
-    return float(torch.linalg.vector_norm(torch.cat([rows, rest]), dtype=torch.float64).numpy())
+    if is_on_host(values):
+        return norm_of(flat_array(values))
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
 
 
 def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
@@ -162,23 +128,23 @@ def _l2_norms_scaled(tensors: list[Tensor]) -> Tensor:
     return torch.stack(foreach_norm(foreach_div(tensors, scales), 2)) * torch.stack(scales)
 
 
-def nonzero_counts(tensors: list[Tensor]) -> Tensor:
-    """Return how many entries of each tensor are not exactly zero; NaN counts as not zero."""
-    first = tensors[0]
-    # NumPy can't read an AsyncCollectiveTensor: a sum over processes that is still being computed.
-    is_plain_kind = {type(tensor) for tensor in tensors} <= {Tensor, nn.Parameter}
-    if first.is_cpu and first.dtype in (torch.float32, torch.float64) and is_plain_kind:
-        arrays = [(t.detach() if t.requires_grad else t).resolve_neg().numpy() for t in tensors]
-        return torch.tensor([_nonzero_count(array) for array in arrays], dtype=torch.float64)
+def norms_and_nonzero_counts(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the L2 norm of each tensor, and how many of its entries are not exactly zero; NaN counts as not zero.
+
+    On a CPU both are read in one pass.
+    """
+    if not all(is_on_host(tensor) for tensor in tensors):
+        return l2_norms(tensors), _nonzero_counts(tensors)
+    norms, counts = np.empty(len(tensors)), np.empty(len(tensors))
+    for place, tensor in enumerate(tensors):
+        flat = flat_array(tensor)
+        norms[place], zeros = norm_and_zeros_of(flat)
+        counts[place] = flat.size - zeros
+    return torch.from_numpy(norms), torch.from_numpy(counts)
+
+
+def _nonzero_counts(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.count_nonzero(tensor) for tensor in tensors]).double()
-
-
-def _nonzero_count(values: npt.NDArray[np.floating[Any]]) -> int:
-    # Comparing and counting booleans are both vectorized: a fourth of the time of counting nonzero floats.
-    if values.size <= _BLOCK:
-        return values.size - int(np.count_nonzero(values == 0))
-    flat = values.ravel(order="K")
-    return sum(_nonzero_count(flat[i : i + _BLOCK]) for i in range(0, flat.size, _BLOCK))
 
 
 def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
@@ -188,7 +154,7 @@ def nonfinite_counts(tensors: list[Tensor], norms: Tensor) -> Tensor:
     number is NaN, which counts as not zero.
     """
     if norms.device.type != "cpu":
-        return nonzero_counts(list(foreach_mul(tensors, 0.0)))
+        return _nonzero_counts(foreach_mul(tensors, 0.0))
     counts = torch.zeros_like(norms)
     for i in np.flatnonzero(~np.isfinite(norms.numpy())).tolist():
         counts[i] = (~tensors[i].isfinite()).sum()

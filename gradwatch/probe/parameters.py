@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.probe.norms import Batch, batches, is_readable, l2_norms, nonfinite_counts, nonzero_counts
+from gradwatch.probe.norms import Batch, batches, is_readable, l2_norms, nonfinite_counts, norms_and_nonzero_counts
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded, local_part, norms_over_shards, summed
@@ -167,7 +167,7 @@ class ParameterReading:
         self._params = list(params.values())
         self.sizes = [local_part(param.detach()).numel() for param in self._params]
         self._fingerprint = _fingerprint(self._params)
-        self._grad_norms = _norms_over(scale)
+        self._scale = scale
         with torch.no_grad():  # detaching each tensor would cost as much as a pass over the small ones
             grads = _gradients(self._params)
             self.shares, self.grad_shares = _shares(self._params, grads, ranks)
@@ -175,10 +175,11 @@ class ParameterReading:
 
     def _read(self, grads: Sequence[Tensor | None], scalars: DeviceScalars) -> None:
         alike, weights = batches(grads), batches(self._params)
-        norms = [self._grad_norms(batch) for _, batch in alike]
+        both = [norms_and_nonzero_counts(batch) for _, batch in alike]
+        norms = [_over(norm, self._scale) for norm, _ in both]
         nonfinite = [nonfinite_counts(batch, norm) for (_, batch), norm in zip(alike, norms, strict=True)]
         self.grad_norm = self._keep(alike, norms, scalars)
-        self.nonzero = self._keep(alike, [nonzero_counts(batch) for _, batch in alike], scalars)
+        self.nonzero = self._keep(alike, [count for _, count in both], scalars)
         self.nonfinite = self._keep(alike, nonfinite, scalars)
         self.weight_norm = self._keep(weights, [l2_norms(batch) for _, batch in weights], scalars)
         self.total = _total_of(alike, norms, self.grad_shares)
@@ -193,7 +194,7 @@ class ParameterReading:
             return
         with torch.no_grad():
             alike = batches(_gradients(self._params))
-            self.grad_norm_after = self._keep(alike, [self._grad_norms(batch) for _, batch in alike], scalars)
+            self.grad_norm_after = self._keep(alike, [_over(l2_norms(batch), self._scale) for _, batch in alike], scalars)
 
     def _keep(self, alike: Sequence[Batch], numbers: Sequence[Tensor], scalars: DeviceScalars) -> Slots:
         slots = np.full(len(self.names), NONE)
@@ -207,10 +208,8 @@ def _gradients(params: Sequence[nn.Parameter]) -> list[Tensor | None]:
     return [None if param.grad is None else summed(param.grad) for param in params]
 
 
-def _norms_over(scale: Tensor | None) -> Callable[[list[Tensor]], Tensor]:
-    if scale is None:
-        return l2_norms
-    return lambda tensors: l2_norms(tensors) / scale.to(tensors[0].device, non_blocking=True)
+def _over(norms: Tensor, scale: Tensor | None) -> Tensor:
+    return norms if scale is None else norms / scale.to(norms.device, non_blocking=True)
 
 
 def _shares(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None], ranks: Ranks | None) -> tuple[Array, Array]:
@@ -256,11 +255,11 @@ def part_of_total_norm(
 
     It is None, too, where a gradient is of a class that may hold anything.
     """
-    grads, measure = _gradients(params), _norms_over(scale)
+    grads = _gradients(params)
     if not all(is_readable(grad) for grad in grads if grad is not None):
         return None
     alike = batches(grads)
-    return _total_of(alike, [measure(batch) for _, batch in alike], _shares(params, grads, ranks)[1])
+    return _total_of(alike, [_over(l2_norms(batch), scale) for _, batch in alike], _shares(params, grads, ranks)[1])
 
 
 @torch.no_grad()

@@ -215,6 +215,7 @@ class Probe:
     def detach(self) -> None:
         """End a step, if one is being measured, and remove the hooks."""
         self.rest()
+        self._updates.free()
         self._hooks.carried.forget()
         self.pause()
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradwatch.probe.norms import batches, l2_norm_on_host, l2_norms, stored_values
+from gradwatch.probe.norms import batches, l2_norms, norm_on_host, stored_values
 from gradwatch.records import Array, Snapshot
 
 
@@ -119,6 +119,7 @@ class DeviceScalars:
         self._waiting_slots: list[int] = []
         self._elements = 0
         self._chunks: list[tuple[Tensor, Sequence[int]]] = []
+        self._single: dict[int, Tensor] = {}
         self._on_host: dict[int, float] = {}
 
     def norm(self, tensor: Tensor) -> int:
@@ -126,7 +127,7 @@ class DeviceScalars:
         slot = self.count
         self.count = slot + 1
         if tensor.is_cpu:
-            self._on_host[slot] = l2_norm_on_host(stored_values(tensor))
+            self._on_host[slot] = norm_on_host(stored_values(tensor))
             return slot
         self._waiting.append(stored_values(tensor))
         self._waiting_slots.append(slot)
@@ -138,22 +139,34 @@ class DeviceScalars:
     def values(self, chunk: Tensor) -> range:
         """Add a vector of numbers; return their slots."""
         slots = range(self.count, self.count + chunk.numel())
-        self._chunks.append((chunk.double() if chunk.device.type != "mps" else chunk.float(), slots))
+        self._chunks.append((_wide(chunk), slots))
         self.count = slots.stop
         return slots
 
-    def many(self, numbers: Sequence[Tensor]) -> list[int]:
-        """Add single numbers, with one stack for each device and dtype; return their slots."""
-        slots = [0] * len(numbers)
-        for positions, batch in batches(numbers):
-            for position, slot in zip(positions, self.values(torch.stack(batch)), strict=True):
-                slots[position] = slot
-        return slots
+    def norm_now(self, values: Tensor) -> int:
+        """Add the L2 norm of stored values that may change later; return its slot."""
+        if values.is_cpu:
+            slot = self.count
+            self.count = slot + 1
+            self._on_host[slot] = norm_on_host(values)
+            return slot
+        return self.one(torch.linalg.vector_norm(values, dtype=torch.float32 if values.itemsize < 4 else None))
+
+    def one(self, number: Tensor) -> int:
+        """Add a single number; return its slot."""
+        slot = self.count
+        self.count = slot + 1
+        self._single[slot] = number
+        return slot
 
     def _flush(self) -> None:
         for positions, batch in batches(self._waiting):
             self._chunks.append((l2_norms(batch), [self._waiting_slots[position] for position in positions]))
         self._waiting, self._waiting_slots, self._elements = [], [], 0
+        slots = list(self._single)
+        for positions, batch in batches([*self._single.values()]):
+            self._chunks.append((_wide(torch.stack(batch)), [slots[position] for position in positions]))
+        self._single = {}
         if self._on_host:
             self._chunks.append((torch.tensor([*self._on_host.values()], dtype=torch.float64), [*self._on_host]))
             self._on_host = {}
@@ -178,6 +191,10 @@ class DeviceScalars:
     def to_host(self) -> Array:
         """Return all numbers by slot; waits for them. ``nan`` becomes ``inf``."""
         return self.send().numbers()
+
+
+def _wide(numbers: Tensor) -> Tensor:
+    return numbers.double() if numbers.device.type != "mps" else numbers.float()
 
 
 @dataclass(frozen=True)

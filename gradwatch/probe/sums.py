@@ -318,10 +318,8 @@ def _only_watched(columns: Columns, failed: Array) -> Columns:
 def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls: CallSums) -> None:
     """Add all but the gradients of calls and the units."""
     log, scalars = reading.log, reading.scalars
-    norms = scalars.many([norm for _, _, norm in log.norms])
-    flat = scalars.many([share for _, share in log.saturated])
-    add_outputs(layout, log, calls, norms, flat)
-    add_inputs(layout, log, calls, scalars.many([norm for _, _, norm in log.inputs_given]))
+    add_outputs(layout, log, calls)
+    add_inputs(layout, log, calls)
     add_order(layout, calls)
     for parameters in reading.parameters:
         add_parameters(layout, parameters, index.params)
@@ -345,10 +343,10 @@ def _add_rest(layout: SumLayout, reading: StepReading, index: ModelIndex, calls:
             layout.count("fault_steps", [place], [failure.step])
             layout.count("fault_names", [place], [checksum(failure.part)])
     if reading.loss_scale is not None:
-        layout.add("scale", [0], scalars.many([reading.loss_scale]))
+        layout.add("scale", [0], [scalars.one(reading.loss_scale)])
         layout.count("scaled", [0])
     if isinstance(reading.skipped, Tensor):
-        layout.add("skipped", [0], scalars.many([reading.skipped]))
+        layout.add("skipped", [0], [scalars.one(reading.skipped)])
     else:
         layout.count("skipped", [0], float(reading.skipped))
 
@@ -366,5 +364,5 @@ def _add_clip(layout: SumLayout, reading: StepReading) -> None:
     if case:
         layout.count(CLIP_SUMS[case], [0])
     if norm is not None:
-        layout.add("clipped", [0], reading.scalars.many([norm.detach().reshape(())]))
+        layout.add("clipped", [0], [reading.scalars.one(norm.detach().reshape(()))])
         layout.count("clips", [0])

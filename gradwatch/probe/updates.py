@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradwatch.probe.norms import batches, l2_norms, nonzero_counts, stored_values
+from gradwatch.probe.host_norms import flat_array, is_on_host, norm_of_difference
+from gradwatch.probe.norms import batches, l2_norms, norms_and_nonzero_counts, stored_values
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import SumLayout
 from gradwatch.records import Array
-from gradwatch.torch_internals import foreach_sub_
+from gradwatch.torch_internals import foreach_copy_, foreach_sub_
 
 KEPT_BYTES = 64 * 2**20  # of weights that are kept whole; a step of a larger model would need a second copy of it
 # Of a larger parameter 2,048 blocks of 16 entries are kept: a block is a line of the processor's cache. The norm of a
@@ -47,8 +48,7 @@ class Kept:
         """Return the same entries now; None where the parameter was moved or replaced by another one meanwhile."""
         values = stored_values(self.param)
         now = sample_of(values, self.blocks) if self.blocks else values
-        known = now.shape == self.before.shape and now.device == self.before.device and now.dtype == self.before.dtype
-        return now if known else None
+        return now if _are_alike(now, self.before) else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Updates:
     """Measures the updates of one run's steps: ``keep`` before a step, ``measure`` after it.
 
     Up to a bound of memory the parameters are kept whole; of what is beyond it, a sample of the same entries at each
-    step is kept, and the norm is estimated. What a step kept is let go when its update is measured.
+    step is kept, and the norm is estimated. The memory of the copies serves the next step, until :meth:`free`: of new
+    memory each page is first filled with zeros, which costs more than to copy the weights into it.
 
     Args:
         bound: bytes of weights that may be kept whole at a time.
@@ -93,10 +94,15 @@ class Updates:
         self._last: dict[str, tuple[float, float]] = {}  # norms of the weights and of their update
         self._suspects: set[str] = set()
         self._spots: dict[str, Tensor] = {}
+        self._memory: dict[str, Tensor] = {}  # parameter -> a tensor for its copy
 
     def begin(self) -> None:
         """Forget the current step."""
         self._waiting, self.changes, self.put_back = {}, {}, {}
+
+    def free(self) -> None:
+        """Let the memory of the copies go, as the next steps are not measured."""
+        self._memory = {}
 
     @torch.no_grad()
     def keep(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars, ranks: Ranks | None = None) -> None:
@@ -113,13 +119,26 @@ class Updates:
             sizes = np.cumsum([_size(values) for _, values in missing])
             fitting = int(np.searchsorted(sizes, room, side="right"))
             blocks = _blocks_of(len(missing) - fitting)
+        kept, copies = [], []
         for place, (name, values) in enumerate(missing):
             share = 1.0 if ranks is None else ranks.share(params[name])
-            if place < fitting or values.numel() <= blocks * _WIDTH:
-                self._waiting[name] = Kept(params[name], values.clone(), 0, 1.0, share)
-            else:
-                sample = sample_of(values, blocks).clone()
-                self._waiting[name] = Kept(params[name], sample, blocks, values.numel() / sample.numel(), share)
+            is_whole = place < fitting or values.numel() <= blocks * _WIDTH
+            wanted = values if is_whole else sample_of(values, blocks)
+            copy = self._room_for(name, wanted)
+            entries = max(copy.numel(), 1)
+            self._waiting[name] = Kept(
+                params[name], copy, 0 if is_whole else blocks, 1.0 if is_whole else values.numel() / entries, share
+            )
+            kept.append(wanted)
+            copies.append(copy)
+        for positions, batch in batches(copies):
+            foreach_copy_(batch, [kept[position] for position in positions])
+
+    def _room_for(self, name: str, values: Tensor) -> Tensor:
+        room = self._memory.get(name)
+        if room is None or not _are_alike(room, values):
+            room = self._memory[name] = torch.empty_like(values)
+        return room
 
     @torch.no_grad()
     def measure(self, scalars: DeviceScalars) -> None:
@@ -129,12 +148,7 @@ class Updates:
         names = list(now)
         for positions, befores in batches([waiting[name].before for name in names]):
             afters = [now[names[position]] for position in positions]
-            is_narrow = befores[0].itemsize < 4
-            # The copies become the differences, so no third one of the weights is needed.
-            differences = [before.float() for before in befores] if is_narrow else befores
-            foreach_sub_(differences, [after.float() for after in afters] if is_narrow else afters)
-            norms = scalars.values(l2_norms(differences))
-            changed = scalars.values(nonzero_counts(differences)) if is_narrow else [None] * len(norms)
+            norms, changed = _changes(befores, afters, scalars)
             for position, norm, count in zip(positions, norms, changed, strict=True):
                 kept = waiting[names[position]]
                 entries = float(kept.before.numel())
@@ -160,6 +174,27 @@ class Updates:
         self._suspects = {name for name, (weight, _) in now.items() if last.get(name) == weight}
         self._spots = {name: spot for name, spot in self._spots.items() if name in self._suspects}
         self._last = now
+
+
+def _changes(
+    befores: list[Tensor], afters: list[Tensor], scalars: DeviceScalars
+) -> tuple[Sequence[int], Sequence[int | None]]:
+    """Return the slots of the norms of the differences, and of the number of changed entries in half precision."""
+    if befores[0].itemsize < 4:
+        differences = [before.float() - after.float() for before, after in zip(befores, afters, strict=True)]
+        norms, counts = norms_and_nonzero_counts(differences)
+        return scalars.values(norms), scalars.values(counts)
+    none = [None] * len(befores)
+    if all(map(is_on_host, [*befores, *afters])) and [b.stride() for b in befores] == [a.stride() for a in afters]:
+        pairs = zip(map(flat_array, befores), map(flat_array, afters), strict=True)
+        differing = [norm_of_difference(before, after) for before, after in pairs]
+        return scalars.values(torch.tensor(differing, dtype=torch.float64)), none
+    foreach_sub_(befores, afters)  # the copies become the differences, so no third one of the weights is needed
+    return scalars.values(l2_norms(befores)), none
+
+
+def _are_alike(values: Tensor, others: Tensor) -> bool:
+    return values.shape == others.shape and values.device == others.device and values.dtype == others.dtype
 
 
 def sample_of(values: Tensor, blocks: int = _BLOCKS) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradwatch.probe.norms import _l2_norms_scaled, l2_norms, nonfinite_counts, nonzero_counts
+from gradwatch.probe.norms import _l2_norms_scaled, l2_norms, nonfinite_counts, norms_and_nonzero_counts
 from gradwatch.probe.probe import Probe
 
 
@@ -26,7 +26,7 @@ def test_finite_gradients_have_a_finite_norm_that_is_not_zero(norms: object, siz
 def test_every_dtype(dtype: torch.dtype) -> None:
     values = torch.full((10_000,), 1000.0, dtype=dtype)  # its float16 norm would overflow
     assert l2_norms([values]).item() == pytest.approx(1e5, rel=1e-2)
-    assert nonzero_counts([values]).item() == 10_000
+    assert norms_and_nonzero_counts([values])[1].item() == 10_000
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=20))
@@ -39,7 +39,7 @@ def test_norms_and_counts_agree_with_numpy(values: list[float]) -> None:
         assert norms.item() == pytest.approx(np.linalg.norm(array), rel=1e-5, abs=0)
     else:
         assert not math.isfinite(norms.item())
-    assert nonzero_counts([tensor]).item() == np.count_nonzero(array)
+    assert norms_and_nonzero_counts([tensor])[1].item() == np.count_nonzero(array)
     assert nonfinite_counts([tensor], norms).item() == np.count_nonzero(~np.isfinite(array))
 
 
