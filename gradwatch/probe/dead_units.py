@@ -21,6 +21,8 @@ _RELUS = (nn.ReLU, nn.ReLU6)  # a unit at 0 is off; other rectifiers are off at 
 ENOUGH_UNITS = 8  # two dead units of four are no problem, and a gate may have no more than four
 ENOUGH_SAMPLES = 100  # SageMaker Debugger calls a ReLU dead if it is active less than 1 % of the time
 
+_LARGE, _PART = 1 << 16, 16  # entries of an output of which one sixteenth of the samples is read first
+
 # Output beyond which the slope is under 2.7 % of the steepest, as (centre, distance): that is a Sigmoid's input beyond
 # 5, the bound of DeepDiagnosis (Wardat et al., ICSE 2022), carried over to the other bounded activations by slope.
 _SATURATION: dict[type[nn.Module], tuple[float, float]] = {
@@ -50,7 +52,8 @@ def saturated_share(saturation: tuple[float, float], output: Tensor) -> Tensor:
 def peaks_of(output: Tensor) -> tuple[Tensor, int] | None:
     """Return the largest output of each unit, and the number of samples; None where there are no units, or no samples.
 
-    A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension.
+    A unit is a channel of an image (4 or 5 dimensions), else an entry of the last dimension. Of a large output in the
+    host's memory no more is read than shows that all units fire.
 
     Example:
         >>> peaks_of(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
@@ -59,11 +62,20 @@ def peaks_of(output: Tensor) -> tuple[Tensor, int] | None:
     output, dimensions = output.detach(), output.dim()
     if dimensions < 2 or not output.numel():  # an expert that gets no token
         return None
-    if dimensions == 2:
-        peak = output.amax(0)
-    else:
-        peak = output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
+    few = len(output) // _PART
+    if few and output.numel() > _LARGE and output.is_cpu:
+        peak = _largest_by_unit(output[:few])
+        if bool((peak > 0).all()):
+            return peak, output.numel() // peak.numel()
+    peak = _largest_by_unit(output)
     return peak, output.numel() // peak.numel()
+
+
+def _largest_by_unit(output: Tensor) -> Tensor:
+    dimensions = output.dim()
+    if dimensions == 2:
+        return output.amax(0)
+    return output.amax((0, *range(2, dimensions))) if dimensions > 3 else output.flatten(0, -2).amax(0)
 
 
 Peaks = dict[int, tuple[Tensor, int]]  # layer -> largest output of each unit, number of samples

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
+from gradwatch.records import Array
+
+Indices = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
 Flat = npt.NDArray[np.floating[Any]]
 
 # A float32 sum of so many squares is right to 5e-7, and so many entries stay in the processor's cache for a second
@@ -16,7 +22,12 @@ Flat = npt.NDArray[np.floating[Any]]
 _BLOCK = 1 << 14
 
 # Sums of squares between which nothing was lost, and a power of two that brings all others between them.
-_SAFE = {4: (1e-34, 1e36, 2.0**100), 8: (1e-280, 1e280, 2.0**600)}
+# Entries of tensors that are read as one row: of 65 biases that takes a tenth of the time. And how many are worth it.
+_SMALL, _FEW = 1 << 10, 4
+
+_WIDE = (torch.float32, torch.float64)
+_ALWAYS_SAFE = (1e-34, 1e36)  # in both
+_SAFE = {4: (*_ALWAYS_SAFE, 2.0**100), 8: (1e-280, 1e280, 2.0**600)}
 
 
 def is_on_host(tensor: Tensor) -> bool:
@@ -32,19 +43,20 @@ def flat_array(values: Tensor) -> Flat:
 
     It is a view where the memory has no gaps.
     """
-    array: Flat = (values.float() if values.itemsize < 4 else values).numpy(force=True)
-    return array.ravel(order="K")
+    array: Flat = (values if values.dtype in _WIDE else values.float()).numpy(force=True)
+    return array if array.ndim == 1 else array.ravel(order="K")
 
 
 def norm_of(flat: Flat) -> float:
     """Return the L2 norm: finite if all entries are finite, and 0 only if they all are.
 
     Example:
-        >>> norm_of(np.array([3e-30, 4e-30], np.float32)), norm_of(np.array([3e30, 4e30], np.float32))
-        (5e-30, 5e+30)
+        >>> [float(f"{norm_of(np.array([3, 4], np.float32) * np.float32(10.0**k)):.6g}") for k in (-30, 30)]
+        [5e-30, 5e+30]
     """
     if flat.size <= _BLOCK:
-        return _root(float(np.vdot(flat, flat)), flat)
+        squares = float(np.vdot(flat, flat))
+        return math.sqrt(squares) if _ALWAYS_SAFE[0] < squares < _ALWAYS_SAFE[1] else _root(squares, flat)
     return _root(sum(float(np.vdot(block, block)) for block in _blocks(flat)), flat)
 
 
@@ -63,13 +75,77 @@ def norm_and_zeros_of(flat: Flat) -> tuple[float, int]:
     return _root(squares, flat), zeros
 
 
-def norm_of_difference(flat: Flat, other: Flat) -> float:
-    """Return the L2 norm of a difference, without holding more of it than a block.
+def norms_and_zeros(tensors: Sequence[Tensor]) -> tuple[Array, Array]:
+    """Return the L2 norms of tensors of one dtype, and their numbers of zeros; those of small ones at once.
 
     Example:
-        >>> norm_of_difference(np.ones(4, np.float32), np.zeros(4, np.float32))
-        2.0
+        >>> [column.tolist() for column in norms_and_zeros([torch.tensor([3.0, 4.0]), torch.zeros(2)])]
+        [[5.0, 0.0], [0.0, 2.0]]
     """
+    norms, zeros = np.empty(len(tensors)), np.empty(len(tensors))
+    small, starts = _small_ones(tensors)
+    if len(starts):
+        row = _row_of(tensors, small)
+        norms[small] = _norms_in(row, starts)
+        zeros[small] = np.add.reduceat((row == 0).view(np.int8), starts, dtype=np.int64)
+    for place in np.flatnonzero(~small).tolist():
+        norms[place], zeros[place] = norm_and_zeros_of(flat_array(tensors[place]))
+    return norms, zeros
+
+
+def norms_of_all(tensors: Sequence[Tensor]) -> Array:
+    """Return the L2 norms of tensors of one dtype.
+
+    Example:
+        >>> norms_of_all([torch.tensor([3.0, 4.0])])
+        array([5.])
+    """
+    norms = np.empty(len(tensors))
+    small, starts = _small_ones(tensors)
+    if len(starts):
+        norms[small] = _norms_in(_row_of(tensors, small), starts)
+    for place in np.flatnonzero(~small).tolist():
+        norms[place] = norm_of(flat_array(tensors[place]))
+    return norms
+
+
+def norms_of_differences(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Array:
+    """Return the L2 norms of the differences of pairs of tensors whose entries lie in the same order in memory.
+
+    Example:
+        >>> norms_of_differences([torch.ones(4)], [torch.zeros(4)])
+        array([2.])
+    """
+    norms = np.empty(len(tensors))
+    small, starts = _small_ones(tensors)
+    if len(starts):
+        norms[small] = _norms_in(_row_of(tensors, small) - _row_of(others, small), starts)
+    for place in np.flatnonzero(~small).tolist():
+        norms[place] = _norm_of_difference(flat_array(tensors[place]), flat_array(others[place]))
+    return norms
+
+
+def _small_ones(tensors: Sequence[Tensor]) -> tuple[Flags, Indices]:
+    """Return which tensors are read as one row, and where each of these starts in it."""
+    sizes = np.array([tensor.numel() for tensor in tensors])
+    small = (sizes > 0) & (sizes <= _SMALL)
+    if small.sum() < _FEW or tensors[0].dtype == torch.float64:  # of which squares may leave the range
+        return np.zeros(len(tensors), np.bool_), sizes[:0]
+    return small, np.cumsum(sizes[small]) - sizes[small]
+
+
+def _row_of(tensors: Sequence[Tensor], small: Flags) -> Array:
+    """Return the entries of the small tensors as one row of float64, in which no square of a float32 is lost."""
+    chosen = [tensor.detach().reshape(-1) for tensor, yes in zip(tensors, small.tolist(), strict=True) if yes]
+    return flat_array(torch.cat(chosen)).astype(np.float64)
+
+
+def _norms_in(row: Array, starts: Indices) -> Array:
+    return np.asarray(np.sqrt(np.add.reduceat(row * row, starts)))
+
+
+def _norm_of_difference(flat: Flat, other: Flat) -> float:
+    """Return the L2 norm of a difference, without holding more of it than a block."""
     if flat.size <= _BLOCK:
         return norm_of(flat - other)
     return math.hypot(*(norm_of(block - part) for block, part in zip(_blocks(flat), _blocks(other), strict=True)))

@@ -107,20 +107,34 @@ class LayerGraph:
         """
         if len(self._calls) >= self._most_calls or (in_backward and layer in self._forward):
             return  # checkpointing that is not reentrant: the gradient comes by the first call's graph
-        function = self._running_function() if in_backward else 0
-        new = frozenset(edge for edge in outputs if edge not in self._known)
-        call = _Call(layer, tuple(inputs), tuple(outputs), new, function, forward_pass)
-        if self._follows:
-            self._follows = len(self._calls) < len(self._plan[0]) and self._plan[0][len(self._calls)] == call
-            if not self._follows:
-                self._sources = dict(self._plan[1])
-        self._calls.append(call)
-        self._known.update(outputs)
         if not in_backward:
             self._forward.add(layer)
-        if not self._follows:
-            for edge, node in made:
-                self._sources[edge] = self._walk(node, edge_of_leaf) if node is not None else ()
+        if self._follows and self._goes_on(layer, tuple(inputs), tuple(outputs), forward_pass):
+            return
+        function = self._running_function() if in_backward else 0
+        new = frozenset(edge for edge in outputs if edge not in self._known)
+        self._calls.append(_Call(layer, tuple(inputs), tuple(outputs), new, function, forward_pass))
+        self._known.update(outputs)
+        for edge, node in made:
+            self._sources[edge] = self._walk(node, edge_of_leaf) if node is not None else ()
+
+    def _goes_on(self, layer: str, inputs: tuple[int, ...], outputs: tuple[int, ...], forward_pass: int) -> bool:
+        """Take the next call of the step before, and return True, if this one is the same; else follow it no more."""
+        plan, place = self._plan[0], len(self._calls)
+        if place < len(plan):
+            call = plan[place]
+            if call.layer == layer and (call.inputs, call.outputs, call.forward_pass) == (
+                inputs,
+                outputs,
+                forward_pass,
+            ):
+                self._calls.append(call)
+                return True
+        self._follows = False
+        self._sources = dict(self._plan[1])
+        for call in self._calls:
+            self._known.update(call.outputs)
+        return False
 
     def _running_function(self) -> int:
         node = current_node()

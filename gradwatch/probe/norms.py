@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from gradwatch.probe.host_norms import flat_array, is_on_host, norm_and_zeros_of, norm_of
+from gradwatch.probe.host_norms import flat_array, is_on_host, norm_of, norms_and_zeros, norms_of_all
 from gradwatch.probe.shards import is_sharded, local_part
 from gradwatch.torch_internals import foreach_div, foreach_mul, foreach_norm
 
@@ -112,6 +112,8 @@ def l2_norms(tensors: list[Tensor]) -> Tensor:
         return torch.stack(foreach_norm(tensors, 2, dtype=torch.float64))
     if device != "cpu":
         return _l2_norms_scaled(tensors)
+    if all(map(is_on_host, tensors)):
+        return torch.from_numpy(norms_of_all(tensors))
     return torch.tensor([norm_on_host(tensor) for tensor in tensors], dtype=torch.float64)
 
 
@@ -135,11 +137,8 @@ def norms_and_nonzero_counts(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
     """
     if not all(is_on_host(tensor) for tensor in tensors):
         return l2_norms(tensors), _nonzero_counts(tensors)
-    norms, counts = np.empty(len(tensors)), np.empty(len(tensors))
-    for place, tensor in enumerate(tensors):
-        flat = flat_array(tensor)
-        norms[place], zeros = norm_and_zeros_of(flat)
-        counts[place] = flat.size - zeros
+    norms, zeros = norms_and_zeros(tensors)
+    counts = np.array([tensor.numel() for tensor in tensors]) - zeros
     return torch.from_numpy(norms), torch.from_numpy(counts)
 
 

@@ -194,7 +194,9 @@ class ParameterReading:
             return
         with torch.no_grad():
             alike = batches(_gradients(self._params))
-            self.grad_norm_after = self._keep(alike, [_over(l2_norms(batch), self._scale) for _, batch in alike], scalars)
+            self.grad_norm_after = self._keep(
+                alike, [_over(l2_norms(batch), self._scale) for _, batch in alike], scalars
+            )
 
     def _keep(self, alike: Sequence[Batch], numbers: Sequence[Tensor], scalars: DeviceScalars) -> Slots:
         slots = np.full(len(self.names), NONE)

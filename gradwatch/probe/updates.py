@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradwatch.probe.host_norms import flat_array, is_on_host, norm_of_difference
+from gradwatch.probe.host_norms import is_on_host, norms_of_differences
 from gradwatch.probe.norms import batches, l2_norms, norms_and_nonzero_counts, stored_values
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
@@ -186,9 +186,7 @@ def _changes(
         return scalars.values(norms), scalars.values(counts)
     none = [None] * len(befores)
     if all(map(is_on_host, [*befores, *afters])) and [b.stride() for b in befores] == [a.stride() for a in afters]:
-        pairs = zip(map(flat_array, befores), map(flat_array, afters), strict=True)
-        differing = [norm_of_difference(before, after) for before, after in pairs]
-        return scalars.values(torch.tensor(differing, dtype=torch.float64)), none
+        return scalars.values(torch.from_numpy(norms_of_differences(befores, afters))), none
     foreach_sub_(befores, afters)  # the copies become the differences, so no third one of the weights is needed
     return scalars.values(l2_norms(befores)), none
 

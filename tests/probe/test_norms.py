@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gradwatch.probe.dead_units import peaks_of
 from gradwatch.probe.norms import _l2_norms_scaled, l2_norms, nonfinite_counts, norms_and_nonzero_counts
 from gradwatch.probe.probe import Probe
 
@@ -63,3 +64,64 @@ def test_norms_agree_with_a_naive_float64_loop_per_parameter_and_layer() -> None
         own = [value for name, value in naive.items() if name.rsplit(".", 1)[0] == layer]
         assert norm == pytest.approx(math.hypot(*own), rel=1e-5) if own else math.isnan(norm)
     assert snapshot.total_norm == pytest.approx(math.hypot(*naive.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 8, 8), (32, 64, 64), (4096, 32)])
+@pytest.mark.parametrize("dead", [(), (3,), (0, 5)])
+def test_of_a_large_output_no_unit_is_taken_for_dead_or_alive(shape: tuple[int, ...], dead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    output = torch.randn(shape).relu()
+    units = output.movedim(1 if len(shape) > 3 else -1, 0)
+    units[list(dead)] = 0
+    units[7, : shape[0] // 2] = 0  # fires in the second half of the samples alone
+    peaks = peaks_of(output)
+    assert peaks is not None
+    assert np.flatnonzero(peaks[0] <= 0).tolist() == list(dead)
+    assert peaks[1] == output.numel() // len(units)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["whole", "transposed", "channels last", "with gaps", "one entry for all"])
+def test_norms_do_not_depend_on_the_order_in_memory(layout: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(20, 30, 12, 14, dtype=dtype)
+    views = {
+        "whole": values,
+        "transposed": values.transpose(0, 1),
+        "channels last": values.contiguous(memory_format=torch.channels_last),
+        "with gaps": values[:, ::2, 1:],
+        "one entry for all": values[:1].expand(20, 30, 12, 14),
+    }
+    tensor = views[layout]
+    tensor.flatten()[0] = 0
+    norms, counts = norms_and_nonzero_counts([tensor])
+    assert norms.item() == pytest.approx(np.linalg.norm(tensor.double().numpy().ravel()), rel=1e-6)
+    assert l2_norms([tensor]).item() == norms.item()
+    assert counts.item() == torch.count_nonzero(tensor).item()
+
+
+def test_a_gradient_that_vanishes_or_explodes_is_read_exactly() -> None:
+    torch.manual_seed(0)
+    for exponent in range(-44, 38, 3):
+        for size in (100, 5000, 40_000):
+            values = (torch.rand(size, dtype=torch.float64) * 10.0**exponent).float()
+            expected = np.linalg.norm(values.double().numpy())
+            found = l2_norms([values, *[values[:50]] * 5])[0].item()
+            assert found == pytest.approx(expected, rel=1e-6, abs=0), (exponent, size)
+
+
+def test_small_tensors_are_read_together_and_give_what_they_give_alone() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(size) for size in (0, 1, 7, 100, 1024, 1025, 20_000)]
+    tensors += [torch.tensor([math.inf, 1.0]), torch.tensor([math.nan, 0.0]), torch.zeros(3), torch.full((4,), 1e-40)]
+    norms, counts = norms_and_nonzero_counts(tensors)
+    alone = [norms_and_nonzero_counts([tensor]) for tensor in tensors]
+    assert norms.tolist() == pytest.approx([norm.item() for norm, _ in alone], rel=1e-6, abs=0, nan_ok=True)
+    assert counts.tolist() == [count.item() for _, count in alone]
+    assert l2_norms(tensors).tolist() == pytest.approx(norms.tolist(), rel=1e-6, abs=0, nan_ok=True)
+
+
+def test_sums_that_overflow_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    for size in (10, 50_000):
+        l2_norms([torch.full((size,), 1e30), torch.full((size,), math.inf), torch.full((size,), math.nan)])
+    assert not recwarn.list
