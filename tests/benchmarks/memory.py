@@ -138,7 +138,7 @@ def main(
     """Measure and print the table.
 
     Args:
-        workloads: some of mlp-64, resnet-18, transformer-6, rnn-cell-50; mlp-64 by default.
+        workloads: some of those of workloads.py; mlp-64 by default.
         variants: beside the bare run; "gradwatch every 1" and "gradwatch every 50" by default.
         steps: number of optimizer steps.
         batch: at most so many samples a step.

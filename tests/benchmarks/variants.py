@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
+from workloads import is_missing
 
 from gradwatch import GradientMonitor
 
@@ -117,7 +117,7 @@ class Variant:
 
     @property
     def is_missing(self) -> bool:
-        return self.requires is not None and importlib.util.find_spec(self.requires) is None
+        return is_missing(self.requires)
 
 
 def gradwatch(every: int, dense: int, **options: Any) -> Variant:
@@ -139,4 +139,9 @@ VARIANTS = {
     "wandb.watch": Variant(WandbWatch, requires="wandb"),
     "full backward hooks": Variant(lambda folder: FullHooks()),
     "zclip": Variant(lambda folder: ZClip()),
+}
+
+WHOLE_FITS = {  # beside the bare run, where fits are measured from their first step to their end
+    "bare again": VARIANTS["bare again"],
+    "gradwatch default": Variant(lambda folder: GradientMonitor(), every=50),
 }

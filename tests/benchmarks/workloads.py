@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,16 +28,29 @@ class Same(IterableDataset[Batch]):
             yield self.batch
 
 
-class Classifier(LightningModule):
-    """Cross-entropy and SGD around any network."""
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of a network, its inputs and its targets
 
-    def __init__(self, network: nn.Module) -> None:
+
+def of_classes(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of one class a sample."""
+    return functional.cross_entropy(network(x), y)
+
+
+def of_next_token(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The loss that a language model of transformers computes by itself: cross-entropy of each next token."""
+    loss: Tensor = network(input_ids=x, labels=y).loss
+    return loss
+
+
+class Trained(LightningModule):
+    """A loss and SGD around any network."""
+
+    def __init__(self, network: nn.Module, loss: Loss = of_classes) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.loss = network, loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
-        loss = functional.cross_entropy(self.network(x), y)
+        loss = self.loss(self.network, *batch)
         self.log("train_loss", loss)
         return loss
 
@@ -43,12 +58,20 @@ class Classifier(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
-def mlp(layers: int = 64, width: int = 128) -> nn.Module:
-    """Linear and ReLU, He initialization, so that the gradients are healthy."""
+Draw = Callable[[Tensor], object]  # sets the entries of a weight
+
+
+def mlp(layers: int = 64, width: int = 128, draw: Draw | None = nn.init.kaiming_normal_) -> nn.Module:
+    """Linear and ReLU.
+
+    With He initialization, the default of ``draw``, the gradients are healthy. With None the weights are those that
+    PyTorch draws, under which the gradient vanishes.
+    """
     blocks: list[nn.Module] = []
     for _ in range(layers):
         linear = nn.Linear(width, width)
-        nn.init.kaiming_normal_(linear.weight)
+        if draw is not None:
+            draw(linear.weight)
         blocks += [linear, nn.ReLU()]
     return nn.Sequential(*blocks, nn.Linear(width, CLASSES))
 
@@ -114,27 +137,71 @@ class Recurrent(nn.Module):
         return self.head(h)
 
 
+def gpt2(layers: int = 12, width: int = 256, vocabulary: int = 1000, length: int = 64) -> nn.Module:
+    """GPT-2 of transformers, made from a configuration: its layers and dropouts, and fewer, narrower weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"n_layer": layers, "n_embd": width, "n_head": 4, "vocab_size": vocabulary, "n_positions": length}
+    # The usual ends of a text are no tokens of so small a vocabulary.
+    known: dict[str, Any] = {**shape, "bos_token_id": 0, "eos_token_id": 0, "loss_type": "ForCausalLM"}
+    network: nn.Module = GPT2LMHeadModel(GPT2Config(**known))
+    return network
+
+
+def is_missing(package: str | None) -> bool:
+    """Return True for a package that is needed and not installed."""
+    return package is not None and importlib.util.find_spec(package) is None
+
+
+def some_classes(x: Tensor) -> Tensor:
+    return torch.randint(0, CLASSES, (len(x),))
+
+
 @dataclass(frozen=True)
 class Workload:
-    """A network, its data, and the steps of a turn."""
+    """A network, its data, and the steps of a turn.
+
+    Attributes:
+        network, inputs: make them anew.
+        batch: number of samples a step.
+        steps: of a turn.
+        targets: makes those of the inputs.
+        loss: of the network, its inputs and its targets.
+        requires: package that it needs; without it the workload is left out.
+    """
 
     network: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]
     batch: int
     steps: int
+    targets: Callable[[Tensor], Tensor] = some_classes
+    loss: Loss = of_classes
+    requires: str | None = None
 
-    def module(self) -> Classifier:
+    def module(self) -> Trained:
         torch.manual_seed(0)
-        return Classifier(self.network())
+        return Trained(self.network(), self.loss)
 
     def loader(self) -> DataLoader[Batch]:
         torch.manual_seed(1)
-        return DataLoader(Same((self.inputs(), torch.randint(0, CLASSES, (self.batch,)))), batch_size=None)
+        inputs = self.inputs()
+        return DataLoader(Same((inputs, self.targets(inputs))), batch_size=None)
 
+    @property
+    def is_missing(self) -> bool:
+        return is_missing(self.requires)
+
+
+MAIN = ("mlp-64", "resnet-18", "transformer-6", "rnn-cell-50")  # the four that docs/costs.md compares throughout
 
 WORKLOADS = {
     "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 128, 10),
     "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 2),
     "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 16, 2),
     "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 128, 10),
-}
+    "mlp-64-default": Workload(lambda: mlp(draw=None), lambda: torch.randn(128, 128), 128, 10),
+    "gpt2-12": Workload(
+        gpt2, lambda: torch.randint(0, 1000, (8, 64)), 8, 2,
+        targets=Tensor.clone, loss=of_next_token, requires="transformers",
+    ),
+}  # fmt: skip

@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from workloads import WORKLOADS
+from workloads import MAIN, WORKLOADS
 
 import gradwatch
 
@@ -139,7 +139,7 @@ def main(
     torch.set_num_threads(1)
     runs = [
         (workload, rule, bound)
-        for workload in workloads or WORKLOADS
+        for workload in workloads or MAIN
         for rule in optimizers or OPTIMIZERS
         for bound in BOUNDS
     ]
