@@ -32,3 +32,9 @@ def publish(rows: Sequence[Row], csv_file: Path | None = None, *, group: str | N
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of such a file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

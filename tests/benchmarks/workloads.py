@@ -143,7 +143,7 @@ def gpt2(layers: int = 12, width: int = 256, vocabulary: int = 1000, length: int
 
     shape = {"n_layer": layers, "n_embd": width, "n_head": 4, "vocab_size": vocabulary, "n_positions": length}
     # The usual ends of a text are no tokens of so small a vocabulary.
-    known: dict[str, Any] = {**shape, "bos_token_id": 0, "eos_token_id": 0, "loss_type": "ForCausalLM"}
+    known: dict[str, Any] = {**shape, "bos_token_id": 0, "eos_token_id": 0}
     network: nn.Module = GPT2LMHeadModel(GPT2Config(**known))
     return network
 
