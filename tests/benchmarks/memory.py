@@ -98,7 +98,7 @@ class Footprint:
 def run(workload: str, variant: str, steps: int, batch: int) -> Footprint:
     """One fit in this process."""
     whole = WORKLOADS[workload]
-    small = replace(whole, inputs=lambda: whole.inputs()[:batch], batch=min(batch, whole.batch))
+    small = replace(whole, inputs=lambda: whole.inputs()[:batch])
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     watchman = Watchman(steps)

@@ -52,7 +52,7 @@ def chain(layers: int, width: int) -> nn.Module:
 def workload(layers: int, width: int, batch: int = 8) -> Workload:
     if width < CLASSES:
         raise ValueError(f"{layers} layers of width {width} have no room for {CLASSES} classes; expected a larger size")
-    return Workload(lambda: chain(layers, width), lambda: torch.randn(batch, width), batch, CYCLE)
+    return Workload(lambda: chain(layers, width), lambda: torch.randn(batch, width), CYCLE)
 
 
 @dataclass(frozen=True)

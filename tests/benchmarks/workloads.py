@@ -163,7 +163,6 @@ class Workload:
 
     Attributes:
         network, inputs: make them anew.
-        batch: number of samples a step.
         steps: of a turn.
         targets: makes those of the inputs.
         loss: of the network, its inputs and its targets.
@@ -172,7 +171,6 @@ class Workload:
 
     network: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]
-    batch: int
     steps: int
     targets: Callable[[Tensor], Tensor] = some_classes
     loss: Loss = of_classes
@@ -195,13 +193,13 @@ class Workload:
 MAIN = ("mlp-64", "resnet-18", "transformer-6", "rnn-cell-50")  # the four that docs/costs.md compares throughout
 
 WORKLOADS = {
-    "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 128, 10),
-    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 32, 2),
-    "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 16, 2),
-    "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 128, 10),
-    "mlp-64-default": Workload(lambda: mlp(draw=None), lambda: torch.randn(128, 128), 128, 10),
+    "mlp-64": Workload(mlp, lambda: torch.randn(128, 128), 10),
+    "resnet-18": Workload(resnet18, lambda: torch.randn(32, 3, 32, 32), 2),
+    "transformer-6": Workload(Transformer, lambda: torch.randint(0, 100, (16, 64)), 2),
+    "rnn-cell-50": Workload(Recurrent, lambda: torch.randn(128, 50, 32), 10),
+    "mlp-64-default": Workload(lambda: mlp(draw=None), lambda: torch.randn(128, 128), 10),
     "gpt2-12": Workload(
-        gpt2, lambda: torch.randint(0, 1000, (8, 64)), 8, 2,
+        gpt2, lambda: torch.randint(0, 1000, (8, 64)), 2,
         targets=Tensor.clone, loss=of_next_token, requires="transformers",
     ),
 }  # fmt: skip
