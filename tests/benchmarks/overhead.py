@@ -17,7 +17,8 @@ every row. Set-up, the dense first steps, the last pictures and the summary are 
 ``--whole_fits`` measures these too, and nothing else: the time of whole, short fits, from the call of ``trainer.fit``
 to its return, with a plain ``GradientMonitor()``. So the ratio includes the search for the layers, the dense first
 steps, the record, TensorBoard, the pictures, and the table at the end, whose text is thrown away. The fits take turns
-in the same way. First a short one of each is run that is not counted, as it imports modules. Three fits of 500 steps
+in the same way, and a monitor's clock stands still between them: it draws as many pictures as in a fit that runs alone.
+First a short fit of each is run that is not counted, as it imports modules. Three fits of 500 steps, of three variants,
 take as long as 4,500 bare steps: about 70 seconds for the MLP, and 50 minutes for ResNet-18.
 """
 
@@ -39,8 +40,8 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
 from turns import Baton, CannotRun, Cost, Fit
-from variants import DENSE, VARIANTS, WHOLE_FITS
-from workloads import WORKLOADS
+from variants import DENSE, VARIANTS, WHOLE_FITS, Variant
+from workloads import WORKLOADS, Workload
 
 ALL = {**VARIANTS, **WHOLE_FITS}
 WARM_UP = 10  # steps of the fits that are not counted, before whole ones
@@ -117,8 +118,10 @@ def objects_frozen() -> Iterator[None]:
     """Hide all objects from the garbage collector, or each fit's collections would go through those of all fits."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def progress(steps: Sequence[int], name: str) -> Iterator[int]:
@@ -175,7 +178,8 @@ def main(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     chosen = list(dict.fromkeys(["bare", *(variants or (WHOLE_FITS if whole_fits else VARIANTS))]))
     names = list(workloads or WORKLOADS)
-    for name, needed in [*((name, WORKLOADS[name]) for name in names), *((name, ALL[name]) for name in chosen)]:
+    asked: dict[str, Workload | Variant] = {name: WORKLOADS[name] for name in names}
+    for name, needed in (asked | {name: ALL[name] for name in chosen}).items():
         if needed.is_missing:
             print(f"{name} is left out: {needed.requires} is not installed")
     if whole_fits:
