@@ -57,7 +57,7 @@ def norm_of(flat: Flat) -> float:
     if flat.size <= _BLOCK:
         squares = float(np.vdot(flat, flat))
         return math.sqrt(squares) if _ALWAYS_SAFE[0] < squares < _ALWAYS_SAFE[1] else _root(squares, flat)
-    return _root(sum(float(np.vdot(block, block)) for block in _blocks(flat)), flat)
+    return _root(sum(float(np.vdot(block, block)) for block in blocks_of(flat)), flat)
 
 
 def norm_and_zeros_of(flat: Flat) -> tuple[float, int]:
@@ -68,7 +68,7 @@ def norm_and_zeros_of(flat: Flat) -> tuple[float, int]:
         (2.0, 2)
     """
     squares, zeros = 0.0, 0
-    for block in _blocks(flat):
+    for block in blocks_of(flat):
         squares += float(np.vdot(block, block))
         # Comparing and counting booleans are both vectorized: a fourth of the time of counting nonzero floats.
         zeros += int(np.count_nonzero(block == 0))
@@ -86,7 +86,7 @@ def norms_and_zeros(tensors: Sequence[Tensor]) -> tuple[Array, Array]:
     small, starts = _small_ones(tensors)
     if len(starts):
         row = _row_of(tensors, small)
-        norms[small] = _norms_in(row, starts)
+        norms[small] = norms_in(row, starts)
         zeros[small] = np.add.reduceat((row == 0).view(np.int8), starts, dtype=np.int64)
     for place in np.flatnonzero(~small).tolist():
         norms[place], zeros[place] = norm_and_zeros_of(flat_array(tensors[place]))
@@ -103,25 +103,9 @@ def norms_of_all(tensors: Sequence[Tensor]) -> Array:
     norms = np.empty(len(tensors))
     small, starts = _small_ones(tensors)
     if len(starts):
-        norms[small] = _norms_in(_row_of(tensors, small), starts)
+        norms[small] = norms_in(_row_of(tensors, small), starts)
     for place in np.flatnonzero(~small).tolist():
         norms[place] = norm_of(flat_array(tensors[place]))
-    return norms
-
-
-def norms_of_differences(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Array:
-    """Return the L2 norms of the differences of pairs of tensors whose entries lie in the same order in memory.
-
-    Example:
-        >>> norms_of_differences([torch.ones(4)], [torch.zeros(4)])
-        array([2.])
-    """
-    norms = np.empty(len(tensors))
-    small, starts = _small_ones(tensors)
-    if len(starts):
-        norms[small] = _norms_in(_row_of(tensors, small) - _row_of(others, small), starts)
-    for place in np.flatnonzero(~small).tolist():
-        norms[place] = _norm_of_difference(flat_array(tensors[place]), flat_array(others[place]))
     return norms
 
 
@@ -136,22 +120,19 @@ def _small_ones(tensors: Sequence[Tensor]) -> tuple[Flags, Indices]:
 
 def _row_of(tensors: Sequence[Tensor], small: Flags) -> Array:
     """Return the entries of the small tensors as one row of float64, in which no square of a float32 is lost."""
-    chosen = [tensor.detach().reshape(-1) for tensor, yes in zip(tensors, small.tolist(), strict=True) if yes]
-    return flat_array(torch.cat(chosen)).astype(np.float64)
+    chosen = [tensor for tensor, yes in zip(tensors, small.tolist(), strict=True) if yes]
+    with torch.no_grad():
+        row = torch.cat([tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in chosen])
+    return flat_array(row).astype(np.float64)
 
 
-def _norms_in(row: Array, starts: Indices) -> Array:
+def norms_in(row: Array, starts: Indices) -> Array:
+    """Return the L2 norms of the parts of a row that start at these places, each up to the next one."""
     return np.asarray(np.sqrt(np.add.reduceat(row * row, starts)))
 
 
-def _norm_of_difference(flat: Flat, other: Flat) -> float:
-    """Return the L2 norm of a difference, without holding more of it than a block."""
-    if flat.size <= _BLOCK:
-        return norm_of(flat - other)
-    return math.hypot(*(norm_of(block - part) for block, part in zip(_blocks(flat), _blocks(other), strict=True)))
-
-
-def _blocks(flat: Flat) -> list[Flat]:
+def blocks_of(flat: Flat) -> list[Flat]:
+    """Return an array in parts that stay in the processor's cache."""
     if flat.size <= _BLOCK:
         return [flat]
     return [flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK)]
@@ -167,5 +148,5 @@ def _root(squares: float, flat: Flat) -> float:
     # NaN and Inf stay what they are. A scaled copy of a block costs less than a pass in float64.
     scale = flat.dtype.type(factor if squares <= lowest else 1 / factor)
     with np.errstate(all="ignore"):
-        scaled = sum(float(np.vdot(block, block)) for block in (scale * block for block in _blocks(flat)))
+        scaled = sum(float(np.vdot(block, block)) for block in (scale * block for block in blocks_of(flat)))
     return math.sqrt(scaled) / float(scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,7 @@ class ParameterReading:
 
     Args:
         ranks: the processes that train together; None for a single one.
+        weights: parameter -> slot of the norm of its weights, where that is known already.
         scale: factor that the gradients still have, on the device; None where they are unscaled.
 
     Attributes:
@@ -160,6 +162,7 @@ class ParameterReading:
         scalars: DeviceScalars,
         ranks: Ranks | None = None,
         scale: Tensor | None = None,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.names = list(params)
         self.grad_norm_after: Slots | None = None
@@ -172,16 +175,21 @@ class ParameterReading:
             grads = _gradients(self._params)
             self.shares, self.grad_shares = _shares(self._params, grads, ranks)
             self._read(grads, scalars)
+            self.weight_norm = self._read_weights(weights, scalars)
+
+    def _read_weights(self, known: Mapping[str, int], scalars: DeviceScalars) -> Slots:
+        others = batches([None if name in known else p for name, p in zip(self.names, self._params, strict=True)])
+        slots = self._keep(others, [l2_norms(batch) for _, batch in others], scalars)
+        return np.array([known.get(name, slot) for name, slot in zip(self.names, slots.tolist(), strict=True)])
 
     def _read(self, grads: Sequence[Tensor | None], scalars: DeviceScalars) -> None:
-        alike, weights = batches(grads), batches(self._params)
+        alike = batches(grads)
         both = [norms_and_nonzero_counts(batch) for _, batch in alike]
         norms = [_over(norm, self._scale) for norm, _ in both]
         nonfinite = [nonfinite_counts(batch, norm) for (_, batch), norm in zip(alike, norms, strict=True)]
         self.grad_norm = self._keep(alike, norms, scalars)
         self.nonzero = self._keep(alike, [count for _, count in both], scalars)
         self.nonfinite = self._keep(alike, nonfinite, scalars)
-        self.weight_norm = self._keep(weights, [l2_norms(batch) for _, batch in weights], scalars)
         self.total = _total_of(alike, norms, self.grad_shares)
 
     def read_again(self, scalars: DeviceScalars) -> None:

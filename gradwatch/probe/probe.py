@@ -240,11 +240,11 @@ class Probe:
             return
         self._settings = settings or Settings()
         learning = self._watched.names_of(params)
-        reading = ParameterReading(learning, self._scalars, self.ranks, scale)
+        weights = self._updates.keep(learning, self._scalars, self.ranks)
+        reading = ParameterReading(learning, self._scalars, self.ranks, scale, weights)
         reading.carried = self.containment.run(CARRIED, self._hooks.carried.among, learning) or {}
         self._groups.add(learning, self._settings)
         self._groups.is_empty &= not any(param.requires_grad for param in params)
-        self._updates.keep(learning, self._scalars, self.ranks)
         # The last reading of a parameter counts: manual optimization may step an optimizer several times a batch.
         self._readings = [old for old in self._readings if not set(old.names) & learning.keys()] + [reading]
         self.total = reading.total

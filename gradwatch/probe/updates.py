@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradwatch.probe.host_norms import is_on_host, norms_of_differences
+from gradwatch.probe.host_copies import HostCopies, can_be_copied
 from gradwatch.probe.norms import batches, l2_norms, norms_and_nonzero_counts, stored_values
 from gradwatch.probe.ranks import Ranks
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.sum_layout import SumLayout
 from gradwatch.records import Array
-from gradwatch.torch_internals import foreach_copy_, foreach_sub_
+from gradwatch.torch_internals import foreach_sub_
 
 KEPT_BYTES = 64 * 2**20  # of weights that are kept whole; a step of a larger model would need a second copy of it
 # Of a larger parameter 2,048 blocks of 16 entries are kept: a block is a line of the processor's cache. The norm of a
 # Gaussian update is then known to 0.4 %; tests/benchmarks/updates/sample_error.py measures it on real ones.
 _BLOCKS, _WIDTH = 2048, 16
 _FEWEST = 64  # blocks: of 10,000 large parameters, which then take 40 MB
+_MOST_ROWS = 3  # sets of parameters whose memory is held, besides the latest: those of other optimizers
 _SPOT = 256  # entries that tell if a parameter was put back
 
 
@@ -66,8 +67,8 @@ class Updates:
     """Measures the updates of one run's steps: ``keep`` before a step, ``measure`` after it.
 
     Up to a bound of memory the parameters are kept whole; of what is beyond it, a sample of the same entries at each
-    step is kept, and the norm is estimated. The memory of the copies serves the next step, until :meth:`free`: of new
-    memory each page is first filled with zeros, which costs more than to copy the weights into it.
+    step is kept, and the norm is estimated. What a step kept is let go when its update is measured, but for copies in
+    the host's memory, whose memory serves the next steps, until :meth:`free`.
 
     Args:
         bound: bytes of weights that may be kept whole at a time.
@@ -79,7 +80,7 @@ class Updates:
     Example:
         >>> layer, scalars = nn.Linear(1, 1, bias=False), DeviceScalars()
         >>> updates = Updates()
-        >>> updates.keep({"weight": layer.weight}, scalars)
+        >>> _ = updates.keep({"weight": layer.weight}, scalars)
         >>> _ = layer.weight.data.add_(0.5)
         >>> updates.measure(scalars)
         >>> round(float(scalars.to_host()[updates.changes["weight"].norm]), 6)
@@ -94,65 +95,104 @@ class Updates:
         self._last: dict[str, tuple[float, float]] = {}  # norms of the weights and of their update
         self._suspects: set[str] = set()
         self._spots: dict[str, Tensor] = {}
-        self._memory: dict[str, Tensor] = {}  # parameter -> a tensor for its copy
+        self._rows: list[tuple[HostCopies, list[float]]] = []  # of this step, each with the shares of its parameters
+        self._known_rows: list[HostCopies] = []  # whose memory serves the next steps
 
     def begin(self) -> None:
         """Forget the current step."""
-        self._waiting, self.changes, self.put_back = {}, {}, {}
+        self._waiting, self._rows, self.changes, self.put_back = {}, [], {}, {}
 
     def free(self) -> None:
         """Let the memory of the copies go, as the next steps are not measured."""
-        self._memory = {}
+        self._known_rows = []
 
     @torch.no_grad()
-    def keep(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars, ranks: Ranks | None = None) -> None:
+    def keep(
+        self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars, ranks: Ranks | None = None
+    ) -> dict[str, int]:
         """Copy the weights of an optimizer's parameters, just before it steps.
 
         What is kept already stays: a closure (LBFGS) evaluates the loss many times within one step.
+
+        Returns:
+            Parameter -> slot of the norm of its weights, as far as copying them has told it.
         """
         self._look_at_suspects(params, scalars)
         room = self._bound - sum(_size(kept.before) for kept in self._waiting.values() if not kept.blocks)
-        missing = [(name, stored_values(param)) for name, param in params.items() if name not in self._waiting]
+        room -= sum(copies.nbytes for copies, _ in self._rows)
+        known = self._waiting.keys() | {name for copies, _ in self._rows for name in copies.names}
+        missing = {name: param for name, param in params.items() if name not in known} if known else params
+        copies = self._copies_of(missing, room)
+        if copies is None:
+            self._keep_others(missing, room, ranks)
+            return {}
+        norms = scalars.values(torch.from_numpy(copies.take()))
+        self._rows.append((copies, [1.0 if ranks is None else ranks.share(params[name]) for name in copies.names]))
+        others = {name: missing[name] for name in missing.keys() - set(copies.names)}
+        self._keep_others(others, room - copies.nbytes, ranks)
+        return dict(zip(copies.names, norms, strict=True))
+
+    def _copies_of(self, params: Mapping[str, nn.Parameter], room: int) -> HostCopies | None:
+        """Return the memory for the parameters that can be copied into one row; None where none can, or not all fit."""
+        for copies in self._known_rows:
+            if copies.nbytes <= room and copies.are_of(params):
+                return copies
+        chosen = {name: param for name, param in params.items() if can_be_copied(param)}
+        if not chosen or sum(map(_size, chosen.values())) > room:
+            return None
+        for copies in self._known_rows:
+            if copies.are_of(chosen):
+                return copies
+        self._known_rows = [*self._known_rows[-_MOST_ROWS:], HostCopies(chosen)]
+        return self._known_rows[-1]
+
+    def _keep_others(self, params: Mapping[str, nn.Parameter], room: int, ranks: Ranks | None) -> None:
+        """Copy parameters one by one: those of a device, of half precision, or a sample of what has no room."""
+        missing = [(name, stored_values(param)) for name, param in params.items()]
         fitting, blocks = len(missing), _BLOCKS
         if sum(_size(values) for _, values in missing) > room:
             missing.sort(key=lambda item: item[1].numel())  # a sample is best of the largest
             sizes = np.cumsum([_size(values) for _, values in missing])
             fitting = int(np.searchsorted(sizes, room, side="right"))
             blocks = _blocks_of(len(missing) - fitting)
-        kept, copies = [], []
         for place, (name, values) in enumerate(missing):
             share = 1.0 if ranks is None else ranks.share(params[name])
-            is_whole = place < fitting or values.numel() <= blocks * _WIDTH
-            wanted = values if is_whole else sample_of(values, blocks)
-            copy = self._room_for(name, wanted)
-            entries = max(copy.numel(), 1)
-            self._waiting[name] = Kept(
-                params[name], copy, 0 if is_whole else blocks, 1.0 if is_whole else values.numel() / entries, share
-            )
-            kept.append(wanted)
-            copies.append(copy)
-        for positions, batch in batches(copies):
-            foreach_copy_(batch, [kept[position] for position in positions])
-
-    def _room_for(self, name: str, values: Tensor) -> Tensor:
-        room = self._memory.get(name)
-        if room is None or not _are_alike(room, values):
-            room = self._memory[name] = torch.empty_like(values)
-        return room
+            if place < fitting or values.numel() <= blocks * _WIDTH:
+                self._waiting[name] = Kept(params[name], values.clone(), 0, 1.0, share)
+            else:
+                sample = sample_of(values, blocks).clone()
+                self._waiting[name] = Kept(params[name], sample, blocks, values.numel() / sample.numel(), share)
 
     @torch.no_grad()
     def measure(self, scalars: DeviceScalars) -> None:
         """Measure what has changed in the parameters that were kept, and let the copies go."""
+        rows, self._rows = self._rows, []
+        for copies, shares in rows:
+            self._measure_row(copies, shares, scalars)
         waiting, self._waiting = self._waiting, {}
         now = {name: after for name, kept in waiting.items() if (after := kept.after()) is not None}
         names = list(now)
         for positions, befores in batches([waiting[name].before for name in names]):
             afters = [now[names[position]] for position in positions]
-            norms, changed = _changes(befores, afters, scalars)
-            for position, norm, count in zip(positions, norms, changed, strict=True):
+            is_narrow = befores[0].itemsize < 4
+            # The copies become the differences, so no third one of the weights is needed.
+            differences = [before.float() for before in befores] if is_narrow else befores
+            foreach_sub_(differences, [after.float() for after in afters] if is_narrow else afters)
+            norms, counts = norms_and_nonzero_counts(differences) if is_narrow else (l2_norms(differences), None)
+            slots = scalars.values(norms)
+            changed = [None] * len(slots) if counts is None else scalars.values(counts)
+            for position, norm, count in zip(positions, slots, changed, strict=True):
                 kept = waiting[names[position]]
                 entries = float(kept.before.numel())
                 self.changes[names[position]] = Change(norm, count, entries, kept.whole, kept.share)
+
+    def _measure_row(self, copies: HostCopies, shares: Sequence[float], scalars: DeviceScalars) -> None:
+        changes = copies.changes()
+        known = ~np.isnan(changes)
+        slots = scalars.values(torch.from_numpy(changes))
+        for name, share, slot, is_known in zip(copies.names, shares, slots, known.tolist(), strict=True):
+            if is_known:
+                self.changes[name] = Change(slot, None, 0.0, 1.0, share)
 
     def _look_at_suspects(self, params: Mapping[str, nn.Parameter], scalars: DeviceScalars) -> None:
         """Compare suspects with what they were before the last measured step, in a few entries."""
@@ -174,21 +214,6 @@ class Updates:
         self._suspects = {name for name, (weight, _) in now.items() if last.get(name) == weight}
         self._spots = {name: spot for name, spot in self._spots.items() if name in self._suspects}
         self._last = now
-
-
-def _changes(
-    befores: list[Tensor], afters: list[Tensor], scalars: DeviceScalars
-) -> tuple[Sequence[int], Sequence[int | None]]:
-    """Return the slots of the norms of the differences, and of the number of changed entries in half precision."""
-    if befores[0].itemsize < 4:
-        differences = [before.float() - after.float() for before, after in zip(befores, afters, strict=True)]
-        norms, counts = norms_and_nonzero_counts(differences)
-        return scalars.values(norms), scalars.values(counts)
-    none = [None] * len(befores)
-    if all(map(is_on_host, [*befores, *afters])) and [b.stride() for b in befores] == [a.stride() for a in afters]:
-        return scalars.values(torch.from_numpy(norms_of_differences(befores, afters))), none
-    foreach_sub_(befores, afters)  # the copies become the differences, so no third one of the weights is needed
-    return scalars.values(l2_norms(befores)), none
 
 
 def _are_alike(values: Tensor, others: Tensor) -> bool:

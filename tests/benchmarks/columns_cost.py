@@ -76,7 +76,6 @@ READINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gradients": (
         "grad_norm, param_grad_norm, total_norm, zero_fraction", (f"{PROBE}.parameters:norms_and_nonzero_counts",)
     ),
-    "weights": ("weight_norm, param_weight_norm", (f"{PROBE}.parameters:l2_norms",)),
     "non-finite": ("nonfinite", (f"{PROBE}.parameters:nonfinite_counts",)),
     "parameters": (
         "(lists of them) size, param_size, groups",
@@ -96,8 +95,13 @@ READINGS: dict[str, tuple[str, tuple[str, ...]]] = {
             f"{PROBE}.parameters:ParameterReading.read_again",
         ),
     ),
-    "copies of weights": ("update_norm, update_to_weight", (f"{PROBE}.updates:Updates.keep",)),
-    "updates": ("param_update_norm, param_changed, param_put_back", (f"{PROBE}.updates:Updates.measure",)),
+    "weights, and copies": (
+        "weight_norm, param_weight_norm", (f"{PROBE}.updates:Updates.keep", f"{PROBE}.parameters:l2_norms")
+    ),
+    "updates": (
+        "update_norm, update_to_weight, param_update_norm, param_changed, param_put_back",
+        (f"{PROBE}.updates:Updates.measure",),
+    ),
     "sums": (
         "(of all columns)",
         (
