@@ -71,7 +71,8 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
     together, the same in each, and the first process writes.
 
     Args:
-        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``.
+        every_n_steps, dense_steps: measure every n-th optimizer step, and each of the first ``dense_steps``. After
+            suspicious ones a few more are measured: 20 a detector, and beyond these half as many as regular ones.
         detectors: objects or functions that look at each Snapshot; None takes all with their defaults.
         include, exclude: patterns (``encoder.*``) of the layers to watch, None for all, and of layers to leave out.
         on_finding: ``"warn"``, ``"stop"`` (ends the fit cleanly), ``"raise"``, or a function of the Finding.

@@ -250,7 +250,7 @@ class Intake:
         # History and ledger first: a report about the Snapshot shows the findings in it.
         self.history.add(kept)
         self._opened.extend(self.ledger.update(snapshot))
-        self.schedule.record(snapshot.step, suspicious=self.ledger.wants_another_look(agreed=self._is_shared))
+        self.schedule.record(snapshot.step, self.ledger.suspects(agreed=self._is_shared))
         if self.on_snapshot is not None:
             self.on_snapshot(kept)
 

@@ -125,17 +125,19 @@ class Ledger:
         self._just_lasted: list[Trouble] = []  # as long as their detectors' patience
         self._harm = Harm()
 
-    def wants_another_look(self, *, agreed: bool) -> bool:
-        """Return True if the next step should be measured too: a trouble has not lasted yet, or just for long enough.
+    def suspects(self, *, agreed: bool) -> list[int]:
+        """Return the places of the detectors that should see the next step too, in order.
 
-        The loss has no say in it: it may be another in another process.
+        They are those of a trouble that has not lasted yet, or just for long enough. The loss has no say in it: it may
+        be another in another process.
 
         Args:
             agreed: consider only gradwatch's detectors, which find the same in every process. One of the user's may
                 raise, or decide, in one process alone; the others would then wait for its numbers.
         """
         troubles = [*(trouble for trouble in self._troubles if not self._has_lasted(trouble)), *self._just_lasted]
-        return any(not agreed or _is_ours(self.detectors[trouble.detector]) for trouble in troubles)
+        places = sorted({trouble.detector for trouble in troubles})
+        return [place for place in places if not agreed or _is_ours(self.detectors[place])]
 
     def check_losses(self, snapshot: Snapshot) -> list[Finding]:
         """Look at the losses after the last measured step; return the findings that open. None closes.

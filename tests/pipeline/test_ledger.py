@@ -60,7 +60,7 @@ def test_patience_is_counted_in_a_row_and_the_finding_dated_to_the_first() -> No
     opened, suspicious = [], []
     for step in range(8):
         opened += [(step, finding.step) for finding in ledger.update(Snapshot(step, LAYERS))]
-        suspicious.append(ledger.wants_another_look(agreed=False))
+        suspicious.append(bool(ledger.suspects(agreed=False)))
     assert opened == [(6, 4)]
     assert suspicious == [False, True, True, False, True, True, True, False]
 
