@@ -24,7 +24,7 @@ from gradwatch.callbacks.unstepped import UnsteppedBatches
 from gradwatch.checks import require_whole
 from gradwatch.containment import OnError, say_once
 from gradwatch.pipeline.ledger import OnFinding
-from gradwatch.pipeline.origin_search import PART, may_be_of_nan
+from gradwatch.pipeline.origin_search import may_be_of_nan
 from gradwatch.pipeline.reports import Reports
 from gradwatch.pipeline.run_files import Wanted
 from gradwatch.pipeline.step_in_progress import StepInProgress
@@ -147,6 +147,7 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
         self._again: StepAgain | None = None
         self._past_lightning: StepsPastLightning | None = None
         self._unstepped = UnsteppedBatches()
+        self._is_in_batch = False  # of the training: an error is one of the user's step
         self._has_fitted = False  # this object, and not a copy of it
 
     @property
@@ -230,12 +231,22 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin an optimizer step with the first batch that it accumulates."""
-        self._again = self._watcher.containment.run(PART, StepAgain, trainer, pl_module, batch, batch_idx)
+        watcher, self._is_in_batch = self._watcher, True
+        if watcher.origins.is_open:
+            try:  # at each step, where a guard takes as long as what it guards
+                self._again = StepAgain(trainer, pl_module, batch, batch_idx)
+            except Exception as error:
+                watcher.origins.give_up(error)
         if self._step is None:
             self._step = StepInProgress()
-            is_last = partial(is_last_step, trainer, batch_idx, is_shared=self._watcher.is_shared)
-            is_shown = self._wanted.shows_last_step and self._watcher.containment.run("the last step", is_last)
-            self._watcher.begin(is_last=bool(is_shown))
+            watcher.begin(is_last=self._wanted.shows_last_step and self._is_last(trainer, batch_idx))
+
+    def _is_last(self, trainer: Trainer, batch_idx: int) -> bool:
+        try:
+            return is_last_step(trainer, batch_idx, is_shared=self._watcher.is_shared)
+        except Exception as error:
+            self._watcher.containment.fail("the last step", error)
+            return False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pause: a validation may run in the middle of a step that accumulates batches."""
@@ -262,22 +273,21 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
         Lightning calls this hook when it has unscaled and accumulated them, and before it clips them. The hook
         ``on_after_backward`` comes too early: gradients are still scaled there, and accumulated in part.
         """
-        with self._watcher.contained():
-            if self._past_lightning is not None:
-                self._past_lightning.mark_announced(optimizer)
         self._read(trainer, pl_module, True, optimizer)
 
     def _read(self, trainer: Trainer, pl_module: LightningModule, is_announced: bool, optimizer: Optimizer) -> None:
         step = self._step = self._step or StepInProgress()
-        with self._watcher.contained():
+        step.was_read = True  # or can't be: it ends with this batch
+        with self._watcher.contained(with_numpy=self._watcher.is_measuring):
+            if is_announced and self._past_lightning is not None:
+                self._past_lightning.mark_announced(optimizer)
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             if scaler is not None and not is_announced:
                 self._unstepped.warn_of_scaled_gradients(optimizer)
-                step.was_read = True
                 return
-            step.read(self._watcher, optimizer, scaler)
+            has_norm = step.read(self._watcher, optimizer, scaler)
             self._unstepped.has_read = True
-            if (total := self._watcher.total_norm) is not None:
+            if has_norm and (total := self._watcher.total_norm) is not None:
                 self._publish(trainer, total)
         if self._reports and self._histogram_every and self._watcher.steps % self._histogram_every == 0:
             self._reports.histograms(self._watcher.steps)
@@ -289,10 +299,10 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the optimizer step, unless it goes on accumulating."""
-        step, self._again = self._step, None
+        step, self._again, self._is_in_batch = self._step, None, False
         if step is None:
             return
-        with self._watcher.contained():
+        with self._watcher.contained(with_numpy=False):
             step.batches += 1
             step.add_loss(outputs)
         self._unstepped.read(step, self._watcher, trainer, pl_module)
@@ -318,8 +328,8 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the same way after an error, which another error must not replace."""
-        if isinstance(exception, Exception) and (again := self._again) is not None:
-            if may_be_of_nan(exception):
+        if isinstance(exception, Exception) and self._is_in_batch:
+            if (again := self._again) is not None and may_be_of_nan(exception):
                 again.passed = 0
                 self._watcher.seek_nan(again, again.batch, again.state, crashed=True)
             if self._reports is not None:
@@ -347,6 +357,7 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
     def _close_step(self, *, quietly: bool) -> None:
         step, past_lightning = self._step, self._past_lightning
         self._step = self._past_lightning = self._again = None
+        self._is_in_batch = False
         if past_lightning is not None:
             past_lightning.close()
         if step is not None:

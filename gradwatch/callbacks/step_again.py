@@ -71,7 +71,9 @@ class _LastBackward(BaseException):
 
 def _versions(batch: Any) -> list[int | None]:
     with past_torch_function():
-        return [version_of(tensor) for tensor in tensors_in(batch) if not tensor.is_inference()]
+        is_usual = type(batch) in (list, tuple) and all(type(part) is Tensor for part in batch)
+        tensors = batch if is_usual else tensors_in(batch)
+        return [version_of(tensor) for tensor in tensors if not tensor.is_inference()]
 
 
 def _do_nothing(*_: Any, **__: Any) -> None:

@@ -61,9 +61,10 @@ def is_last_step(trainer: Trainer, batch_idx: int, *, is_shared: bool = False) -
     """
     if 0 < trainer.max_steps <= trainer.global_step + len(trainer.optimizers):
         return True
-    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    epochs = trainer.max_epochs
     if is_shared or epochs is None or not 0 < epochs <= trainer.current_epoch + 1:
         return False
+    batches = trainer.num_training_batches
     if math.isinf(batches):  # Lightning looks one batch ahead
         return trainer.is_last_batch
     accumulated = max(trainer.accumulate_grad_batches, 1)

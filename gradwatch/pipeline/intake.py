@@ -98,6 +98,9 @@ class Arrivals:
     def __init__(self) -> None:
         self._pending: deque[Pending] = deque()
 
+    def __len__(self) -> int:
+        return len(self._pending)
+
     def add(self, pending: Pending) -> None:
         """Queue a measured step."""
         self._pending.append(pending)
@@ -182,6 +185,11 @@ class Intake:
     def add(self, pending: Pending) -> None:
         """Queue a measured step."""
         self._arrivals.add(pending)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return True while there is a measured step that was not processed."""
+        return bool(self._arrivals)
 
     def process_until(self, step: int) -> Snapshot | None:
         """Process what has arrived by the end of a step; return the latest Snapshot. Call :meth:`announce` next."""

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.containment import Containment
+from gradwatch.pipeline.contained import Contained
 from gradwatch.pipeline.fork import call_in_fork, can_fork
 from gradwatch.probe.layers import named_parameters
 from gradwatch.probe.norms import is_plain, is_readable
 from gradwatch.probe.origin import find_origin
 from gradwatch.snapshot import Origin
-from gradwatch.torch_internals import past_dispatch_modes, past_torch_function
 
 PART = "the search for the origin of NaN"
 _MOST_TRIES = 3  # a search takes two passes; NaN that comes back at each of them is not found by more
 _SAMPLED, _SMALL = 2, 4096  # parameters whose gradients are looked at in each step, and their largest size
+_REAL = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 Again = tuple[nn.Module, Callable[[], object]]  # a model, and what computes its loss again
 
@@ -58,11 +59,8 @@ class OriginSearch:
         """Look at a loss, before its backward pass or after it."""
         if not self.is_open:
             return
-        try:  # at each step, where a context manager in Python costs more than what it guards
-            with past_torch_function(), past_dispatch_modes():
-                self._note(loss)
-        except Exception as error:
-            self._give_up(error)
+        with Contained(self.give_up, with_numpy=False):
+            self._note(loss)
 
     def seek(
         self, step: int, again: Callable[[], Again], batch: Any, state: Tensor | None, *, crashed: bool
@@ -70,25 +68,24 @@ class OriginSearch:
         """Search where the step turned NaN, or ``crashed``; return what was found. For the rest see :meth:`search`."""
         if not self.is_open:
             return None
+        is_due = crashed or self._is_bad
+        if not is_due:
+            with Contained(self.give_up, with_numpy=False):
+                is_due = self._has_bad_gradient()
         try:
-            with past_torch_function(), past_dispatch_modes():
-                is_due = crashed or self.is_due()
             return self.origin if is_due and self.search(step, again, batch, state) else None
         except Exception as error:
-            self._give_up(error)
+            self.give_up(error)
             return None
 
-    def _give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> None:
+        """Search no more, for an error; call this from an ``except`` block."""
         self._tries = 0
         self._containment.fail(PART, error)
 
     def _note(self, loss: Tensor) -> None:
-        if is_readable(loss) and is_plain(loss) and loss.is_cpu and loss.numel() == 1:
+        if loss.is_cpu and _can_sum(loss) and loss.numel() == 1:
             self._is_bad |= not math.isfinite(loss.item())
-
-    def is_due(self) -> bool:
-        """Look at the gradients; return True if they, or the loss, are not finite."""
-        return self.is_open and (self._is_bad or self._has_bad_gradient())
 
     def search(self, step: int, again: Callable[[], Again], batch: object = None, state: Tensor | None = None) -> bool:
         """Search now; return True if something was found.
@@ -114,14 +111,23 @@ class OriginSearch:
     def _has_bad_gradient(self) -> bool:
         if self._sample is None and self._model is not None:
             self._sample = _sample(self._model)
-        grads = [param.grad for param in self._sample or () if param.grad is not None]
-        with torch.no_grad():
-            sums = [grad.sum().item() for grad in grads if is_readable(grad) and is_plain(grad)]
-        return not math.isfinite(sum(sums))
+        total = 0.0
+        for param in self._sample or ():
+            # Not under no_grad, which takes as long as a sum. The graph of a gradient with a graph is dropped at once.
+            if (grad := param.grad) is not None and _can_sum(grad):
+                total += grad.sum().item()
+        return not math.isfinite(total)
 
     def close(self) -> None:
         """Drop the references to the model's parameters."""
         self._model, self._sample, self._tries = None, [], 0
+
+
+def _can_sum(tensor: Tensor) -> bool:
+    """Return True if a tensor of a CPU holds all its numbers; of nearly all, the first look tells."""
+    if type(tensor) is Tensor and tensor.dtype in _REAL and tensor.layout is torch.strided and not tensor.is_nested:
+        return True
+    return is_readable(tensor) and is_plain(tensor)
 
 
 def may_be_of_nan(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -31,30 +31,36 @@ class StepInProgress:
     loss: Tensor | None = None
     loss_scale: Tensor | None = None
     stranger: Optimizer | None = None
-    _stepping: Stepping = field(default_factory=Stepping)
+    _stepping: Stepping | None = None  # made at a step of which something is read
 
     @property
     def skipped(self) -> bool | Tensor:
         """True if a loss scaler skipped an optimizer's step; on the device where only the optimizer knows."""
-        return self._stepping.skipped if self.loss_scale is not None else False
+        return self._stepping.skipped if self._stepping is not None and self.loss_scale is not None else False
 
     def add_loss(self, outputs: Any) -> None:
         """Add the loss in the result of ``training_step``, if there is one."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
-            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+            loss = loss.detach() if loss.requires_grad else loss
+            self.loss = loss if self.loss is None else self.loss + loss
 
-    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> None:
+    def read(self, watcher: Watcher, optimizer: Optimizer, scaler: Any) -> bool:
         """Let a watcher read an optimizer's gradients now, just before its step, and again just after.
+
+        Return True if there is something to read.
 
         The gradients are accumulated and not yet clipped. A loss scaler has unscaled them, or the optimizer will.
         """
         self.was_read = True
         unscales = scaler is not None and unscales_itself(optimizer)
         watcher.read(optimizer, scale_on_device(scaler, optimizer) if unscales else None)
-        if watcher.norms:
-            self._stepping.expect(optimizer, watcher.read_again, watcher.measure_updates, early=unscales)
-            self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
+        if not watcher.norms:
+            return False
+        self._stepping = self._stepping or Stepping()
+        self._stepping.expect(optimizer, watcher.read_again, watcher.measure_updates, early=unscales)
+        self.loss_scale = None if scaler is None else scale_on_device(scaler, optimizer)
+        return True
 
     @staticmethod
     def has_gradients(watcher: Watcher) -> bool:
@@ -63,4 +69,5 @@ class StepInProgress:
 
     def close(self) -> None:
         """Remove the hooks from the optimizers."""
-        self._stepping.close()
+        if self._stepping is not None:
+            self._stepping.close()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.checks import require_whole
-from gradwatch.containment import Containment, OnError, OutOfService, RaisedOnPurpose
+from gradwatch.containment import Containment, OnError, OutOfService
 from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.clips import Clips
+from gradwatch.pipeline.contained import Contained
 from gradwatch.pipeline.intake import Intake
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import LossScale, MeanLoss, ends_a_step, parameters_of, read_accelerated
@@ -39,6 +39,7 @@ class Watcher(WatchedRun):
     Attributes:
         history: the Snapshots; when there are more than ``history_size``, every second one is dropped.
         steps: number of optimizer steps that have ended.
+        origins: the search for the operation that makes NaN.
 
     Args:
         model: any module.
@@ -89,7 +90,7 @@ class Watcher(WatchedRun):
         on_error: OnError | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.steps = 0
+        self.steps, self._may_have_hooks = 0, False
         self.containment = Containment(on_error)
         self._every_total = total_norm_every_step
         require_whole(None, least=0, update_bytes=update_bytes)
@@ -98,7 +99,7 @@ class Watcher(WatchedRun):
         self.containment.speaks = self._probe.is_speaker
         seen = partial(getattr, self._probe, "has_seen_gradients")
         self._clips = Clips(self._probe.model, seen, self.containment)
-        self._origins = OriginSearch(self._probe.model, self.containment, is_shared=self.is_shared)
+        self.origins = OriginSearch(self._probe.model, self.containment, is_shared=self.is_shared)
         self.intake = Intake(
             Schedule(every_n_steps, dense_steps),
             detectors,
@@ -151,26 +152,21 @@ class Watcher(WatchedRun):
     @property
     def total_norm(self) -> Tensor | None:
         """Return the total norm of the optimizer read last, on the device; None before it, and of sharded gradients."""
-        with self.contained():
-            return self._probe.whole(next(reversed(self.norms), None))
+        if norms := self.norms:
+            with self.contained():
+                return self._probe.whole(norms[-1])
         return None
 
-    @contextmanager
-    def contained(self) -> Iterator[None]:
+    def contained(self, *, with_numpy: bool = True) -> Contained:
         """Keep errors and operations of the watching from the training; after an error nothing more is measured."""
-        try:
-            with past_torch_function(), past_dispatch_modes(), np.errstate(all="ignore"):
-                yield
-        except RaisedOnPurpose:
-            raise
-        except Exception as error:
-            self._probe.fail(error)
+        return Contained(self._probe.fail, with_numpy=with_numpy)
 
     def begin(self, *, is_last: bool = False) -> None:
         """Begin an optimizer step before its first forward pass; attach hooks if it is measured, as the last one is."""
         stepped, self._stepped, self._read = self._stepped, {}, {}
         self.containment.step = self.steps
         if (is_last or self.intake.schedule.is_due(self.steps)) and not self._probe.is_over:
+            self._may_have_hooks = True
             with self.contained():
                 self._probe.attach([param for optimizer in stepped.values() for param in parameters_of(optimizer)])
                 self._clips.attach()
@@ -206,7 +202,7 @@ class Watcher(WatchedRun):
             with self.contained():
                 self._probe.loss_pass.expect(loss)
                 self._probe.look_at_end(loss, divisor)
-        self._origins.note(loss)
+        self.origins.note(loss)
 
     def seek_nan(
         self, again: Callable[[], Again], batch: Any = None, state: Tensor | None = None, *, crashed: bool = False
@@ -219,7 +215,7 @@ class Watcher(WatchedRun):
             state: of torch's random numbers when the step began.
             crashed: search though nothing is known to be NaN: the user's code raised an error, maybe because of it.
         """
-        origin = self._origins.seek(self.steps, again, batch, state, crashed=crashed)
+        origin = self.origins.seek(self.steps, again, batch, state, crashed=crashed)
         if origin is not None:
             self.intake.note_origin(origin)
 
@@ -237,9 +233,10 @@ class Watcher(WatchedRun):
         """Read the gradients of an optimizer's parameters: unscaled (or still times ``scale``), before clipping."""
         self._read[id(optimizer)] = None
         self._stepped[id(optimizer)] = optimizer
+        if not (self.is_measuring or self._every_total):
+            return
         with self.contained():
-            looks = self.is_measuring or self._every_total
-            params = parameters_of(optimizer) if looks else []
+            params = parameters_of(optimizer)
             if self.is_measuring:
                 self._clips.compare(params)
                 self._probe.read(params, scale, Settings.of(optimizer))
@@ -248,13 +245,15 @@ class Watcher(WatchedRun):
 
     def read_again(self) -> None:
         """Read the total norm as the optimizer sees it, after clipping; does nothing on an unmeasured step."""
-        with self.contained():
-            self._probe.read_again()
+        if self.is_measuring:
+            with self.contained():
+                self._probe.read_again()
 
     def measure_updates(self) -> None:
         """Measure what an optimizer has changed, just after its step; :meth:`end` does it for the others."""
-        with self.contained():
-            self._probe.measure_updates()
+        if self.is_measuring:
+            with self.contained():
+                self._probe.measure_updates()
 
     def end(
         self,
@@ -275,23 +274,24 @@ class Watcher(WatchedRun):
         """
         step, self.steps, latest = self.steps, self.steps + 1, None
         # First the trace, which goes into the Snapshot of this step; last the findings, since announcing one may raise.
-        with self.contained():
-            if isinstance(loss, Tensor):
+        with self.contained(with_numpy=self.is_measuring):
+            if self.is_measuring and isinstance(loss, Tensor):
                 self._probe.look_at_end(loss)
             self.intake.trace.append(step, loss, self.norms if self._every_total else [], skipped)
-        self._finish(step, loss_scale, skipped, should_learn=should_learn)
+        if self.is_measuring:
+            self._finish(step, loss_scale, skipped, should_learn=should_learn)
         self._clips.detach()
-        with self.contained():
-            latest = self.intake.process_until(step)
-        if self._probe.is_over or not self.intake.schedule.is_due(self.steps):
+        if self.intake.is_waiting:
+            with self.contained():
+                latest = self.intake.process_until(step)
+        if self._may_have_hooks and (self._probe.is_over or not self.intake.schedule.is_due(self.steps)):
             self._probe.detach()
+            self._may_have_hooks = False
         self.intake.announce()
         return latest
 
     def _finish(self, step: int, scale: Tensor | None, skipped: bool | Tensor, *, should_learn: bool) -> None:
         """Send off what was measured. Other processes wait for this one's sums, whatever failed here before."""
-        if not self.is_measuring:
-            return
         should_learn = should_learn and bool(self._read)
         if not (self.norms or self.is_shared or should_learn):  # no gradient at all: the batch was left out
             self._probe.detach()
@@ -330,7 +330,7 @@ class Watcher(WatchedRun):
         """
         if again is not None:
             if isinstance(loss, Tensor):
-                self._origins.note(loss)
+                self.origins.note(loss)
             self.seek_nan(lambda: (self._probe.model, again))
         if not ends_a_step(optimizer):
             self._loss.add(loss)
@@ -353,7 +353,7 @@ class Watcher(WatchedRun):
     def close(self, *, quietly: bool = False) -> None:
         """Remove all hooks and wait for the last Snapshots; what was recorded stays. ``quietly`` raises nothing."""
         self._stepped = {}
-        self._origins.close()
+        self.origins.close()
         self._clips.detach()
         self._probe.detach()
         with self.contained():
@@ -374,7 +374,7 @@ class Watcher(WatchedRun):
         probe = self._probe.without_model()
         clips = Clips(probe.model, bool, self.containment)
         blank: dict[str, Any] = {"_probe": probe, "_clips": clips, "_read": {}, "_stepped": {}}
-        return {**self.__dict__, **blank, "_origins": OriginSearch(probe.model, self.containment, is_shared=True)}
+        return {**self.__dict__, **blank, "origins": OriginSearch(probe.model, self.containment, is_shared=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: steps, layers, findings, memories of detectors and probe, some Snapshots.

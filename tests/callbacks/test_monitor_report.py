@@ -66,15 +66,22 @@ def test_a_report_that_fails_costs_one_warning(tmp_path: Path) -> None:
     assert read_record(tmp_path / "gradwatch.jsonl").diagnoses == []
 
 
-def test_a_crash_is_told_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("can_search", [True, False])
+def test_a_crash_is_told_in_it(tmp_path: Path, can_search: bool) -> None:
+    monitor = GradientMonitor(report=True)
+
     class Crashes(Net):
+        def on_train_start(self) -> None:
+            if not can_search:  # as on a GPU, and with several processes
+                monitor._watcher.origins.close()
+
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 2:
                 raise RuntimeError("out of luck")
             return super().training_step(batch, batch_idx)
 
     with pytest.raises(RuntimeError, match="luck"):
-        fit(GradientMonitor(report=True), tmp_path, Crashes(mlp()))
+        fit(monitor, tmp_path, Crashes(mlp()))
     assert "out of luck" in (tmp_path / "gradwatch.html").read_text(encoding="utf-8")
 
 

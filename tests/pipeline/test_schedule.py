@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from watched_loops import finds, hooks_on, measured, network, train
+import torch
+from watched_loops import X, finds, hooks_on, measured, network, train
 
-from gradwatch import Finding, Snapshot, watch
+from gradwatch import Finding, Snapshot, Watcher, watch
 from gradwatch.pipeline.schedule import Schedule
 from gradwatch.snapshot import Origin
 
@@ -137,3 +138,21 @@ def test_a_schedule_goes_on_from_its_state_and_from_an_older_one() -> None:
     assert again.is_due(401)
     again.record(401, [0])
     assert again.is_due(402)
+
+
+def test_hooks_left_for_a_step_that_is_not_due_any_more_are_gone_when_it_ends() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watcher = Watcher(model, every_n_steps=50, dense_steps=2)
+
+    def step() -> int:
+        watcher.begin()
+        model(X).square().mean().backward()
+        watcher.read(optimizer)
+        watcher.end()
+        return hooks_on(model)
+
+    assert step() > 0  # for step 1
+    watcher.intake.schedule.dense_steps = 0  # as a checkpoint may, that is loaded in between
+    assert step() == 0
+    watcher.close()
