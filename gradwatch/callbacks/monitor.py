@@ -79,7 +79,7 @@ class GradientMonitor(ReleasesModule, WatchedThrough):
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         histogram_every_n_steps: write histograms of the gradients every n steps; None writes none.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors get theirs too.
         record_path: of the record; None takes ``gradwatch.jsonl`` in the run's folder, False none; or ``x.parquet``.
         summary: print the table of layers and findings at the end of the fit. The last step is measured for it, where
             the Trainer knows it before.

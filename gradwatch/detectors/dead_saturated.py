@@ -32,6 +32,7 @@ class Dead:
         learns well loses 75 % of its stem's channels in the first steps (tests/benchmarks/detection, half "develop").
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("units", "updates")
     fraction: float = 0.8
     patience: int = 5
     harm_after: ClassVar[int] = 50
@@ -73,6 +74,7 @@ class Saturated:
         Wardat et al., DeepDiagnosis, ICSE 2022 (2112.13993): more than 50 % of a Sigmoid's inputs beyond 5.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("saturation", "updates")
     fraction: float = 0.5
     patience: int = 5
     harm_after: ClassVar[int] = 50

@@ -43,6 +43,7 @@ class Exploding:
         is larger. AUTOTRAINER's ratio of 70 alarms on healthy tanh networks; 1e3 mirrors ``Vanishing``.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     growth: float = 1e3
     grad_to_weight: float = 1.0
     total_norm: float = 1e6

@@ -36,6 +36,7 @@ class NonFinite:
         Lightning issues 12344 and 8313 ask for the layer; ``detect_anomaly`` finds it at three times the cost.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("outputs",)
     of_losses: ClassVar[bool] = True
     max_skips: int = 10
     patience: int = field(default=1, init=False)

@@ -42,6 +42,7 @@ class NotLearning:
         No published rule. The trend is that of Mann, Nonparametric tests against trend, 1945.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("updates",)
     of_losses: ClassVar[bool] = True
     patience: int = field(default=1, init=False)
     _learning: Learning = field(default_factory=Learning, init=False, repr=False)

@@ -99,6 +99,7 @@ class Spike:
         window and the delay here are a tenth and a twentieth of that, for runs of thousands of steps.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     of_losses: ClassVar[bool] = True
     factor: float = 7.5
     window: int = 100

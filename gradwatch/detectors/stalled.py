@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class Stalled:
         No published rule; the default is longer than the blocks of 30 steps in which tasks are trained by turns.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("updates",)
     share: float = 0.9
     steps: int = 40
     _moved: set[str] = field(default_factory=set, init=False, repr=False)
@@ -167,6 +168,7 @@ class CutOff:
         [('weight', 'bias')]
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("updates",)
     patience: int = 3
 
     def __post_init__(self) -> None:

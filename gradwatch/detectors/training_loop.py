@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gradwatch.checks import require_whole
 from gradwatch.records import Finding, Snapshot
@@ -38,6 +38,7 @@ class CarriedOver:
         No published rule, and no threshold: what is added to a gradient that was used already is a fact.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     patience: int = 2
     _carried: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -89,6 +90,7 @@ class IdleClip:
         [(1.0, 'before backward')]
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     patience: int = 3
     _has_worked: bool = field(default=False, init=False, repr=False)
 
@@ -135,6 +137,7 @@ class OutOfSync:
         'replicas differ: 1 tensor is not the same on all processes: w; rank 2 holds other values than the rest.'
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     patience: int = 2
 
     def __post_init__(self) -> None:
@@ -171,6 +174,7 @@ class Broadcast:
         No threshold. torch warns of it in ``mse_loss``, not where the difference is written by hand.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
     patience: int = 2
 
     def __post_init__(self) -> None:

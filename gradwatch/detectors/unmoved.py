@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class Unmoved:
         Zamirai et al., Revisiting BFloat16 Training (2010.06192): updates under half the spacing of weights are lost.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("updates",)
     steps: int = 10
     skipped_steps: int = 18
     left_out_steps: int = 20

@@ -51,6 +51,7 @@ class Vanishing:
         Zhang et al., AUTOTRAINER, ICSE 2021 (2002.02061): a first-to-last ratio under 1e-3; here at the outputs.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("updates",)
     ratio: float = 1e-3
     min_calls: int = 5
     patience: int = 10

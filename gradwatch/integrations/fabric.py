@@ -54,7 +54,7 @@ class GradwatchCallback(WatchedThrough):
         on_finding: ``"warn"``, ``"raise"``, or a function of the Finding; with ``"stop"``, ``should_stop`` tells.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors get theirs too.
         record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in the folder of the first logger, or in
             ``gradwatch_logs``; False writes none.
         summary: print the table of layers and findings at the end.

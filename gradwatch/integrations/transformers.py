@@ -59,7 +59,7 @@ class GradwatchCallback(TrainerCallback, WatchedThrough):
         on_finding: ``"warn"``, ``"stop"`` (ends the training cleanly), ``"raise"``, or a function of the Finding.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots to keep; when there are more, every second one is dropped.
-        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors see all of them.
+        columns: patterns (``grad_*``) of the columns to keep, record and log, None for all; detectors get theirs too.
         record_path: of the JSONL record; None takes ``gradwatch.jsonl`` in ``output_dir``, False writes none.
         summary: print the table of layers and findings at the end of the training.
         update_bytes, on_error: as in :class:`~gradwatch.GradientMonitor`.

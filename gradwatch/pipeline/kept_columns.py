@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gradwatch.detectors import default_detectors
+from gradwatch.probe.readings import ALL, Readings
+from gradwatch.records import Detector
 from gradwatch.snapshot import ARRAYS, Snapshot
 
 # They grow with the model. What has one value a step, a parameter group or a loss is always kept.
@@ -17,12 +20,26 @@ CHOICES = (*(name for name, along in ARRAYS.items() if along in _GROWING), "call
 _BLANK: dict[str, Any] = {"calls": {}, "feeds": ()}  # of those that are no array
 
 
+def readings_for(columns: Sequence[str] | None, detectors: Sequence[Detector] | None) -> Readings:
+    """Return what is read at a measured step: what a kept column or a detector needs.
+
+    Example:
+        >>> from gradwatch import Vanishing
+        >>> readings_for(["grad_*"], [Vanishing()])
+        Readings(outputs=False, units=False, saturation=False, zeros=False, updates=True)
+    """
+    asked = default_detectors() if detectors is None else detectors
+    # Of an iterator nothing is taken here, as the detectors are listed later.
+    return Readings.wanted(KeptColumns(columns).__contains__, asked) if isinstance(asked, Sequence) else ALL
+
+
 class KeptColumns:
     """Drops the columns of a Snapshot that no pattern names, before it is kept, recorded and logged.
 
-    The detectors have seen all columns by then, so no finding is lost. What reads the history finds less: a diagnosis
-    has the kept columns as its evidence, and a chart shows nothing of the others. A column that is dropped takes no
-    memory, and none of the record.
+    The detectors have seen what they need by then, so no finding is lost. What is neither kept nor needed is not even
+    read, see :class:`~gradwatch.probe.readings.Readings`. What reads the history finds less: a diagnosis has the kept
+    columns as its evidence, and a chart shows nothing of the others. A column that is dropped takes no memory, and none
+    of the record.
 
     Args:
         patterns: names of columns, or patterns such as ``*_norm``; None keeps all.
@@ -48,6 +65,10 @@ class KeptColumns:
                 known = ", ".join(CHOICES)
                 raise ValueError(f"columns=[{pattern!r}] names no column; expected names or patterns of: {known}")
         self._dropped = [name for name in CHOICES if not any(fnmatchcase(name, pattern) for pattern in given)]
+
+    def __contains__(self, column: object) -> bool:
+        """Return True for a column that is kept."""
+        return column not in self._dropped
 
     def __call__(self, snapshot: Snapshot) -> Snapshot:
         """Return the Snapshot with the columns that are kept."""

@@ -16,6 +16,7 @@ from gradwatch.diagnosis import diagnose
 from gradwatch.pipeline.clips import Clips
 from gradwatch.pipeline.contained import Contained
 from gradwatch.pipeline.intake import Intake
+from gradwatch.pipeline.kept_columns import readings_for
 from gradwatch.pipeline.ledger import OnFinding
 from gradwatch.pipeline.optimizer_step import LossScale, MeanLoss, ends_a_step, parameters_of, read_accelerated
 from gradwatch.pipeline.origin_search import Again, OriginSearch
@@ -49,7 +50,7 @@ class Watcher(WatchedRun):
         on_finding: ``"warn"``, ``"stop"``, ``"raise"``, or a function of the Finding that opens.
         total_norm_every_step: keep the total gradient norm of unmeasured steps too; costs one fused pass a step.
         history_size: largest number of Snapshots that are kept; fewer where their columns would take 256 MiB.
-        columns: patterns (``grad_*``) of the columns that are kept, None for all; the detectors see all of them.
+        columns: patterns (``grad_*``) of the columns that are kept, None for all; the detectors see what they need.
         update_bytes: memory for copies of the weights, for the length of a measured step: what the optimizer changes
             is measured from them. Of what is beyond it a sample is kept, and the norm of the update is estimated.
         measure_eagerly: run measured steps without compiled code, as in :class:`~gradwatch.GradientMonitor`.
@@ -91,11 +92,11 @@ class Watcher(WatchedRun):
         ranks: Ranks | None = None,
     ) -> None:
         self.steps, self._may_have_hooks = 0, False
-        self.containment = Containment(on_error)
-        self._every_total = total_norm_every_step
+        self.containment, self._every_total = Containment(on_error), total_norm_every_step
         require_whole(None, least=0, update_bytes=update_bytes)
-        settings: dict[str, Any] = {"eagerly": measure_eagerly, "update_bytes": int(update_bytes)}
-        self._probe = Probe(model, include, exclude, ranks, containment=self.containment, **settings)
+        settings: dict[str, Any] = {"update_bytes": int(update_bytes), "wanted": readings_for(columns, detectors)}
+        settings |= {"ranks": ranks, "eagerly": measure_eagerly, "containment": self.containment}
+        self._probe = Probe(model, include, exclude, **settings)
         self.containment.speaks = self._probe.is_speaker
         seen = partial(getattr, self._probe, "has_seen_gradients")
         self._clips = Clips(self._probe.model, seen, self.containment)

@@ -21,6 +21,7 @@ from gradwatch.probe.layers import is_scripted, own_parameters
 from gradwatch.probe.module_hooks import TRACKER, LossPass, StepHooks, add_hook, add_pre_hook
 from gradwatch.probe.norms import entry_count, is_plain, is_readable, stored_values
 from gradwatch.probe.parameters import NONE
+from gradwatch.probe.readings import ALL, Readings
 from gradwatch.probe.sampled_code import Layers, code_layers
 from gradwatch.probe.scalars import DeviceScalars
 from gradwatch.probe.shards import is_sharded
@@ -65,8 +66,13 @@ class LayerHooks(StepHooks):
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], containment: Containment, loss_pass: LossPass | None = None
+        self,
+        layers: Mapping[str, nn.Module],
+        containment: Containment,
+        loss_pass: LossPass | None = None,
+        readings: Readings = ALL,
     ) -> None:
+        self._readings = readings
         super().__init__("layer", containment, loss_pass)
         self.log = CallLog()
         self.carried = CarriedGradients()
@@ -220,22 +226,26 @@ class LayerHooks(StepHooks):
         """Return the function that reads a layer's output."""
         # It reads at once and not in a batch, since an in-place module may overwrite the output next.
         if is_relu(module):
-            return self._read_units
+            return self._read_units if self._readings.units else lambda *_: None
         # Normalizations, like ReLUs, pass NaN and Inf on: the output of the layer before shows them. On ResNet-18 (32
         # images of 32 x 32) their outputs are 75 MB, which need not be read. A user's forward may make NaN itself.
         if runs_forward_of(module, NORMALIZATIONS):
             return lambda *_: None
-        return partial(self._read_size, saturation_of(module))
+        saturation = saturation_of(module) if self._readings.saturation else None
+        return partial(self._read_size if saturation or self._readings.outputs else self._note_dtype, saturation)
 
     def _read_units(self, call: int, output: Tensor) -> None:
         peaks = peaks_of(output) if is_plain(output) else None
         if peaks is not None:
             self.log.peaks.append((call, *peaks))
 
+    def _note_dtype(self, _: object, __: int, output: Tensor) -> None:
+        if output.itemsize < 4:
+            self.log.dtype = str(output.dtype).removeprefix("torch.")
+
     def _read_size(self, saturation: tuple[float, float] | None, call: int, output: Tensor) -> None:
         values, log = stored_values(output), self.log
-        if values.itemsize < 4:
-            log.dtype = str(values.dtype).removeprefix("torch.")
+        self._note_dtype(saturation, call, values)
         log.norms.append((call, values.numel(), self._scalars.norm_now(values)))
         if saturation is not None and values.numel():
             share = self._scalars.one(saturated_share(saturation, values))

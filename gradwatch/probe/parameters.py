@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -143,6 +143,7 @@ class ParameterReading:
     Args:
         ranks: the processes that train together; None for a single one.
         weights: parameter -> slot of the norm of its weights, where that is known already.
+        with_zeros: count the zeros in the gradients.
         scale: factor that the gradients still have, on the device; None where they are unscaled.
 
     Attributes:
@@ -163,6 +164,8 @@ class ParameterReading:
         ranks: Ranks | None = None,
         scale: Tensor | None = None,
         weights: Mapping[str, int] = MappingProxyType({}),
+        *,
+        with_zeros: bool = True,
     ) -> None:
         self.names = list(params)
         self.grad_norm_after: Slots | None = None
@@ -174,7 +177,7 @@ class ParameterReading:
         with torch.no_grad():  # detaching each tensor would cost as much as a pass over the small ones
             grads = _gradients(self._params)
             self.shares, self.grad_shares = _shares(self._params, grads, ranks)
-            self._read(grads, scalars)
+            self._read(grads, scalars, with_zeros=with_zeros)
             self.weight_norm = self._read_weights(weights, scalars)
 
     def _read_weights(self, known: Mapping[str, int], scalars: DeviceScalars) -> Slots:
@@ -182,13 +185,17 @@ class ParameterReading:
         slots = self._keep(others, [l2_norms(batch) for _, batch in others], scalars)
         return np.array([known.get(name, slot) for name, slot in zip(self.names, slots.tolist(), strict=True)])
 
-    def _read(self, grads: Sequence[Tensor | None], scalars: DeviceScalars) -> None:
+    def _read(self, grads: Sequence[Tensor | None], scalars: DeviceScalars, *, with_zeros: bool) -> None:
         alike = batches(grads)
-        both = [norms_and_nonzero_counts(batch) for _, batch in alike]
-        norms = [_over(norm, self._scale) for norm, _ in both]
+        if with_zeros:
+            both = [norms_and_nonzero_counts(batch) for _, batch in alike]
+            norms, counts = [norm for norm, _ in both], [count for _, count in both]
+        else:
+            norms, counts = [l2_norms(batch) for _, batch in alike], []
+        norms = [_over(norm, self._scale) for norm in norms]
         nonfinite = [nonfinite_counts(batch, norm) for (_, batch), norm in zip(alike, norms, strict=True)]
         self.grad_norm = self._keep(alike, norms, scalars)
-        self.nonzero = self._keep(alike, [count for _, count in both], scalars)
+        self.nonzero = self._keep(alike if with_zeros else [], counts, scalars)
         self.nonfinite = self._keep(alike, nonfinite, scalars)
         self.total = _total_of(alike, norms, self.grad_shares)
 
@@ -294,3 +301,9 @@ def total_gradient_norm(params: Sequence[nn.Parameter]) -> Tensor | None:
     positions, row = _in_one_row(alike, [l2_norms(batch) for _, batch in alike])
     total: Tensor = torch.linalg.vector_norm(norms_over_shards(row, [grads[position] for position in positions]))
     return total
+
+
+def has_gradient(readings: Iterable[ParameterReading], names: Collection[str]) -> bool:
+    """Return True if one of these parameters has a gradient."""
+    slots = (slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True))
+    return any(slot != NONE and name in names for name, slot in slots)

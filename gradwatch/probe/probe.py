@@ -19,8 +19,9 @@ from gradwatch.probe.hooks import CARRIED, LayerHooks
 from gradwatch.probe.layers import Structure, find_layers, named_modules, named_parameters
 from gradwatch.probe.loss_graph import LossEnd, read_end
 from gradwatch.probe.module_hooks import LossPass, sweep
-from gradwatch.probe.parameters import NONE, Groups, ParameterReading, Settings, part_of_total_norm
+from gradwatch.probe.parameters import Groups, ParameterReading, Settings, has_gradient, part_of_total_norm
 from gradwatch.probe.ranks import Ranks, find_ranks
+from gradwatch.probe.readings import ALL, Readings
 from gradwatch.probe.reduction import AllRanks, SingleProcess
 from gradwatch.probe.sampled_code import Layers
 from gradwatch.probe.scalars import Copy, DeviceScalars, Pending
@@ -29,7 +30,7 @@ from gradwatch.probe.tensor_parallel import ParallelHooks
 from gradwatch.probe.time_steps import TimeHooks
 from gradwatch.probe.trace import StepSlots, Trace
 from gradwatch.probe.updates import KEPT_BYTES, Updates
-from gradwatch.probe.watched_model import ModelIndex, WatchedModel
+from gradwatch.probe.watched_model import WatchedModel
 from gradwatch.records import Array, Snapshot
 
 MEASURING = "the measured steps"  # the part that is out of service when the reading of a step fails as a whole
@@ -49,6 +50,7 @@ class Probe:
         eagerly: measure without compiled code, which hides the layers in it from hooks.
         containment: switches off what fails; None lets every error through.
         update_bytes: bytes of weights that are kept whole for the length of a step, to measure its update.
+        wanted: the readings of a step.
 
     Attributes:
         is_attached: a step is being measured, and the hooks are in place.
@@ -86,6 +88,7 @@ class Probe:
         eagerly: bool = False,
         containment: Containment | None = None,
         update_bytes: int = KEPT_BYTES,
+        wanted: Readings = ALL,
     ) -> None:
         refuse_deepspeed(model)  # whoever knows the ranks may not have looked
         self.ranks = find_ranks(model) if ranks is None else ranks
@@ -96,7 +99,7 @@ class Probe:
         self.since = 0
         self.activity, self.constant = UnitActivity(), ConstantReader()
         self.schedule_interval = ""
-        self._eagerly = eagerly
+        self._eagerly, self._wanted = eagerly, wanted
         self._find = partial(find_layers, self.model, include, exclude)
         self._group = SingleProcess() if self.ranks is None else AllRanks(self.ranks, self.model)
         self._scalars = DeviceScalars()
@@ -124,9 +127,9 @@ class Probe:
 
     def _make_hooks(self, layers: Mapping[str, nn.Module]) -> LayerHooks:
         if self.ranks is None or self.ranks.sharing == 1:
-            hooks = LayerHooks(layers, self.containment, self.loss_pass)
+            hooks = LayerHooks(layers, self.containment, self.loss_pass, self._wanted)
         else:
-            hooks = ParallelHooks(layers, self.containment, self.loss_pass, self.ranks)
+            hooks = ParallelHooks(layers, self.containment, self.loss_pass, self._wanted, self.ranks)
         hooks.constant = self.constant
         return hooks
 
@@ -240,8 +243,9 @@ class Probe:
             return
         self._settings = settings or Settings()
         learning = self._watched.names_of(params)
-        weights = self._updates.keep(learning, self._scalars, self.ranks)
-        reading = ParameterReading(learning, self._scalars, self.ranks, scale, weights)
+        wanted, to = self._wanted, (self._scalars, self.ranks)
+        weights = self._updates.keep(learning, *to) if wanted.updates else {}
+        reading = ParameterReading(learning, *to, scale, weights, with_zeros=wanted.zeros)
         reading.carried = self.containment.run(CARRIED, self._hooks.carried.among, learning) or {}
         self._groups.add(learning, self._settings)
         self._groups.is_empty &= not any(param.requires_grad for param in params)
@@ -330,7 +334,7 @@ class Probe:
         constant = self.constant if reading.constant is not None else None
         self.rest()
         self._has_called = self._has_called or bool(log.layers)
-        is_unseen = not self._has_called and _has_gradient(self._watched.index, readings)
+        is_unseen = not self._has_called and has_gradient(readings, self._watched.index.owned)
         if self._hookable.is_blocked(unseen=is_unseen and self._structure.is_current()):
             self._hooks.detach()
             self._hooks = self._make_hooks({})  # hooks would only be compiled into the model
@@ -367,7 +371,7 @@ class Probe:
     def _agree(self) -> None:
         """Make sure that all processes watch the same. Where they do not, all of them notice, and stop measuring."""
         try:
-            self._group.check([*self._watched.index.layers, *self._watched.index.params])
+            self._group.check([*self._watched.index.layers, *self._watched.index.params, repr(self._wanted)])
         except ValueError:
             self._is_over = True
             raise
@@ -390,10 +394,3 @@ class Probe:
             except Exception as error:
                 self.fail(error)
         return StepSums(index, reading.without_numbers(), self._group, self.activity)
-
-
-def _has_gradient(index: ModelIndex, readings: Iterable[ParameterReading]) -> bool:
-    """Return True if a parameter of a watched layer has a gradient."""
-    owned = set(index.owners[1].tolist())
-    slots = (slot for reading in readings for slot in zip(reading.names, reading.grad_norm, strict=True))
-    return any(slot != NONE and index.params[name] in owned for name, slot in slots)

@@ -192,6 +192,7 @@ class StepSums:
         self._broadcast = reading.end.broadcast
         self._group, self._activity, self._replicas = group, activity, group.replicas
         self.scalars, self.failed = reading.scalars, False
+        self._has_zeros = any((parameters.nonzero != NONE).any() for parameters in reading.parameters)
         self.unwatched: list[str] = []
         self.faults: dict[int, tuple[int, int]] = {}
         calls = CallSums(reading.log, index.layers, reading.times)
@@ -265,6 +266,7 @@ class StepSums:
         scale = self._group.batches * (1.0 if np.isnan(loss_scale) else loss_scale)
         return {
             **parameter_columns(sums, list(params), self._index.owners, len(layers)),
+            **({} if self._has_zeros else {"zero_fraction": np.full(len(layers), np.nan)}),
             **_only_watched(layer_columns(sums, scale), sums["unwatched"]),
             **trace_columns(sums, self._span.start),
             "dead_fraction": self._activity.dead_shares(layers, self._units, sums),

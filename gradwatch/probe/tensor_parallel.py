@@ -14,6 +14,7 @@ from gradwatch.probe.hooks import LayerHooks
 from gradwatch.probe.module_hooks import LossPass
 from gradwatch.probe.norms import is_readable
 from gradwatch.probe.ranks import Ranks
+from gradwatch.probe.readings import Readings
 from gradwatch.probe.shards import is_partial, is_sharded, local_part, part_count
 
 
@@ -43,10 +44,15 @@ class ParallelHooks(LayerHooks):
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], containment: Containment, loss_pass: LossPass, ranks: Ranks
+        self,
+        layers: Mapping[str, nn.Module],
+        containment: Containment,
+        loss_pass: LossPass,
+        readings: Readings,
+        ranks: Ranks,
     ) -> None:
         self._ranks = ranks
-        super().__init__(layers, containment, loss_pass)
+        super().__init__(layers, containment, loss_pass, readings)
 
     def _share(self, cut: Cut) -> float:
         """Return how much the entries held here count in a sum over all processes, so that each counts once."""

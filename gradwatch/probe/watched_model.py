@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor, nn
@@ -85,6 +86,12 @@ class ModelIndex:
     params: Mapping[str, int]
     owners: tuple[Indices, Indices]
     weights: WeightGains
+
+    @cached_property
+    def owned(self) -> frozenset[str]:
+        """The parameters that a layer has."""
+        names = list(self.params)
+        return frozenset(names[place] for place in self.owners[1].tolist())
 
     @classmethod
     def of(cls, modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> ModelIndex:
