@@ -24,6 +24,7 @@ KEPT_BYTES = 64 * 2**20  # of weights that are kept whole; a step of a larger mo
 # Gaussian update is then known to 0.4 %; tests/benchmarks/updates/sample_error.py measures it on real ones.
 _BLOCKS, _WIDTH = 2048, 16
 _FEWEST = 64  # blocks: of 10,000 large parameters, which then take 40 MB
+_HELD_BYTES = 8 * 2**20  # of a row of copies that stays for the next measured step, though others come between
 _MOST_ROWS = 3  # sets of parameters whose memory is held, besides the latest: those of other optimizers
 _SPOT = 256  # entries that tell if a parameter was put back
 
@@ -68,7 +69,7 @@ class Updates:
 
     Up to a bound of memory the parameters are kept whole; of what is beyond it, a sample of the same entries at each
     step is kept, and the norm is estimated. What a step kept is let go when its update is measured, but for copies in
-    the host's memory, whose memory serves the next steps, until :meth:`free`.
+    the host's memory, whose memory serves the next steps: until :meth:`free`, or longer where it is small.
 
     Args:
         bound: bytes of weights that may be kept whole at a time.
@@ -103,8 +104,8 @@ class Updates:
         self._waiting, self._rows, self.changes, self.put_back = {}, [], {}, {}
 
     def free(self) -> None:
-        """Let the memory of the copies go, as the next steps are not measured."""
-        self._known_rows = []
+        """Let the memory of the copies go, as the next steps are not measured; a little of it stays until the end."""
+        self._known_rows = [copies for copies in self._known_rows if copies.nbytes <= _HELD_BYTES]
 
     @torch.no_grad()
     def keep(

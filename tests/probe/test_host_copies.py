@@ -81,7 +81,7 @@ def test_what_is_copied_one_by_one() -> None:
     assert can_be_copied(nn.Parameter(torch.zeros(2)))
 
 
-def test_updates_hold_their_memory_until_the_steps_are_measured_no_more() -> None:
+def test_the_memory_of_small_copies_stays() -> None:
     params, updates = parameters(), Updates()
     for change in (0.5, 0.25):
         scalars = DeviceScalars()
@@ -96,6 +96,15 @@ def test_updates_hold_their_memory_until_the_steps_are_measured_no_more() -> Non
         assert found.keys() == params.keys()
         assert float(numbers[updates.changes["small"].norm]) == pytest.approx(change * math.sqrt(7), rel=1e-5)
     assert updates._known_rows == [memory]
+    updates.free()
+    assert updates._known_rows == [memory]  # less than 8 MiB
+
+
+def test_large_copies_go_when_the_steps_are_measured_no_more() -> None:
+    updates = Updates()
+    updates.keep({"weight": nn.Parameter(torch.zeros(3 * 2**20))}, DeviceScalars())
+    updates.begin()
+    assert len(updates._known_rows) == 1
     updates.free()
     assert updates._known_rows == []
 
