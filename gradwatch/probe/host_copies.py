@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwatch.probe.host_norms import Flat, blocks_of, flat_array, is_on_host, norm_of, norms_in
+from gradwatch.probe.host_norms import flat_array, is_on_host, norm_of, norms_in
 from gradwatch.records import Array
 from gradwatch.torch_internals import foreach_copy_, foreach_sub_
 
-# Up to so many entries parameters are read as a part of the row; from so many on block by block, each while it is in
-# the processor's cache. Those between, as most are, are copied and subtracted by fused operations.
-_SMALL, _LARGE = 1 << 10, 1 << 16
+_SMALL = 1 << 10  # entries of a copy whose norm is read together with others
 
 
 def can_be_copied(param: Tensor) -> bool:
@@ -60,7 +58,6 @@ class HostCopies:
         self._copies = [piece.view(param.shape) for piece, param in zip(pieces, self._params, strict=True)]
         self._flats = [flat_array(piece) for piece in pieces]
         self._small = int(np.searchsorted(sizes, _SMALL, side="right"))
-        self._large = int(np.searchsorted(sizes, _LARGE))
         self._starts = np.cumsum([0, *sizes])[: self._small]
         self._small_row = flat_array(row[: sum(sizes[: self._small])])
 
@@ -72,18 +69,8 @@ class HostCopies:
     @torch.no_grad()
     def take(self) -> Array:
         """Copy all parameters; return the L2 norms, by place in ``names``."""
-        if self._large:
-            foreach_copy_(self._copies[: self._large], self._params[: self._large])
-        norms = self._norms()
-        for place in range(self._large, len(self.names)):
-            copied = (norm_of(self._copied(*pair)) for pair in self._blocks(place))
-            norms[place] = math.hypot(*copied)
-        return norms
-
-    @staticmethod
-    def _copied(copy: Flat, values: Flat) -> Flat:
-        np.copyto(copy, values)
-        return copy
+        foreach_copy_(self._copies, self._params)
+        return self._norms()
 
     @torch.no_grad()
     def changes(self) -> Array:
@@ -95,12 +82,8 @@ class HostCopies:
         moved = [place for place, (param, copy) in enumerate(pairs) if not _is_place_for(copy, param)]
         if moved:
             return self._changes_without(moved)
-        if self._large:
-            foreach_sub_(self._copies[: self._large], self._params[: self._large])
-        norms = self._norms()
-        for place in range(self._large, len(self.names)):
-            norms[place] = math.hypot(*(norm_of(copy - values) for copy, values in self._blocks(place)))
-        return norms
+        foreach_sub_(self._copies, self._params)
+        return self._norms()
 
     def _changes_without(self, moved: Sequence[int]) -> Array:
         pairs = enumerate(zip(self._copies, self._params, strict=True))
@@ -108,14 +91,9 @@ class HostCopies:
         return np.array([norm_of(flat_array(apart[i])) if i in apart else math.nan for i in range(len(self.names))])
 
     def _norms(self) -> Array:
-        """Return the norms of what is in the copies; none yet of the large ones."""
+        """Return the norms of what is in the copies."""
         norms = np.empty(len(self.names))
         if self._small:
             norms[: self._small] = norms_in(self._small_row.astype(np.float64), self._starts)
-        norms[self._small : self._large] = [norm_of(flat) for flat in self._flats[self._small : self._large]]
+        norms[self._small :] = [norm_of(flat) for flat in self._flats[self._small :]]
         return norms
-
-    def _blocks(self, place: int) -> zip[tuple[Flat, Flat]]:
-        """Return the blocks of a large copy, each with that of the parameter."""
-        values = self._params[place]
-        return zip(blocks_of(self._flats[place]), blocks_of(flat_array(values.contiguous())), strict=True)

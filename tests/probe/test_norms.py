@@ -1,6 +1,7 @@
 """Norms against a naive float64 loop, at the edges of float32, and what they cost in syncs."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -125,3 +126,31 @@ def test_sums_that_overflow_warn_of_nothing(recwarn: pytest.WarningsRecorder) ->
     for size in (10, 50_000):
         l2_norms([torch.full((size,), 1e30), torch.full((size,), math.inf), torch.full((size,), math.nan)])
     assert not recwarn.list
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 1_300_001])
+@pytest.mark.parametrize("exponent", [-44, -30, -20, -13, 0, 15, 25, 37])
+def test_a_large_tensor_is_read_by_several_threads(size: int, exponent: int, two_threads: None) -> None:
+    torch.manual_seed(0)
+    values = (torch.rand(size, dtype=torch.float64) * 10.0**exponent).float()
+    values[::7] = 0
+    norms, counts = norms_and_nonzero_counts([values])
+    assert norms.item() == pytest.approx(np.linalg.norm(values.double().numpy()), rel=1e-6, abs=0)
+    assert counts.item() == torch.count_nonzero(values).item()
+    assert l2_norms([values]).item() == norms.item()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_large_tensor_that_is_not_finite(bad: float, two_threads: None) -> None:
+    for place in (0, 1_000_000, -1):
+        values = torch.ones(1_100_003)
+        values[place] = bad
+        assert not math.isfinite(l2_norms([values]).item())
