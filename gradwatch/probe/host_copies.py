@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,6 +22,11 @@ def can_be_copied(param: Tensor) -> bool:
 
 def _is_place_for(copy: Tensor, param: Tensor) -> bool:
     return copy.shape == param.shape and can_be_copied(param)
+
+
+def _known(norms: Array) -> Array:
+    """Return norms with infinity for NaN, which is that of a parameter with NaN in it, and no missing number."""
+    return np.where(np.isnan(norms), np.inf, norms)
 
 
 class HostCopies:
@@ -83,12 +87,16 @@ class HostCopies:
         if moved:
             return self._changes_without(moved)
         foreach_sub_(self._copies, self._params)
-        return self._norms()
+        return _known(self._norms())
 
     def _changes_without(self, moved: Sequence[int]) -> Array:
         pairs = enumerate(zip(self._copies, self._params, strict=True))
-        apart = {place: copy - param for place, (copy, param) in pairs if place not in moved}
-        return np.array([norm_of(flat_array(apart[i])) if i in apart else math.nan for i in range(len(self.names))])
+        norms = np.array(
+            [0.0 if place in moved else norm_of(flat_array(copy - param)) for place, (copy, param) in pairs]
+        )
+        norms = _known(norms)
+        norms[list(moved)] = np.nan
+        return norms
 
     def _norms(self) -> Array:
         """Return the norms of what is in the copies."""

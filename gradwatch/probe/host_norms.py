@@ -21,16 +21,16 @@ Flat = npt.NDArray[np.floating[Any]]
 # look. BLAS takes 1.4 us for them, and 0.4 us more where the squares are subnormal; torch's norm 3 us, and up to 90 us.
 _BLOCK = 1 << 14
 
-# Sums of squares between which nothing was lost, and a power of two that brings all others between them.
 # Entries of tensors that are read as one row: of 65 biases that takes a tenth of the time. And how many are worth it.
 _SMALL, _FEW = 1 << 10, 4
 
 # Entries from which on torch's threads read an array, where there are several: two read 2 million entries in half the
 # time of one, but to wake a thread costs more than to read what is in the cache. And entries of a row, that is one sum.
 _LARGE, _ROW = 1 << 20, 1 << 12
-_FAST = 1e-25  # sum of the squares of a row
+_FAST = 1e-25  # sum of the squares of the first row, beyond which hardly any square is subnormal
 
 _WIDE = (torch.float32, torch.float64)
+# Sums of squares between which nothing was lost, and a power of two that brings all others between them.
 _ALWAYS_SAFE = (1e-34, 1e36)  # in both
 _SAFE = {4: (*_ALWAYS_SAFE, 2.0**100), 8: (1e-280, 1e280, 2.0**600)}
 

@@ -325,7 +325,7 @@ class Probe:
             log, self._scalars, readings, self._updates, self._times.slots, span, losses, totals, loss_scale, skipped,
             should_learn=should_learn and bool(groups or left_out or is_frozen), left_out=left_out, clip=clip,
             faults=self.containment.shared_failures(), replicas=replicas, pairs=self._hooks.pairs, end=end,
-            constant=self.constant.numbers,
+            constant=self.constant.numbers, has_zeros=self._wanted.zeros,
         )  # fmt: skip
         sums = self._sums_of(reading)
         transfer = sums.scalars.send()

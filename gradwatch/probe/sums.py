@@ -144,6 +144,7 @@ class StepReading:
         constant: what tells the loss of a constant prediction; None where nothing was read.
         pairs: of a layer, and one that takes its output; None where these are not known.
         has_failed: the reading failed in this process: nothing but ``span`` and ``faults`` is known.
+        has_zeros: the zeros in the gradients are counted, in all processes.
     """
 
     log: CallLog
@@ -165,13 +166,15 @@ class StepReading:
     end: LossEnd = LossEnd()
     constant: Tensor | None = None
     has_failed: bool = False
+    has_zeros: bool = True
 
     def without_numbers(self) -> StepReading:
         """Return what a process whose reading failed adds to the sums of all."""
         nothing: StepSlots = ([], [])
         numbers = (self.span, nothing, nothing, None, False)
         return StepReading(
-            CallLog(), DeviceScalars(), (), Updates(), {}, *numbers, faults=self.faults, has_failed=True
+            CallLog(), DeviceScalars(), (), Updates(), {}, *numbers, faults=self.faults, has_failed=True,
+            has_zeros=self.has_zeros,
         )  # fmt: skip
 
 
@@ -192,7 +195,7 @@ class StepSums:
         self._broadcast = reading.end.broadcast
         self._group, self._activity, self._replicas = group, activity, group.replicas
         self.scalars, self.failed = reading.scalars, False
-        self._has_zeros = any((parameters.nonzero != NONE).any() for parameters in reading.parameters)
+        self._has_zeros = reading.has_zeros
         self.unwatched: list[str] = []
         self.faults: dict[int, tuple[int, int]] = {}
         calls = CallSums(reading.log, index.layers, reading.times)

@@ -24,7 +24,6 @@ KEPT_BYTES = 64 * 2**20  # of weights that are kept whole; a step of a larger mo
 # Gaussian update is then known to 0.4 %; tests/benchmarks/updates/sample_error.py measures it on real ones.
 _BLOCKS, _WIDTH = 2048, 16
 _FEWEST = 64  # blocks: of 10,000 large parameters, which then take 40 MB
-_HELD_BYTES = 8 * 2**20  # of a row of copies that stays for the next measured step, though others come between
 _MOST_ROWS = 3  # sets of parameters whose memory is held, besides the latest: those of other optimizers
 _SPOT = 256  # entries that tell if a parameter was put back
 
@@ -69,7 +68,7 @@ class Updates:
 
     Up to a bound of memory the parameters are kept whole; of what is beyond it, a sample of the same entries at each
     step is kept, and the norm is estimated. What a step kept is let go when its update is measured, but for copies in
-    the host's memory, whose memory serves the next steps: until :meth:`free`, or longer where it is small.
+    the host's memory, whose memory serves the next steps, until :meth:`free`.
 
     Args:
         bound: bytes of weights that may be kept whole at a time.
@@ -104,8 +103,8 @@ class Updates:
         self._waiting, self._rows, self.changes, self.put_back = {}, [], {}, {}
 
     def free(self) -> None:
-        """Let the memory of the copies go, as the next steps are not measured; a little of it stays until the end."""
-        self._known_rows = [copies for copies in self._known_rows if copies.nbytes <= _HELD_BYTES]
+        """Let the memory of the copies go, as the next steps are not measured."""
+        self._known_rows = []
 
     @torch.no_grad()
     def keep(
@@ -129,7 +128,8 @@ class Updates:
             return {}
         norms = scalars.values(torch.from_numpy(copies.take()))
         self._rows.append((copies, [1.0 if ranks is None else ranks.share(params[name]) for name in copies.names]))
-        others = {name: missing[name] for name in missing.keys() - set(copies.names)}
+        copied = set(copies.names)
+        others = {name: param for name, param in missing.items() if name not in copied}
         self._keep_others(others, room - copies.nbytes, ranks)
         return dict(zip(copies.names, norms, strict=True))
 

@@ -61,9 +61,24 @@ def test_a_parameter_that_was_moved_is_not_known_and_the_others_are() -> None:
     changes = dict(zip(copies.names, copies.changes(), strict=True))
     unknown = [name for name, change in changes.items() if math.isnan(change)]
     assert unknown == ["small", "middle"]
+    assert changes["scalar"] == 0
     assert changes["large"] == pytest.approx(math.sqrt(120_000), rel=1e-5)
     assert changes["huge"] == 0
     assert not copies.are_of(params)
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_parameter_that_became_nan_has_an_infinite_change(is_moved: bool) -> None:
+    params = parameters()
+    copies = HostCopies(params)
+    copies.take()
+    params["small"].data[0] = math.nan
+    params["large"].data[0] = math.inf
+    if is_moved:
+        params["middle"].data = torch.zeros(3)
+    changes = dict(zip(copies.names, copies.changes(), strict=True))
+    assert changes["small"] == changes["large"] == math.inf
+    assert math.isnan(changes["middle"]) == is_moved
 
 
 def test_the_same_memory_serves_the_same_parameters_only() -> None:
@@ -81,7 +96,7 @@ def test_what_is_copied_one_by_one() -> None:
     assert can_be_copied(nn.Parameter(torch.zeros(2)))
 
 
-def test_the_memory_of_small_copies_stays() -> None:
+def test_updates_hold_their_memory_until_the_steps_are_measured_no_more() -> None:
     params, updates = parameters(), Updates()
     for change in (0.5, 0.25):
         scalars = DeviceScalars()
@@ -96,15 +111,6 @@ def test_the_memory_of_small_copies_stays() -> None:
         assert found.keys() == params.keys()
         assert float(numbers[updates.changes["small"].norm]) == pytest.approx(change * math.sqrt(7), rel=1e-5)
     assert updates._known_rows == [memory]
-    updates.free()
-    assert updates._known_rows == [memory]  # less than 8 MiB
-
-
-def test_large_copies_go_when_the_steps_are_measured_no_more() -> None:
-    updates = Updates()
-    updates.keep({"weight": nn.Parameter(torch.zeros(3 * 2**20))}, DeviceScalars())
-    updates.begin()
-    assert len(updates._known_rows) == 1
     updates.free()
     assert updates._known_rows == []
 

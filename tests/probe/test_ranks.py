@@ -98,7 +98,7 @@ def sharded_by_fsdp2(rank: int) -> None:
 def one_collective_a_step(rank: int) -> None:
     from torch.distributed.tensor.debug import CommDebugMode
 
-    sys.modules["gradwatch.pipeline.watcher"].past_dispatch_modes = nullcontext  # the counting mode has to see
+    sys.modules["gradwatch.pipeline.contained"].past_dispatch_modes = nullcontext  # the counting mode has to see
     model, whole = fsdp2(Net()), Net()
     optimizer, collectives = torch.optim.SGD(model.parameters(), lr=0.05), []
     with watch(model, every_n_steps=3, dense_steps=2, detectors=[]) as watcher:
@@ -176,11 +176,11 @@ class FailsOnOne:
     def __init__(self, rank: int, works: Callable[..., Any], calls: int) -> None:
         self.rank, self.works, self.calls = rank, works, calls
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls -= 1
         if self.rank and self.calls < 0:
             raise RuntimeError("only here")
-        return self.works(*args)
+        return self.works(*args, **kwargs)
 
 
 def watched_losses(rank: int, model: nn.Module, **options: Any) -> tuple[list[float], Any]:
